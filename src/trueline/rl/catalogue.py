@@ -1,0 +1,7 @@
+"""Names of `rl`."""
+
+from __future__ import annotations
+
+from trueline.core.registry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
