@@ -1,0 +1,99 @@
+"""Recipes and plans: a named, typed way to train something, and one filled-in use of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Protocol
+
+from trueline.core import registry
+from trueline.core.config import Config, build
+from trueline.core.errors import ConfigError, nearest
+from trueline.core.run import Run
+from trueline.core.subject import Subject
+
+__all__ = ["Plan", "Recipe", "recipe_config"]
+
+
+class Recipe(Protocol):
+    """A module-level value, registered by name (kind "recipe")."""
+
+    Config: type[Config]
+    presets: Mapping[str, Mapping[str, Any]]  # named settings, such as a paper's; laid over the defaults
+
+    def train(self, config: Any, run: Run, inputs: Mapping[str, Subject]) -> Subject:
+        """Make a subject. `inputs` are other subjects by role: warm start, reward model, teacher, base."""
+        ...
+
+
+class Plan(Config):
+    """What the next round trains: a recipe, a preset, settings laid over it, and inputs by reference (run://ID).
+
+    Responses map a plan to a plan. Settings that a round should not inherit are simply set again.
+    """
+
+    recipe: str
+    preset: str | None = None
+    config: Mapping[str, Any] = {}
+    inputs: Mapping[str, str] = {}
+    trained: str | None = None  # the run this plan produced; filled in by whoever ran it
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The value at a dotted key of the settings given so far (not of the recipe's defaults)."""
+        here: Any = self.config
+        for part in key.split("."):
+            if not isinstance(here, Mapping) or part not in here:
+                return default
+            here = here[part]
+        return here
+
+    def with_setting(self, key: str, value: Any) -> Plan:
+        """The plan with one dotted setting changed."""
+        config = deepcopy(dict(self.config))
+        table = config
+        *path, last = key.split(".")
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{key} cannot be set: {part} is not a table. Set {part} itself.")
+        table[last] = value
+        return self.model_copy(update={"config": config})
+
+    def settings(self) -> Config:
+        """The recipe's complete, validated configuration. Raises UnknownName or ConfigError."""
+        return recipe_config(self.recipe, self.preset, self.config)
+
+
+def recipe_config(
+    recipe: str, preset: str | None = None, data: Mapping[str, Any] | None = None, overrides: tuple[str, ...] = ()
+) -> Config:
+    """Defaults, then the preset, then `data`, then dotted overrides.
+
+    Raises UnknownName for the recipe, ConfigError for an unknown preset or a wrong setting.
+    """
+    found: Recipe = registry.load("recipe", recipe)
+    base: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in found.presets:
+            known = sorted(found.presets)
+            raise ConfigError(
+                f"recipe {recipe!r} has no preset {preset!r}.{nearest(preset, known)} "
+                f"{'It has ' + ', '.join(known) if known else 'It has none; leave the preset out'}."
+            )
+        base = deepcopy(dict(found.presets[preset]))
+    return build(found.Config, _laid_over(base, data or {}), overrides, where=recipe)
+
+
+def _laid_over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            merged[key] = _laid_over(dict(old), value)
+        else:
+            merged[key] = value
+    return merged

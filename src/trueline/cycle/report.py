@@ -1,0 +1,130 @@
+"""The cycle's report: its rounds as they lie in their run folders, laid out by `evidence.report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trueline.core.files import write_text
+from trueline.core.run import Run, read_manifest
+from trueline.cycle.gate import sentence
+from trueline.cycle.rounds import RoundRecord, finished_rounds
+from trueline.cycle.spec import CycleSpec
+from trueline.evidence.records import Evidence, Verdict
+from trueline.evidence.report import Gate, Key, Media, ReportData, Round, build_report
+from trueline.evidence.run_report import read_curves, read_evidence
+
+__all__ = ["write_report"]
+
+_CURVES = ("train/", "constraint/")  # what a reader of a whole cycle wants to see of each round's training
+
+
+def write_report(spec: CycleSpec, run: Run) -> Path:
+    """Write report.html of what has been finished so far; returns its path."""
+    records = finished_rounds(run.folder)
+    rounds = [_round(spec, run, record) for record in records]
+    last = records[-1] if records else None
+    data = ReportData(
+        title=spec.name,
+        subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {run.id}",
+        seed=spec.seed,
+        command=_command(run),
+        manifest={key: run.manifest[key] for key in ("python", "versions", "machine", "threads", "git")},
+        started=run.manifest["started"],
+        ended=run.manifest["ended"] or "",
+        cpu_s=sum(record.cpu_s for record in records),
+        rounds=rounds,
+        release=None if last is None or last.next_plan is not None else last.decision.release,
+        decision=" ".join(last.decision.reasons[:3]) if last else "No round is finished.",
+        main=_key(spec, rounds),
+        beside=_beside(rounds),
+        baselines={},
+        limits=_limits(spec, rounds),
+    )
+    path = run.folder / "report.html"
+    write_text(path, build_report(data))
+    return path
+
+
+def _command(run: Run) -> str:
+    source = run.manifest["summary"].get("source") if run.manifest["summary"] else None
+    return f"trueline cycle {source or run.id + '/config.toml'}"
+
+
+def _round(spec: CycleSpec, run: Run, record: RoundRecord) -> Round:
+    root = run.folder.parent
+    names = {part: f"{run.id}-r{record.number}-{part}" for part in ("train", "audit", "respond")}
+    train = root / names["train"]
+    curves = [c for c in read_curves(train / "metrics.jsonl") if c.name.startswith(_CURVES) and "/total" not in c.name]
+    why = record.changed
+    if why and record.number > 1:
+        before = finished_rounds(run.folder)[record.number - 2]
+        why = (f"Because {before.decision.reasons[0]}", *why) if before.decision.reasons else why
+    return Round(
+        number=record.number,
+        recipe=record.plan.recipe,
+        plan=_settings(record),
+        changes=why,
+        curves=curves,
+        evidence=[e for e in read_evidence(root / names["audit"] / "evidence.jsonl") if e.split == "verdict"],
+        respond=read_evidence(root / names["respond"] / "evidence.jsonl"),
+        gate=Gate(record.decision.release, record.decision.reasons),
+        media=_media(train),
+        runs=[name for name in names.values() if (root / name).is_dir()],
+    )
+
+
+def _settings(record: RoundRecord) -> dict[str, Any]:
+    flat: dict[str, Any] = {"preset": record.plan.preset} if record.plan.preset else {}
+
+    def walk(table: Any, prefix: str) -> None:
+        for key, value in table.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    walk(record.plan.config, "")
+    flat |= {f"input {role}": reference for role, reference in record.plan.inputs.items()}
+    return flat
+
+
+def _media(train: Path) -> list[Media]:
+    listed = train / "artefacts" / "media" / "list.json"
+    if not listed.exists():
+        return []
+    return [
+        Media(item["kind"], item["caption"], item["alt"], listed.parent / Path(item["file"]).name)
+        for item in json.loads(listed.read_text(encoding="utf-8"))
+    ]
+
+
+def _required(rounds: list[Round]) -> list[Evidence]:
+    return [e for e in rounds[0].evidence if e.requirement is not None] if rounds else []
+
+
+def _key(spec: CycleSpec, rounds: list[Round]) -> Key | None:
+    """The number of the big picture: the first requirement that failed in the first round, else the first one."""
+    required = _required(rounds)
+    failed = [e for e in required if e.verdict is Verdict.FAIL]
+    return Key((failed or required)[0].audit, (failed or required)[0].metric) if required else None
+
+
+def _beside(rounds: list[Round]) -> Key | None:
+    """What the subject is for, beside what it must not do: the first metric of which more is better."""
+    for e in rounds[0].evidence if rounds else ():
+        if e.metric == "return":
+            return Key(e.audit, e.metric)
+    wanted = [e for e in _required(rounds) if e.requirement is not None and e.requirement.bound == "at_least"]
+    return Key(wanted[0].audit, wanted[0].metric) if wanted else None
+
+
+def _limits(spec: CycleSpec, rounds: list[Round]) -> list[str]:
+    gaps = sorted({sentence(e) for r in rounds for e in r.evidence if e.note.startswith("not measured")})
+    return [
+        *gaps,
+        f"Each verdict's error budget is split over {spec.rounds} rounds, so that a pass in any of them is one in "
+        "whose interval the stated confidence holds for the whole cycle.",
+        "A pass speaks of the distribution the verdict cases were drawn from and of nothing beyond it.",
+    ]

@@ -1,0 +1,251 @@
+"""The alignment cycle: train, audit on held-out cases, decide, respond to findings, train again.
+
+A cycle is a run whose rounds are runs of their own (`ID-r1-train`, `ID-r1-audit`, `ID-r1-respond`). What it has to
+remember is the record of each finished round, a file each, so that a killed cycle goes on inside the round it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from trueline.core import registry
+from trueline.core.config import build
+from trueline.core.errors import RunError
+from trueline.core.progress import stage
+from trueline.core.recipe import Plan
+from trueline.core.run import Run, read_evidence, read_manifest, resolve
+from trueline.core.subject import Subject, load_subject, save_subject
+from trueline.cycle.gate import Decision
+from trueline.cycle.spec import CycleSpec, make_audit, make_response
+from trueline.evidence.audit import Budget, run_audits
+from trueline.evidence.records import Evidence, Split, Verdict, to_line
+
+__all__ = ["RoundRecord", "Shows", "changes", "resume_cycle", "run_cycle"]
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """Capability: a subject that can be looked at."""
+
+    def show(self, seed: int, folder: Path) -> Sequence[Mapping[str, str]]:
+        """Pictures or films of the subject on the layout `seed`, written into `folder`.
+
+        Each is {"kind": "image" or "video", "file": name, "caption": …, "alt": …}.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One finished round, as it is stored in artefacts/rounds/N.json."""
+
+    number: int
+    plan: Plan  # with `trained` set
+    changed: tuple[str, ...]  # sentences: how this plan differs from the round before
+    decision: Decision
+    next_plan: Plan | None  # None when this was the last round
+    cpu_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "number": self.number,
+            "plan": self.plan.model_dump(mode="json"),
+            "changed": list(self.changed),
+            "decision": asdict(self.decision),
+            "next_plan": self.next_plan and self.next_plan.model_dump(mode="json"),
+            "cpu_s": self.cpu_s,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> RoundRecord:
+        """Read what `to_dict` wrote."""
+        decision = Decision(row["decision"]["release"], tuple(row["decision"]["reasons"]))
+        next_plan = row["next_plan"] and build(Plan, row["next_plan"])
+        plan = build(Plan, row["plan"])
+        return cls(row["number"], plan, tuple(row["changed"]), decision, next_plan, row["cpu_s"])
+
+
+def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None) -> Path:
+    """Run a cycle from its first round; returns the folder, which holds report.html.
+
+    Raises UnknownName or ConfigError before anything is trained, Stopped when a signal asked for it.
+    """
+    spec.check()
+    run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
+    return _run(spec, run)
+
+
+def resume_cycle(folder: Path | str) -> Path:
+    """Go on with a cycle that was stopped or killed, inside the round it was in."""
+    run = Run.reopen(folder)
+    return _run(build(CycleSpec, run.config, where=str(folder)), run)
+
+
+def _run(spec: CycleSpec, run: Run) -> Path:
+    with run, run.interruptible():
+        done = finished_rounds(run.folder)
+        while not done or done[-1].next_plan is not None:
+            previous = done[-1] if done else None
+            plan = spec.train if previous is None else previous.next_plan
+            assert plan is not None
+            done.append(_round(spec, run, plan, previous))
+            run.write_json(f"rounds/{done[-1].number}.json", done[-1].to_dict())
+            _write_report(spec, run)
+        last = done[-1]
+        decision = {"release": last.decision.release, "reasons": list(last.decision.reasons), "rounds": len(done)}
+        run.finish("done", summary=decision)
+        _write_report(spec, run)
+    return run.folder
+
+
+def _write_report(spec: CycleSpec, run: Run) -> None:
+    from trueline.cycle.report import write_report
+
+    write_report(spec, run)
+
+
+def finished_rounds(folder: Path) -> list[RoundRecord]:
+    """The rounds of a cycle that are complete, in order."""
+    records: list[RoundRecord] = []
+    while (path := folder / "artefacts" / "rounds" / f"{len(records) + 1}.json").exists():
+        try:
+            records.append(RoundRecord.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{path} is damaged. Delete it and resume: the round is decided again.") from None
+    return records
+
+
+def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) -> RoundRecord:
+    number = 1 if previous is None else previous.number + 1
+    began = time.process_time()
+    headline = f"round {number} of at most {spec.rounds}"
+    stage(f"{headline}: train {plan.recipe}")
+    trained, subject = _train(spec, run, plan, number)
+    plan = plan.model_copy(update={"trained": trained})
+    stage(f"{headline}: audit on held-out cases")
+    evidence = _audit(spec, run, subject, number, "verdict", [use.name for use in spec.audit])
+    decision = spec.gate.decide(evidence)
+    changed = () if previous is None else changes(previous.plan, plan)
+    next_plan = None
+    if not decision.release and number < spec.rounds:
+        troubled = {e.audit for e in evidence if e.requirement is not None and e.verdict is not Verdict.PASS}
+        stage(f"{headline}: look for what to change")
+        names = [use.name for use in spec.audit if use.name in troubled]
+        findings = _audit(spec, run, subject, number, "respond", names)
+        next_plan = plan
+        for use in spec.respond:
+            next_plan = make_response(use.name, use.config)(findings, next_plan)
+        if next_plan == plan:
+            next_plan = None
+            note = "No response to these findings is configured, so another round would change nothing."
+            decision = Decision(False, (*decision.reasons, note))
+    return RoundRecord(number, plan, changed, decision, next_plan, time.process_time() - began)
+
+
+def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
+    """The child run `ID-suffix`, opened or made; None when it is already done."""
+    folder = run.folder.parent / f"{run.id}-{suffix}"
+    if (folder / "manifest.json").exists():
+        if read_manifest(folder)["status"] == "done":
+            return None, folder
+        return Run.reopen(folder, threads=run.manifest["threads"]), folder
+    if folder.exists():
+        # Killed between making the folder and its manifest: nothing in it is worth keeping.
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    return make(folder.name), folder
+
+
+def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Subject]:
+    config, root = plan.settings(), run.folder.parent
+    inputs = {role: resolve(reference, root) for role, reference in plan.inputs.items()}
+    child, folder = _child(
+        run,
+        f"r{number}-train",
+        lambda id: Run.create(
+            root,
+            kind="train",
+            name=plan.recipe,
+            config=config,
+            seed=spec.seed + plan.seed,
+            inputs=inputs,
+            threads=spec.threads,
+            id=id,
+        ),
+    )
+    if child is not None:
+        with child:
+            subjects = {role: load_subject(path) for role, path in inputs.items()}
+            subject = registry.load("recipe", plan.recipe).train(config, child, subjects)
+            save_subject(subject, child)
+            if isinstance(subject, Shows):
+                for seed in spec.show:
+                    media = subject.show(seed, child.artefact("media/list.json").parent)
+                    child.write_json("media/list.json", list(media))
+    return folder.name, load_subject(folder)
+
+
+def _audit(spec: CycleSpec, run: Run, subject: Subject, number: int, split: Split, names: list[str]) -> list[Evidence]:
+    uses = [use for use in spec.audit if use.name in names]
+    if not uses:
+        return []
+    config = {"split": split, "audit": [use.model_dump(mode="json") for use in uses]}
+    child, folder = _child(
+        run,
+        f"r{number}-{'audit' if split == 'verdict' else 'respond'}",
+        lambda id: Run.create(
+            run.folder.parent, kind="audit", name=split, config=config, seed=spec.seed, threads=spec.threads, id=id
+        ),
+    )
+    if child is not None:
+        with child:
+            budgets = {use.name: use.budget for use in uses}
+            if split == "respond":
+                n = spec.respond_cases
+                budgets = {use.name: Budget(initial=n, batch=n, maximum=n) for use in uses}
+            run_audits(
+                [make_audit(use.name, use.config) for use in uses],
+                subject,
+                run=child,
+                split=split,
+                round=number,
+                budget=budgets,
+                # The chance of a wrong pass is split over the rounds that could each release.
+                share=1.0 / spec.rounds if split == "verdict" else 1.0,
+            )
+    return [Evidence.from_json(to_line(row)) for row in read_evidence(folder)]
+
+
+def changes(before: Plan, after: Plan) -> tuple[str, ...]:
+    """How a plan differs from the one before, a sentence per setting."""
+    said = []
+    if before.recipe != after.recipe:
+        said.append(f"Trained with {after.recipe} in place of {before.recipe}.")
+    old, new = _flat(before.config), _flat(after.config)
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            was = f" (was {_word(old[key])})" if key in old else ""
+            said.append(f"{key} set to {_word(new[key])}{was}." if key in new else f"{key} back to its default{was}.")
+    for role in sorted({*before.inputs, *after.inputs}):
+        if before.inputs.get(role) != after.inputs.get(role):
+            start = after.inputs.get(role)
+            said.append(f"Started from {start} as its {role}." if start else f"Started without a {role}.")
+    return tuple(said)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _word(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,105 @@
+"""The report of a single run: what its folder holds, laid out like a round."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trueline.core.errors import RunError
+from trueline.core.files import inside
+from trueline.core.metrics import read_metrics
+from trueline.core.run import read_evidence, read_manifest
+from trueline.evidence.records import Evidence
+from trueline.evidence.report import Key, Media, ReportData, Round, TrainCurve, build_report
+
+__all__ = ["build_run_report", "read_curves", "read_media"]
+
+_KINDS = {"image": (".png", ".jpg", ".jpeg", ".gif", ".webp"), "video": (".mp4", ".webm")}
+_FIRST = ("train/return", "train/cost")  # what a reader asks for first
+
+
+def build_run_report(folder: Path | str) -> str:
+    """The report of one train or audit run.  Raises RunError when `folder` is no run, or a file of it is damaged."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    evidence = [Evidence.from_dict(row) for row in read_evidence(folder)]
+    verdicts = [e for e in evidence if e.split == "verdict"]
+    a_round = Round(
+        number=max((e.round for e in evidence), default=0),
+        name="this run",
+        recipe=manifest["name"],
+        plan=dict(_settings(folder / "config.toml")),
+        curves=read_curves(folder),
+        evidence=verdicts,
+        respond=[e for e in evidence if e.split == "respond"],
+        media=read_media(folder),
+        runs=[manifest["id"]],
+    )
+    judged = next((e for e in verdicts if e.requirement is not None), None)
+    data = ReportData(
+        title=f"{manifest['kind']} {manifest['name']}",
+        subtitle=f"run {manifest['id']}, {manifest['status']}",
+        seed=manifest["seed"],
+        manifest={name: value for name, value in manifest.items() if name not in {"summary", "resumed"}},
+        started=manifest["started"],
+        ended=manifest["ended"] or "",
+        rounds=[a_round],
+        decision="This is a single run. Only the gate of a cycle decides on release.",
+        main=None if judged is None else Key(judged.audit, judged.metric),
+    )
+    return build_report(data)
+
+
+def read_curves(folder: Path) -> list[TrainCurve]:
+    """Every scalar a run logged, return and cost first; the clock's own (`time/…`) are left out."""
+    path = folder / "metrics.jsonl"
+    points: dict[str, tuple[list[float], list[float]]] = {}
+    for row in read_metrics(path) if path.exists() else ():
+        for name, value in row.items():
+            if name != "step" and not name.startswith("time/"):
+                steps, values = points.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(value)
+    names = sorted(points, key=lambda name: (not name.startswith(_FIRST), name))
+    return [TrainCurve(name, *points[name]) for name in names]
+
+
+def read_media(folder: Path) -> list[Media]:
+    """Pictures and videos of a run: as artefacts/media/list.json describes them, else whatever lies there, by name.
+
+    Raises RunError when the list is damaged or names a file outside its folder.
+    """
+    media = folder / "artefacts" / "media"
+    described = media / "list.json"
+    if described.exists():
+        try:
+            rows = json.loads(described.read_text(encoding="utf-8"))
+            return [Media(row["kind"], row["caption"], row["alt"], inside(media, row["file"])) for row in rows]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{described} is damaged. Remove it to show the files by name.") from None
+    files = sorted(media.iterdir()) if media.is_dir() else []
+    return [
+        Media("image" if kind == "image" else "video", path.stem.replace("-", " "), f"{kind} {path.name}", path)
+        for kind, endings in _KINDS.items()
+        for path in files
+        if path.suffix.lower() in endings
+    ]
+
+
+def _settings(path: Path) -> Iterable[tuple[str, Any]]:
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunError(f"{path} is missing or damaged. Put it back to report this run.") from None
+    return _dotted(config)
+
+
+def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

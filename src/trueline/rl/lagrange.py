@@ -1,0 +1,58 @@
+"""Lagrange multipliers by dual ascent (Ray, Achiam & Amodei 2019; corrections C7)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trueline.core.config import Config
+from trueline.rl.constraint import HandlerState, Weights, mean_cost, normalised, state_of
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own constants (Kingma & Ba 2015)
+
+
+class Lagrangian(Config):
+    """λ ← max(0, λ + step(J_C − d)), one multiplier per cost.
+
+    `adam` takes Adam's step on −λ(J_C − d), which is what the published 0.035 means: plain ascent (`sgd`) at the same
+    number is another method, some forty times faster. `log-sgd` ascends in log λ (safe RLHF) and needs init > 0.
+    """
+
+    kind: Literal["lagrangian"] = "lagrangian"
+    rule: Literal["adam", "sgd", "log-sgd"] = "adam"
+    lr: float = Field(0.035, gt=0)  # per update of λ, not per gradient step
+    init: float = Field(0.001, ge=0)  # λ₀
+    upper: float | None = Field(None, gt=0)  # λ_max
+
+    def start(self, costs: int) -> HandlerState:
+        """λ₀ for K costs, with Adam's moments."""
+        zeros = torch.zeros(costs, dtype=torch.float64)
+        return state_of(multiplier=torch.full((costs,), self.init), first=zeros, second=zeros, updates=0.0)
+
+    def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
+        """One dual step from E episodes [E, K]."""
+        if len(episode_cost) == 0:
+            return state
+        excess = mean_cost(episode_cost) - limit.to(torch.float64)
+        multiplier, first, second = state["multiplier"], state["first"], state["second"]
+        updates = state["updates"] + 1.0
+        if self.rule == "sgd":
+            multiplier = multiplier + self.lr * excess
+        elif self.rule == "log-sgd":
+            # d(λ·excess)/d(log λ) = λ·excess: a small multiplier moves slowly, a large one fast.
+            multiplier = multiplier * torch.exp(self.lr * multiplier * excess)
+        else:
+            first = BETA_1 * first + (1.0 - BETA_1) * excess
+            second = BETA_2 * second + (1.0 - BETA_2) * excess.square()
+            unbiased_1 = first / (1.0 - BETA_1**updates)
+            unbiased_2 = second / (1.0 - BETA_2**updates)
+            multiplier = multiplier + self.lr * unbiased_1 / (unbiased_2.sqrt() + EPSILON)
+        multiplier = multiplier.clamp(0.0, self.upper)
+        return {"multiplier": multiplier, "first": first, "second": second, "updates": updates}
+
+    def weights(self, state: HandlerState) -> Weights:
+        """1/(1 + Σλ), λ/(1 + Σλ)."""
+        return normalised(state["multiplier"])

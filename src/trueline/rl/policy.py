@@ -1,0 +1,139 @@
+"""A trained policy as a subject: it acts in N worlds at once, is saved as weights and JSON, and loads without code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from trueline.core.config import Config, build
+from trueline.core.errors import RunError
+from trueline.rl.env import Obs
+from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.spaces import ActionCodec, ObservationCodec
+
+Memory = Any
+
+
+class WorldRef(Config):
+    """Which world a policy belongs to: enough to build it again."""
+
+    id: str
+    options: Mapping[str, Any] = {}
+
+
+@runtime_checkable
+class Acts(Protocol):
+    """Capability: a policy. `deterministic` asks for the mode in place of a draw."""
+
+    world: WorldRef
+
+    def act(
+        self, obs: Obs, memory: Memory, rng: np.random.Generator, deterministic: bool = False
+    ) -> tuple[NDArray[Any], Memory]:
+        """Actions [N, A] (or whole numbers for discrete worlds) for N observations, and the memory for the next call."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """Capability: a policy whose mean action can be differentiated by its flat observation (attacks, attributions)."""
+
+    def mean_action(self, vector: torch.Tensor) -> torch.Tensor:
+        """Deterministic action [B, A] (logits for discrete worlds) of flat observations [B, D], with gradient."""
+        ...
+
+
+class NetworkPolicy:
+    """The policy of an actor-critic network."""
+
+    kind: ClassVar[str] = "policy"
+
+    def __init__(
+        self,
+        network: ActorCritic,
+        observation: ObservationCodec,
+        world: WorldRef,
+        shape: Mapping[str, Any],
+        parent: str | None = None,
+    ) -> None:
+        """shape: {"actor": …, "critic": …, "costs": [names]}, what `load` needs to build the network again."""
+        self.network, self.observation, self.world = network, observation, world
+        self.shape, self.parent = dict(shape), parent
+        network.eval()
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """Names of the costs the critics were trained on."""
+        return tuple(self.shape["costs"])
+
+    @torch.no_grad()
+    def act(
+        self, obs: Obs, memory: Memory, rng: np.random.Generator, deterministic: bool = False
+    ) -> tuple[NDArray[Any], Memory]:
+        """Actions for N observations; the policy has no memory. Never changes the policy or its normaliser."""
+        inputs = {name: torch.as_tensor(value) for name, value in self.observation.encode(obs).items()}
+        policy = self.network.policy(self.network.features(inputs))
+        if deterministic:
+            draw = policy.mode()
+        else:
+            seed = int(rng.integers(2**63 - 1))
+            draw = policy.sample(torch.Generator().manual_seed(seed))
+        return self.network.action.to_world(policy.to_action(draw).numpy()), memory
+
+    def mean_action(self, vector: torch.Tensor) -> torch.Tensor:
+        """The mode's action of flat observations, differentiable."""
+        features = self.network.features({"vector": vector})
+        if self.network.action.kind == "choices":
+            return self.network.actor(features)
+        policy = self.network.policy(features)
+        return policy.to_action(policy.mode())
+
+    def show(self, seed: int, folder: Path) -> Sequence[Mapping[str, str]]:
+        """Pictures and a film of one episode; see `rl.show`."""
+        from trueline.rl.show import show_policy
+
+        return show_policy(self, seed, folder)
+
+    def save(self, folder: Path) -> None:
+        """weights.safetensors and policy.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "weights.safetensors")
+        record = {
+            "parent": self.parent,
+            "world": self.world.model_dump(mode="json"),
+            "observation": [list(part) for part in self.observation.parts],
+            "action": [self.network.action.kind, list(self.network.action.sizes), self.network.action.flat],
+            **self.shape,
+        }
+        (folder / "policy.json").write_text(json.dumps(record, indent=1, sort_keys=True))
+
+
+def load(folder: Path) -> NetworkPolicy:
+    """The policy saved in `folder`. Raises RunError naming what is missing or does not fit."""
+    try:
+        record = json.loads((folder / "policy.json").read_text())
+        weights = load_file(folder / "weights.safetensors")
+        observation = ObservationCodec(tuple((k, how, tuple(size)) for k, how, size in record["observation"]))
+        kind, sizes, flat = record["action"]
+        network = ActorCritic(
+            observation,
+            ActionCodec(kind, tuple(sizes), flat),
+            len(record["costs"]),
+            build(ActorNetwork, record["actor"]),
+            build(Network, record["critic"]),
+            torch.Generator().manual_seed(0),
+        )
+        network.load_state_dict(weights)
+    except FileNotFoundError as missing:
+        raise RunError(f"{folder} holds no saved policy: {Path(missing.filename).name} is missing.") from None
+    except (KeyError, ValueError, RuntimeError, json.JSONDecodeError) as damage:
+        raise RunError(f"the policy in {folder} is damaged or of another version: {damage}.") from None
+    shape = {key: record[key] for key in ("actor", "critic", "costs")}
+    return NetworkPolicy(network, observation, build(WorldRef, record["world"]), shape, record["parent"])

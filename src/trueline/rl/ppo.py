@@ -1,0 +1,124 @@
+"""Proximal policy optimisation with one joint loss and one fused Adam (Schulman et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trueline.core.config import Config
+from trueline.rl.distributions import Distribution
+from trueline.rl.networks import ActorCritic
+from trueline.rl.surrogate import clipped_surrogate
+
+
+class Ppo(Config):
+    """The update's own settings; the defaults are OmniSafe's and SafePO's."""
+
+    clip: float = Field(0.2, gt=0, lt=1)  # ε of the surrogate
+    passes: int = Field(40, ge=1)  # over the batch, unless target_kl stops earlier
+    minibatch: int = Field(64, ge=1)  # samples per gradient step
+    lr: float = Field(3e-4, gt=0)  # of the policy
+    critic_lr: float = Field(3e-4, gt=0)
+    schedule: Literal["linear", "constant"] = "linear"  # of both rates, to 0 at total_steps
+    target_kl: float | None = Field(0.02, gt=0)  # stop after a pass whose KL(old‖new), summed over actions, is above
+    entropy: float = Field(0.0, ge=0)  # weight of the entropy bonus
+    grad_norm: float = Field(40.0, gt=0)  # each network's gradient is scaled down to this norm
+    critic_l2: float = Field(0.001, ge=0)  # adds l2·Σθ² to the critics' loss
+
+
+@dataclass(slots=True)
+class PpoBatch:
+    """One collection, flattened to B = T·N rows."""
+
+    features: dict[str, Tensor]  # network inputs
+    draw: Tensor  # [B, A]
+    log_prob: Tensor  # [B] under the policy that acted
+    policy: Distribution  # that policy, without gradient
+    advantage: Tensor  # [B] mixed
+    target: Tensor  # [B, 1 + K] value targets
+
+
+@dataclass(frozen=True, slots=True)
+class PpoReport:
+    """What an update did."""
+
+    kl: float
+    passes: int
+    policy_loss: float  # mean over the minibatches of the last pass
+    value_loss: float
+    entropy: float
+
+
+def optimiser(network: ActorCritic, config: Ppo) -> torch.optim.Adam:
+    """Fused Adam over policy and critics, which share nothing but the step.
+
+    Adding l2·Σθ² to a loss is Adam's own weight_decay = 2·l2, at no cost.
+    """
+    actor = network.actor_parameters() + list(network.encoder.parameters())
+    groups = [
+        {"params": actor, "lr": config.lr, "weight_decay": 0.0},
+        {"params": list(network.critics.parameters()), "lr": config.critic_lr, "weight_decay": 2.0 * config.critic_l2},
+    ]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def set_rates(adam: torch.optim.Adam, config: Ppo, progress: float) -> None:
+    """The learning rates at `progress` in [0, 1] of the training."""
+    factor = 1.0 - progress if config.schedule == "linear" else 1.0
+    for group, rate in zip(adam.param_groups, (config.lr, config.critic_lr), strict=True):
+        group["lr"] = rate * factor
+
+
+def _limit_gradient(network: ActorCritic, actor: list[nn.Parameter], bound: float) -> None:
+    nn.utils.clip_grad_norm_(actor, bound, foreach=True)
+    # The critics are H networks in one tensor: each is clipped on its own norm, as separate networks would be.
+    grads = [p.grad for p in network.critics.parameters() if p.grad is not None]
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)
+    factor = (bound / (squares.sqrt() + 1e-6)).clamp_max(1.0)
+    for g in grads:
+        g.mul_(factor.view(-1, 1, 1))
+
+
+def ppo_update(
+    network: ActorCritic, adam: torch.optim.Adam, batch: PpoBatch, config: Ppo, rng: torch.Generator
+) -> PpoReport:
+    """Up to `passes` passes of minibatch steps on −surrogate − c·entropy + Σ (V − target)², ended early by target_kl."""
+    size = len(batch.advantage)
+    actor = adam.param_groups[0]["params"]
+    kl = torch.zeros(())
+    sums = torch.zeros(3)
+    done = 0
+    for done in range(1, config.passes + 1):  # noqa: B007  (the number of passes made is reported)
+        sums.zero_()
+        order = torch.randperm(size, generator=rng)
+        starts = range(0, size, config.minibatch)
+        for start in starts:
+            rows = order[start : start + config.minibatch]
+            features = network.features({name: x[rows] for name, x in batch.features.items()})
+            policy = network.policy(features)
+            surrogate = clipped_surrogate(
+                policy.log_prob(batch.draw[rows]), batch.log_prob[rows], batch.advantage[rows], config.clip
+            ).mean()
+            value_loss = (network.values(features) - batch.target[rows]).square().mean(0).sum()
+            loss = value_loss - surrogate
+            if config.entropy:
+                loss = loss - config.entropy * policy.entropy().mean()
+            adam.zero_grad(set_to_none=True)
+            loss.backward()
+            _limit_gradient(network, actor, config.grad_norm)
+            adam.step()
+            sums[0] -= surrogate.detach()
+            sums[1] += value_loss.detach()
+        sums[:2] /= len(starts)
+        with torch.no_grad():
+            policy = network.policy(network.features(batch.features))
+            kl = batch.policy.kl(policy).mean()
+            sums[2] = policy.entropy().mean()
+        if not torch.isfinite(kl) or (config.target_kl is not None and kl > config.target_kl):
+            break
+    policy_loss, value, entropy = sums.tolist()
+    return PpoReport(float(kl), done, policy_loss, value, entropy)

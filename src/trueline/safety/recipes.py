@@ -1,0 +1,42 @@
+"""The table of constrained algorithms: a row is a name, what its configuration allows, and named settings.
+
+Departures from the published PPO-Lag (Ray, Achiam & Amodei 2019; OmniSafe 0.5.0), for every row here:
+
+1. Values are bootstrapped from the true last observation of an episode that was cut off by time.
+2. Observation statistics are updated once per epoch, by the trainer, and never by an evaluation.
+3. Costs may have a discount of their own (`cost_gamma`); the original ignores that setting.
+4. An epoch in which no episode ends leaves the multiplier alone, and logs no estimate in place of a NaN.
+5. Policy and critics take one joint step; they share no parameter, so each moves exactly as with its own Adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trueline.rl.on_policy import Constrained, OnPolicy, OnPolicyRecipe
+
+__all__ = ["PPO", "PPO_LAG"]
+
+# Hyper-parameters of OmniSafe's and SafePO's published tables: 40 passes over minibatches of 64. They are the
+# defaults of the configuration; the name says so on the command line.
+FAITHFUL: Mapping[str, Any] = {}
+
+# Sixteen environments make one epoch of whole Goal episodes; large minibatches cost a ninth per sample.
+FAST: Mapping[str, Any] = {
+    "num_envs": 16,
+    "steps_per_epoch": 16_000,
+    "total_steps": 1_600_000,
+    "actor": {"log_std": -0.5},
+    "update": {"passes": 8, "minibatch": 2000, "lr": 1e-3, "critic_lr": 1e-3, "target_kl": 0.03},
+}
+
+FAST_LAG: Mapping[str, Any] = {
+    **FAST,
+    "window": 32,
+    "averaged_share": 0.15,
+    "constraint": {"kind": "pid", "kp": 0.3, "ki": 0.03, "kd": 0.0, "smoothing": 0.7, "scale": 25.0, "init": 0.3},
+}
+
+PPO = OnPolicyRecipe("ppo", OnPolicy, {"faithful": FAITHFUL, "fast": FAST})
+PPO_LAG = OnPolicyRecipe("ppo-lag", Constrained, {"faithful": FAITHFUL, "fast": FAST_LAG})

@@ -1,0 +1,413 @@
+"""What a Goal world promises beyond its numbers: seeds, threads, checkpoints, dynamics, layouts, pictures' data."""
+
+from __future__ import annotations
+
+import json
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trueline.core.errors import ConfigError, UnknownName
+from trueline.rl.check_env import check_env
+from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
+from trueline.safety.worlds import WORLDS, make_goal
+from trueline.safety.worlds.engine import _ROTATION
+from trueline.safety.worlds.layout import Stream, draw_layout
+from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
+from trueline.safety.worlds.physics import compiled
+
+
+def seeds(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint32)
+
+
+def actions(steps: int, n: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1.2, 1.2, (steps, n, 2))
+
+
+def play(env, acts) -> list:
+    return [env.step(a) for a in acts]
+
+
+def assert_same_steps(ours, theirs, rows=slice(None)):
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("obs", "reward", "cost", "terminated", "truncated", "final_obs"):
+            np.testing.assert_array_equal(getattr(a, name)[rows], getattr(b, name)[rows], err_msg=name)
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyCarGoal2-v0"])
+def test_the_public_checker_finds_nothing(id):
+    check_env(lambda n, threads=1: short(id, n, threads), steps=60)
+
+
+def short(id: str, n: int, threads: int = 1, steps: int = 50):
+    """The world with episodes short enough to end in a test."""
+    from dataclasses import replace
+
+    from trueline.safety.worlds.engine import GoalWorlds
+
+    return GoalWorlds(id, replace(WORLDS[id], steps=steps), n, threads)
+
+
+@pytest.mark.parametrize("id", WORLDS)
+def test_every_capability_and_the_published_observation_size(id):
+    env = make_goal(id, num_envs=1)
+    for capability in (Stateful, Perturbable, Steerable, LaidOut, Visible):
+        assert isinstance(env, capability)
+    sizes = {"PointGoal0": 28, "PointGoal1": 60, "PointGoal2": 60, "CarGoal0": 40, "CarGoal1": 72, "CarGoal2": 72}
+    assert env.observation_space.shape == env.reset()[0].shape == (sizes[id[6:-3]],)
+
+
+def test_same_results_on_one_and_two_threads():
+    one, two = (make_goal("SafetyPointGoal2-v0", 5, threads=threads) for threads in (1, 2))
+    start = seeds(0, 1, 2, 3, 4)
+    np.testing.assert_array_equal(one.reset(start), two.reset(start))
+    acts = actions(60, 5)
+    assert_same_steps(play(one, acts), play(two, acts))
+
+
+def test_an_episode_depends_on_its_seed_alone():
+    env, other = make_goal("SafetyPointGoal1-v0", 3), make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(9, 7, 8)), other.reset(seeds(7, 3))
+    acts = actions(80, 3)
+    for a in acts:
+        np.testing.assert_array_equal(env.step(a).obs[1], other.step(a[[1, 0]]).obs[0])
+
+
+def test_an_episode_ends_at_its_time_limit_and_the_next_begins_in_the_same_step():
+    env = short("SafetyPointGoal1-v0", 2, steps=20)
+    env.reset(seeds(0, 1))
+    env.seed_source = lambda n: np.arange(100, 100 + n, dtype=np.uint32)
+    before = play(env, actions(19, 2))
+    assert not any(step.ended.any() for step in before)
+    last = env.step(np.zeros((2, 2)))
+    assert last.truncated.all() and not last.terminated.any()
+    np.testing.assert_array_equal(env.episode_seed, [100, 101])
+    np.testing.assert_array_equal(last.obs, make_goal("SafetyPointGoal1-v0", 2).reset(seeds(100, 101)))
+    assert np.abs(last.final_obs - before[-1].obs).max() < 1.0 < np.abs(last.final_obs - last.obs).max() + 1.0
+
+
+def test_a_goal_without_room_ends_the_episode():
+    from dataclasses import replace
+
+    from trueline.safety.worlds.engine import GoalWorlds
+
+    world = WORLDS["SafetyPointGoal0-v0"]
+    env = GoalWorlds("crowded", world, 1)
+    env.reset(seeds(0))
+    env.set_goal(env.position())
+    # An agent that claims the whole square leaves no room for a goal.
+    env.world = replace(world, agent=replace(world.agent, keepout_m=5.0))
+    env._begin = lambda ids, seeds: None  # the next episode could not be laid out either
+    step = env.step(np.zeros((1, 2)))
+    assert step.terminated[0] and not step.truncated[0]
+    assert step.reward[0] == pytest.approx(1.0)
+
+
+def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_others_go_on():
+    env = make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    state = env.state_dict()
+    speeds = 1 + env._model.nq
+    state["physics"][0, speeds] = 1e12  # faster than MuJoCo accepts
+    env.load_state_dict(state)
+    step = env.step(np.zeros((2, 2)))
+    np.testing.assert_array_equal(step.info["diverged"], [True, False])
+    assert step.reward[0] == -10.0 and step.cost[0, 0] == 1.0 and step.truncated[0] and not step.terminated[0]
+    assert abs(step.reward[1]) < 0.01 and not step.truncated[1]
+    assert np.isfinite(step.obs).all() and np.isfinite(step.final_obs).all()
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_sum_is_the_indicator_of_any_split_cost():
+    summed, split = (make_goal("SafetyPointGoal2-v0", 6, costs=costs) for costs in ("sum", "split"))
+    assert summed.costs == ("cost_sum",)
+    assert split.costs == ("cost_hazards", "cost_vases_contact", "cost_vases_velocity")
+    start = seeds(*range(6))
+    summed.reset(start), split.reset(start)
+    # Forward, with each agent turning at a rate of its own, until some have met hazards and vases.
+    acts = np.column_stack([np.ones(6), np.linspace(-0.4, 0.4, 6)])
+    seen = np.zeros(3)
+    for _ in range(150):
+        one, three = summed.step(acts), split.step(acts)
+        np.testing.assert_array_equal(one.cost[:, 0], three.cost.any(axis=1))
+        for k, name in enumerate(split.costs):
+            np.testing.assert_array_equal(three.cost[:, k], one.info[name])
+        seen += three.cost.sum(axis=0)
+    assert (seen > 0).all(), "every kind of cost must have occurred for this to say anything"
+
+
+def test_goal_zero_costs_nothing_and_cannot_be_split():
+    env = make_goal("SafetyPointGoal0-v0", 1)
+    env.reset(seeds(0))
+    assert all(env.step(a).cost[0, 0] == 0.0 for a in actions(20, 1))
+    with pytest.raises(ConfigError, match="no constraint"):
+        make_goal("SafetyPointGoal0-v0", 1, costs="split")
+
+
+def test_touching_the_free_vase_of_goal_one_costs_nothing():
+    env = make_goal("SafetyPointGoal1-v0", 1)
+    layout = draw_layout(WORLDS[env.id], Stream(0)).as_dict()
+    far = [[3.0 + i, 3.0] for i in range(8)]
+    env.set_layout({0: {**layout, "agent": [[0, 0]], "agent_rot": 0.0, "hazards": far, "vases": [[0.4, 0]]}})
+    steps = play(env, np.tile([1.0, 0.0], (60, 1, 1)))
+    assert env.scene(0)["shapes"][-2]["xy"][0] > 0.45, "the vase was pushed"
+    assert not any(step.cost.any() for step in steps)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ["SafetyPointGoal2-v0", "SafetyCarGoal1-v0"])
+def test_a_resumed_world_goes_on_bit_for_bit(id):
+    n, acts = 3, actions(300, 3)
+    whole = short(id, n, steps=110)  # three episode ends on the way
+    whole.perturb(mass=np.array([1.0, 1.5, 0.7]), friction=1.2)
+    whole.reset()
+    first = play(whole, acts[:150])
+    whole.set_goal(whole.position(), np.array([True, False, False]))  # a goal is met at once and drawn again
+    saved = whole.state_dict()
+    rest = play(whole, acts[150:])
+
+    resumed = short(id, n, steps=110)
+    np.testing.assert_array_equal(resumed.load_state_dict(saved), first[-1].obs) if False else None
+    obs = resumed.load_state_dict(saved)
+    senses = resumed.world.agent.senses
+    np.testing.assert_array_equal(obs[:, :senses], first[-1].obs[:, :senses])
+    np.testing.assert_array_equal(obs[1:], first[-1].obs[1:])  # row 0 sees its moved goal
+    assert_same_steps(play(resumed, acts[150:]), rest)
+    np.testing.assert_array_equal(resumed.episode_seed, whole.episode_seed)
+    assert rest[0].info["goal_met"][0] and sum(step.ended.any() for step in rest) >= 1
+
+
+def test_a_state_is_arrays_and_json():
+    env = make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    state = env.state_dict()
+    json.dumps({key: value for key, value in state.items() if not isinstance(value, np.ndarray) and key != "scales"})
+
+
+def test_a_state_of_another_world_is_refused():
+    state = make_goal("SafetyPointGoal1-v0", 2).state_dict()
+    for env in (make_goal("SafetyPointGoal1-v0", 3), make_goal("SafetyPointGoal0-v0", 2)):
+        with pytest.raises(ConfigError, match="2 × SafetyPointGoal1-v0"):
+            env.load_state_dict(state)
+
+
+# --- dynamics ---------------------------------------------------------------------------------------------------------
+
+
+def test_perturbing_by_one_changes_nothing_and_one_restores():
+    acts = actions(40, 2)
+    plain, perturbed = make_goal("SafetyCarGoal1-v0", 2), make_goal("SafetyCarGoal1-v0", 2)
+    plain.reset(seeds(0, 1)), perturbed.reset(seeds(0, 1))
+    perturbed.perturb(mass=2.0, friction=np.array([0.5, 3.0]), gear=0.7)
+    assert np.abs(play(perturbed, acts)[-1].obs - play(plain, acts)[-1].obs).max(axis=1).min() > 1e-3
+    perturbed.perturb(mass=1.0, friction=1.0, gear=1.0)
+    np.testing.assert_array_equal(plain.reset(seeds(0, 1)), perturbed.reset(seeds(0, 1)))
+    assert_same_steps(play(plain, acts), play(perturbed, acts))
+
+
+def test_speed_after_a_push_follows_newton():
+    # From rest under constant force F for a short time t, v = F t / m: half of it at twice the mass, double at twice
+    # the gear. Damping takes under 1 % in that time, force limits bind at none of these.
+    env = make_goal("SafetyPointGoal0-v0", 3)
+    env.perturb(mass=np.array([1.0, 2.0, 1.0]), gear=np.array([1.0, 1.0, 2.0]))
+    env.reset(seeds(0, 0, 0))
+    env.step(np.tile([0.05, 0.0], (3, 1)))
+    speed = env.speed()
+    np.testing.assert_allclose(speed / speed[0], [1.0, 0.5, 2.0], rtol=0.05)
+
+
+def test_more_friction_slows_the_point():
+    env = make_goal("SafetyPointGoal0-v0", 2)
+    env.perturb(friction=np.array([1.0, 3.0]))
+    env.reset(seeds(0, 0))
+    play(env, np.tile([0.1, 0.0], (200, 2, 1)))
+    fast, slow = env.speed()
+    assert slow < 0.6 * fast
+
+
+@pytest.mark.parametrize("bad", [{"wind": 1.0}, {"mass": 0.0}, {"mass": [1.0, 2.0, 3.0]}, {"gear": np.nan}])
+def test_a_perturbation_that_cannot_be_is_refused_before_anything_changes(bad):
+    env = make_goal("SafetyPointGoal0-v0", 2)
+    with pytest.raises(ConfigError):
+        env.perturb(friction=2.0, **bad)
+    assert env.state_dict()["scales"] == {}
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_layout_read_back_starts_the_same_episode():
+    drawn, placed = make_goal("SafetyPointGoal2-v0", 2), make_goal("SafetyPointGoal2-v0", 2)
+    start = drawn.reset(seeds(4, 5))
+    placed.reset(seeds(0, 1))
+    layouts = {i: json.loads(json.dumps(drawn.layout(i))) for i in range(2)}
+    np.testing.assert_array_equal(placed.set_layout(layouts), start)
+    acts = actions(30, 2)
+    np.testing.assert_array_equal(play(drawn, acts)[-1].obs, play(placed, acts)[-1].obs)
+
+
+def test_setting_one_layout_leaves_the_other_episodes_alone():
+    env, alone = make_goal("SafetyPointGoal1-v0", 2), make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(4, 5)), alone.reset(seeds(4, 5))
+    acts = actions(40, 2)
+    play(env, acts[:20]), play(alone, acts[:20])
+    env.set_layout({0: env.layout(1)})
+    assert_same_steps(play(env, acts[20:]), play(alone, acts[20:]), rows=slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hazards": None}, "does not place 'hazards'"),
+        ({"hazards": [[0, 0]] * 7}, "'hazards'.*8 pairs"),
+        ({"gremlins": [[0, 0]]}, "no 'gremlins'"),
+        ({"goal": [[np.inf, 0]]}, "'goal' is not finite"),
+        ({"goal": "north"}, "'goal'"),
+        ({"agent": [[0.77, 0.08]]}, r"inside hazards\[0\]"),
+        ({"agent": [[0.06, -0.2]]}, r"touching vases\[0\]"),
+    ],
+)
+def test_an_impossible_layout_is_refused_by_name(change, said):
+    env = make_goal("SafetyPointGoal1-v0", 1)
+    env.reset(seeds(0))
+    layout = {key: value for key, value in {**env.layout(0), **change}.items() if value is not None}
+    before = env.state_dict()["physics"]
+    with pytest.raises(ConfigError, match=said):
+        env.set_layout({0: layout})
+    np.testing.assert_array_equal(env.state_dict()["physics"], before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), id=st.sampled_from(sorted(WORLDS)))
+def test_every_drawn_layout_keeps_things_apart_and_inside(seed, id):
+    world = WORLDS[id]
+    layout = draw_layout(world, Stream(seed))
+    things = [(layout.agent, world.agent.keepout_m), (layout.goal, world.goal.keepout_m)]
+    things += [(xy, world.hazards.keepout_m) for xy in layout.hazards]
+    things += [(xy, world.vases.keepout_m) for xy in layout.vases]
+    for i, (xy, keepout) in enumerate(things):
+        assert np.abs(xy).max() <= world.extent_m - keepout
+        assert all(np.linalg.norm(np.subtract(xy, other)) >= keepout + room - 1e-12 for other, room in things[:i])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), taken=st.integers(0, 200), skipped=st.integers(0, 200))
+def test_a_stream_is_its_seed_and_how_much_was_drawn(seed, taken, skipped):
+    stream = Stream(seed)
+    for _ in range(taken):
+        stream.uniform(0.0, 1.0)
+    stream.skip(skipped)
+    reference = np.random.RandomState(seed).random_sample(taken + skipped + 1)[-1]
+    assert Stream(seed, stream.drawn).uniform(0.0, 1.0) == stream.uniform(0.0, 1.0) == reference
+
+
+# --- lidar ------------------------------------------------------------------------------------------------------------
+
+
+def slow_lidar(xy, bins, sight):
+    """One ring, object by object, in the words of the definition; xy in the agent's frame."""
+    ring = np.zeros(bins)
+    width = 2 * np.pi / bins
+    for x, y in xy:
+        angle = np.arctan2(y, x) % (2 * np.pi)
+        bin = int(angle / width) % bins
+        fraction = angle / width - int(angle / width)
+        near = max(0.0, 1.0 - np.hypot(x, y) / sight)
+        for b, value in ((bin, near), (bin + 1, fraction * near), (bin - 1, (1 - fraction) * near)):
+            ring[b % bins] = max(ring[b % bins], value)
+    return ring
+
+
+points = st.lists(st.tuples(st.floats(-4, 4), st.floats(-4, 4)), min_size=1, max_size=6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(xy=points, yaw=st.floats(-7, 7), bins=st.sampled_from([8, 16]), sight=st.sampled_from([3.0, 6.0]))
+def test_lidar_is_its_definition_in_a_turned_frame(xy, yaw, bins, sight):
+    c, s = np.cos(yaw), np.sin(yaw)
+    turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    at = np.array([0.3, -0.2, 0.1])
+    ground = at[:2] + np.array(xy) @ turn[:2, :2].T
+    ground = np.stack([ground, ground + 9.0])  # the second environment sees nothing: leakage would show
+    ego = ego_xy(ground, np.stack([at, at]), np.stack([turn, turn]))
+    rings = pseudo_lidar(ego, np.zeros(len(xy), np.intp), 1, bins, sight)
+    # Turning to and fro moves an angle by rounding only; on a bin's border that changes the reading by less than this.
+    offset = np.array([(x, y) for x, y in zip(ego[0].real, ego[0].imag, strict=True)])
+    np.testing.assert_allclose(offset, xy, atol=1e-12)
+    np.testing.assert_allclose(rings[0], slow_lidar(offset, bins, sight), atol=1e-9)
+
+
+# --- what things are --------------------------------------------------------------------------------------------------
+
+
+@given(q=st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
+def test_rotation_tensor_is_mujocos_conversion(q):
+    quat, expected = np.array(q) / np.linalg.norm(q), np.empty(9)
+    mujoco.mju_quat2Mat(expected, quat)
+    np.testing.assert_allclose(np.outer(quat, quat).ravel() @ _ROTATION, expected, atol=1e-14)
+
+
+def test_bodies_weigh_what_their_shapes_and_densities_say():
+    point, car = compiled(WORLDS["SafetyPointGoal1-v0"]), compiled(WORLDS["SafetyCarGoal0-v0"])
+    assert point.body("agent").mass[0] == pytest.approx(1.0 * (4 / 3 * np.pi * 0.1**3 + 0.1**3))
+    assert point.body("vase0").mass[0] == pytest.approx(0.001 * 0.2**3)
+    assert car.body("left").mass[0] == pytest.approx(5.0 * np.pi * 0.05**2 * 0.05)
+    assert car.body("rear").mass[0] == pytest.approx(5.0 * 4 / 3 * np.pi * 0.05**3)
+
+
+def test_goal_can_be_moved_and_seen():
+    env = make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    before = env.goal_distance()
+    env.set_goal(env.position() + [[3.0, 4.0]], np.array([True, False]))
+    np.testing.assert_allclose(env.goal_distance(), [5.0, before[1]])
+    np.testing.assert_allclose(env.step(np.zeros((2, 2))).reward, 0.0, atol=1e-9)  # moving it is no progress
+
+
+def test_a_scene_shows_every_object_and_where_the_agent_heads():
+    for id in ("SafetyPointGoal2-v0", "SafetyCarGoal2-v0"):
+        env = make_goal(id, 1)
+        env.reset(seeds(0))
+        for _ in range(60):  # forward, for Point and Car alike
+            env.step(np.array([[1.0, 1.0 if "Car" in id else 0.0]]))
+        before = env.position()[0]
+        env.step(np.array([[1.0, 1.0 if "Car" in id else 0.0]]))
+        scene = json.loads(json.dumps(env.scene(0)))
+        kinds = [shape["kind"] for shape in scene["shapes"]]
+        assert (kinds.count("disc"), kinds.count("square"), kinds.count("arrow")) == (11, 10, 1)
+        way = env.position()[0] - before
+        heading = scene["shapes"][-1]["rot"]
+        assert abs(way @ [np.cos(heading), np.sin(heading)]) > 0.95 * np.linalg.norm(way)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        (lambda: make_goal("SafetyPiontGoal1-v0", 1), UnknownName, "SafetyPointGoal1-v0"),
+        (lambda: make_goal("SafetyPointGoal1-v0", 0), ConfigError, "num_envs"),
+        (lambda: make_goal("SafetyPointGoal1-v0", 1, costs="all"), ConfigError, "'sum'"),
+        (lambda: make_goal("SafetyPointGoal1-v0", 1).step(np.zeros((1, 2))), ConfigError, "reset"),
+        (lambda: make_goal("SafetyPointGoal1-v0", 2).reset(seeds(1)), ConfigError, "one for each"),
+    ],
+)
+def test_mistakes_are_named(wrong, error, said):
+    with pytest.raises(error, match=said):
+        wrong()
+
+
+def test_actions_of_the_wrong_shape_are_refused():
+    env = make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    with pytest.raises(ConfigError, match=r"\(2, 2\)"):
+        env.step(np.zeros(2))
