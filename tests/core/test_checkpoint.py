@@ -29,7 +29,7 @@ def same(one, other):
     if isinstance(one, np.ndarray | np.generic):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     if isinstance(one, float):
-        return math.copysign(1, one) == math.copysign(1, other) and (one == other or one != one)
+        return (one != one and other != other) or (one == other and math.copysign(1, one) == math.copysign(1, other))
     return one == other
 
 
@@ -53,7 +53,7 @@ states = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(states)
 def test_any_state_comes_back_equal(tmp_path, state):
     shutil.rmtree(tmp_path / "c", ignore_errors=True)
@@ -218,7 +218,7 @@ def test_damage_names_the_file(tmp_path, name, damage):
         file.write_bytes(b"")
     else:
         file.unlink()
-    blamed = name if name != "digest.json" or damage != "altered" else ""
+    blamed = name if (name, damage) != ("digest.json", "altered") else "step-000000001"
     with pytest.raises(CheckpointError, match=blamed):
         checkpoint.read(path)
 

@@ -1,13 +1,14 @@
 """The audit runner on coins, whose truth is known: looks, verdicts, error, missing cases, findings, resuming."""
 
+import json
 import math
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pytest
+
 from trueline.core.config import Config
-from trueline.core.run import Run, read_evidence
-from trueline.evidence import audit as audit_module
+from trueline.core.run import Run, read_evidence, resolve
 from trueline.evidence.audit import Budget, run_audit, run_audits
 from trueline.evidence.records import (
     Axis,
@@ -39,7 +40,7 @@ class Coin:
 
 
 class CoinAudit:
-    """How often the coin falls heads, which must be rare, and how much a case costs: 10 a head, plus its seed's noise."""
+    """How often the coin falls heads, and what a case costs: 10 coins a head and less than one from its seed."""
 
     Config = Config
     name = "robustness/heads"
@@ -89,17 +90,17 @@ def test_the_last_batch_keeps_within_the_budget():
 
 
 def test_error_budget_is_kept_under_looks():
-    # At the very threshold a pass and a fail are both errors; each may happen with probability 0.025. 300 audits of
-    # up to ten looks; 0.025 + 3.1·√(0.025·0.975/300) = 0.053, exceeded with probability 0.001 at most.
+    # At the very threshold a pass and a fail are both errors; each may happen with probability 0.025. 200 audits of
+    # up to ten looks; 0.025 + 3.1·√(0.025·0.975/200) = 0.059, exceeded with probability 0.001 at most.
     budget = Budget(initial=20, batch=20, maximum=200)
-    verdicts = [run_audit(CoinAudit(), Coin(0.2), seed=seed, budget=budget)[0].verdict for seed in range(300)]
-    assert np.mean([v is Verdict.PASS for v in verdicts]) <= 0.053
-    assert np.mean([v is Verdict.FAIL for v in verdicts]) <= 0.053
+    verdicts = [run_audit(CoinAudit(), Coin(0.2), seed=seed, budget=budget)[0].verdict for seed in range(200)]
+    assert np.mean([v is Verdict.PASS for v in verdicts]) <= 0.059
+    assert np.mean([v is Verdict.FAIL for v in verdicts]) <= 0.059
 
 
 def test_a_share_of_the_error_budget_widens_the_interval():
     whole, tenth = (run_audit(CoinAudit(), Coin(0.3), share=share)[0].estimate for share in (1.0, 0.1))
-    assert (whole.confidence, tenth.confidence) == (pytest.approx(0.95), pytest.approx(0.995))
+    assert (whole.confidence, tenth.confidence) == (pytest.approx(0.90), pytest.approx(0.99))
     assert tenth.low < whole.low
     with pytest.raises(EvidenceError, match="share"):
         run_audit(CoinAudit(), Coin(0.3), share=0.0)
@@ -165,7 +166,9 @@ class Layouts(CoinAudit):
     """Ten layouts in all, each with four episodes that come together."""
 
     def cases(self, subject, split, round, n, rng):
-        return [Case(f"{layout}.{i}", str(layout), {"seed": 100 * layout + i}) for layout in range(10) for i in range(4)]
+        return [
+            Case(f"{layout}.{i}", str(layout), {"seed": 100 * layout + i}) for layout in range(10) for i in range(4)
+        ]
 
 
 def test_a_layout_seen_before_is_no_new_unit_and_a_used_up_set_ends_the_audit():
@@ -207,7 +210,7 @@ def test_a_curve_that_does_not_fit_the_axis_is_refused():
 
 
 def test_a_value_beyond_its_declared_bounds_is_refused_with_the_metric_s_name():
-    with pytest.raises(EvidenceError, match=r"'robustness/heads', metric 'cost': .* outside the declared bounds"):
+    with pytest.raises(EvidenceError, match=r"'cost' of audit 'robustness/heads': .* outside the declared bounds"):
         run_audit(CoinAudit(metrics=(Metric("cost", "mean", bounds=(0, 1)),)), Coin(1.0))
 
 
@@ -222,22 +225,25 @@ def test_a_missing_capability_is_an_error_alone_and_a_visible_gap_among_others()
     assert seen == [("robustness/heads", found)]
 
 
-class Second(CoinAudit):
-    name = "ethicality/cost"
+class Patchy(CoinAudit):
+    """Two metrics, one of them without a value in one case of 31; killed once `left[0]` cases have been measured."""
 
+    def __init__(self, name, left):
+        super().__init__(metrics=(CoinAudit().metrics[0], COST))
+        self.name = name
+        self.left = left
 
-def audits(stop_after=math.inf):
-    """Two audits; measuring stops with an error once `stop_after` cases have been measured in all."""
-    measured = [0]
-
-    def stop(_i):
-        measured[0] += 1
-        if measured[0] > stop_after:
+    def outcome(self, subject, case):
+        self.left[0] -= 1
+        if self.left[0] < 0:
             raise KeyboardInterrupt
-        return measured[0] % 50 == 0
+        values = dict(super().outcome(subject, case).values)
+        return Outcome(values | {"cost": math.nan} if case.data["seed"] % 31 == 0 else values)
 
-    metrics = (CoinAudit().metrics[0], COST)
-    return [CoinAudit(metrics=metrics, missing=stop), Second(metrics=metrics, missing=stop)]
+
+def audits(killed_after=math.inf):
+    left = [killed_after]
+    return [Patchy("robustness/heads", left), Patchy("ethicality/cost", left)]
 
 
 def make_run(root, id):
@@ -249,34 +255,20 @@ BUDGET = Budget(initial=20, batch=20, maximum=100)
 
 @pytest.mark.parametrize("killed_after", [5, 50, 119, 170])
 def test_a_killed_audit_goes_on_to_the_same_evidence(tmp_path, killed_after):
-    # The coin is even at its threshold of 0.2, so both audits use their 100 cases. Every fiftieth case is missing, by
-    # a count that a resumed process starts anew, so it is compared only where the counts agree: at none here.
-    def never(_i):
-        return False
-
-    def plain(*a):
-        found = audits(*a)
-        if not a:
-            for audit in found:
-                audit.missing = never
-        else:
-            inner = found[0].missing
-            for audit in found:
-                audit.missing = lambda i: inner(i) and False
-        return found
-
+    # The coin's rate is the threshold itself, so both audits use their 100 cases.
     with make_run(tmp_path, "whole") as run:
-        whole = run_audits(plain(), Coin(0.2), run=run, budget=BUDGET)
+        whole = run_audits(audits(), Coin(0.2), run=run, budget=BUDGET)
     with pytest.raises(KeyboardInterrupt), make_run(tmp_path, "killed") as run:
-        run_audits(plain(killed_after), Coin(0.2), run=run, budget=BUDGET)
+        run_audits(audits(killed_after), Coin(0.2), run=run, budget=BUDGET)
     with Run.reopen(tmp_path / "killed") as run:
-        resumed = run_audits(plain(), Coin(0.2), run=run, budget=BUDGET)
+        resumed = run_audits(audits(), Coin(0.2), run=run, budget=BUDGET)
 
     def lines(evidence):
         return [e.to_json().replace("run://killed", "run://whole") for e in evidence]
 
     assert lines(resumed) == lines(whole)
-    assert all(e.estimate.n == 100 for e in whole)
+    assert all(e.estimate.n + e.missing == 100 for e in whole)
+    assert any(e.missing for e in whole)
     for name in ("whole", "killed"):
         stored = [Evidence.from_dict(row) for row in read_evidence(tmp_path / name)]
         assert lines(stored) == lines(whole)
@@ -293,20 +285,16 @@ def test_a_resumed_audit_measures_only_what_is_missing(tmp_path):
 
 
 def test_findings_and_curves_are_artefacts_by_split(tmp_path):
-    from trueline.core.files import to_json
-    from trueline.core.run import resolve
-
+    metric = Metric("heads", "mean", bounds=(0, 2), requirement=Requirement(bound="at_most", threshold=0.2))
     with make_run(tmp_path, "one") as run:
-        verdict = run_audit(Curved(), Coin(0.5), run=run)[0]
-        respond = run_audit(Curved(), Coin(0.5), run=run, split="respond")[0]
+        verdict = run_audit(Curved(metrics=(metric,)), Coin(0.5), run=run)[0]
+        respond = run_audit(Curved(metrics=(metric,)), Coin(0.5), run=run, split="respond")[0]
     assert verdict.findings_ref != respond.findings_ref
-    import json
-
     for found in (verdict, respond):
         rows = json.loads(resolve(found.findings_ref, tmp_path).read_text())
         stored = [Finding.from_dict(row) for row in rows]
         assert len(stored) == found.failing > 0
-        assert to_json([f.to_dict() for f in stored[:3]]) == to_json([f.to_dict() for f in found.findings[:3]])
+        assert tuple(stored[:20]) == found.findings
     assert (tmp_path / "one/artefacts/curves/robustness/heads/verdict/0/heads.json").exists()
     drawn = [{f.case.id for f in found.findings} for found in (verdict, respond)]
     assert not drawn[0] & drawn[1]
@@ -322,4 +310,3 @@ def test_an_audit_refuses_another_run_s_checkpoint(tmp_path):
 def test_a_budget_whose_first_look_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="initial 50 is more than maximum 40"):
         Budget(initial=50, maximum=40)
-    assert audit_module.__all__

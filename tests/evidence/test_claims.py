@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from trueline.core.errors import UnknownName
 from trueline.core.executor import Processes
 from trueline.core.run import Run

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+
 from trueline.evidence.over_seeds import (
     compare_seeds,
     holm,

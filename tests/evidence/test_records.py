@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trueline.core.errors import TruelineError
 from trueline.evidence.records import (
     Axis,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import mujoco
 import numpy as np
@@ -14,7 +15,7 @@ from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.check_env import check_env
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
 from trueline.safety.worlds import WORLDS, make_goal
-from trueline.safety.worlds.engine import _ROTATION
+from trueline.safety.worlds.engine import _ROTATION, GoalWorlds
 from trueline.safety.worlds.layout import Stream, draw_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.physics import compiled
@@ -48,10 +49,6 @@ def test_the_public_checker_finds_nothing(id):
 
 def short(id: str, n: int, threads: int = 1, steps: int = 50):
     """The world with episodes short enough to end in a test."""
-    from dataclasses import replace
-
-    from trueline.safety.worlds.engine import GoalWorlds
-
     return GoalWorlds(id, replace(WORLDS[id], steps=steps), n, threads)
 
 
@@ -81,23 +78,20 @@ def test_an_episode_depends_on_its_seed_alone():
 
 
 def test_an_episode_ends_at_its_time_limit_and_the_next_begins_in_the_same_step():
-    env = short("SafetyPointGoal1-v0", 2, steps=20)
-    env.reset(seeds(0, 1))
+    env, longer = short("SafetyPointGoal1-v0", 2, steps=20), make_goal("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1)), longer.reset(seeds(0, 1))
     env.seed_source = lambda n: np.arange(100, 100 + n, dtype=np.uint32)
-    before = play(env, actions(19, 2))
-    assert not any(step.ended.any() for step in before)
-    last = env.step(np.zeros((2, 2)))
-    assert last.truncated.all() and not last.terminated.any()
+    acts = actions(20, 2)
+    assert not any(step.ended.any() for step in play(env, acts[:19]))
+    last = env.step(acts[19])
+    assert last.truncated.all()
+    assert not last.terminated.any()
     np.testing.assert_array_equal(env.episode_seed, [100, 101])
     np.testing.assert_array_equal(last.obs, make_goal("SafetyPointGoal1-v0", 2).reset(seeds(100, 101)))
-    assert np.abs(last.final_obs - before[-1].obs).max() < 1.0 < np.abs(last.final_obs - last.obs).max() + 1.0
+    np.testing.assert_array_equal(last.final_obs, play(longer, acts)[-1].obs)
 
 
 def test_a_goal_without_room_ends_the_episode():
-    from dataclasses import replace
-
-    from trueline.safety.worlds.engine import GoalWorlds
-
     world = WORLDS["SafetyPointGoal0-v0"]
     env = GoalWorlds("crowded", world, 1)
     env.reset(seeds(0))
@@ -106,22 +100,27 @@ def test_a_goal_without_room_ends_the_episode():
     env.world = replace(world, agent=replace(world.agent, keepout_m=5.0))
     env._begin = lambda ids, seeds: None  # the next episode could not be laid out either
     step = env.step(np.zeros((1, 2)))
-    assert step.terminated[0] and not step.truncated[0]
+    assert (step.terminated[0], step.truncated[0]) == (True, False)
     assert step.reward[0] == pytest.approx(1.0)
 
 
-def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_others_go_on():
+def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warning to a log in the working directory
     env = make_goal("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
+    env.step(np.zeros((2, 2)))
     state = env.state_dict()
     speeds = 1 + env._model.nq
     state["physics"][0, speeds] = 1e12  # faster than MuJoCo accepts
     env.load_state_dict(state)
     step = env.step(np.zeros((2, 2)))
     np.testing.assert_array_equal(step.info["diverged"], [True, False])
-    assert step.reward[0] == -10.0 and step.cost[0, 0] == 1.0 and step.truncated[0] and not step.terminated[0]
-    assert abs(step.reward[1]) < 0.01 and not step.truncated[1]
-    assert np.isfinite(step.obs).all() and np.isfinite(step.final_obs).all()
+    np.testing.assert_array_equal(step.truncated, [True, False])
+    assert not step.terminated.any()
+    np.testing.assert_allclose(step.reward, [-10.0, 0.0], atol=0.01)
+    np.testing.assert_array_equal(step.cost, [[1.0], [0.0]])
+    assert np.isfinite(step.obs).all()
+    assert np.isfinite(step.final_obs).all()
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -178,14 +177,14 @@ def test_a_resumed_world_goes_on_bit_for_bit(id):
     rest = play(whole, acts[150:])
 
     resumed = short(id, n, steps=110)
-    np.testing.assert_array_equal(resumed.load_state_dict(saved), first[-1].obs) if False else None
     obs = resumed.load_state_dict(saved)
     senses = resumed.world.agent.senses
     np.testing.assert_array_equal(obs[:, :senses], first[-1].obs[:, :senses])
     np.testing.assert_array_equal(obs[1:], first[-1].obs[1:])  # row 0 sees its moved goal
     assert_same_steps(play(resumed, acts[150:]), rest)
     np.testing.assert_array_equal(resumed.episode_seed, whole.episode_seed)
-    assert rest[0].info["goal_met"][0] and sum(step.ended.any() for step in rest) >= 1
+    assert rest[0].info["goal_met"][0]
+    assert any(step.ended.any() for step in rest)
 
 
 def test_a_state_is_arrays_and_json():

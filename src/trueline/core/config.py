@@ -4,7 +4,7 @@ A `Config` may be nested; a setting is named by its dotted key (`constraint.lr`)
 
 * TOML knows only lists, strings and tables, so a list is taken where a tuple is declared and a string where an enum or
   a path is declared. Nothing else is converted, except that an integer may stand for a float.
-* TOML has no null, so the word `none` is taken as None where a setting may be None.
+* TOML has no null, so the word `none` is taken as None where a setting may be None, and written for it.
 * A table given for a setting whose default is a Config changes that default; it does not start from the class.
 """
 
@@ -21,7 +21,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from trueline.core.errors import ConfigError, nearest
@@ -34,15 +34,20 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    @field_validator("*", mode="before")
+    # Of the whole table and not of each field: pydantic allows no "before" validator on a field that tells kinds apart.
+    @model_validator(mode="before")
     @classmethod
-    def _meet_toml_halfway(cls, value: Any, info: ValidationInfo) -> Any:
-        assert info.field_name is not None
-        field = cls.model_fields[info.field_name]
-        default = field.get_default(call_default_factory=True, validated_data={})
-        if isinstance(value, Mapping) and isinstance(default, Config):
-            value = _changed(default, value)
-        return _as_declared(field.annotation, value)
+    def _meet_toml_halfway(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        met = dict(given)
+        for name, field in cls.model_fields.items():
+            if name in met:
+                default = field.get_default(call_default_factory=True, validated_data={})
+                if isinstance(met[name], Mapping) and isinstance(default, Config):
+                    met[name] = _changed(default, met[name])
+                met[name] = _as_declared(field.annotation, met[name])
+        return met
 
 
 C = TypeVar("C", bound=Config)
@@ -175,6 +180,8 @@ def _as_declared(annotation: Any, value: Any) -> Any:
             if len(inner) == len(value):
                 return tuple(_as_declared(part, item) for part, item in zip(inner, value, strict=True))
             return tuple(value)
+        if isinstance(value, list) and origin is list and inner:
+            return [_as_declared(inner[0], item) for item in value]
         if isinstance(value, dict) and isinstance(origin, type) and issubclass(origin, Mapping) and inner:
             return {key: _as_declared(inner[1], item) for key, item in value.items()}
         if isinstance(value, str) and isinstance(origin, type) and issubclass(origin, Enum):
@@ -199,6 +206,12 @@ def _literal_holds(arms: Sequence[Any], word: str) -> bool:
 
 def _configs(annotation: Any) -> list[type[Config]]:
     return [arm for arm in _arms(annotation) if isinstance(arm, type) and issubclass(arm, Config)]
+
+
+def _configs_within(annotation: Any) -> list[type[Config]]:
+    """The Configs of an annotation, those inside lists and tables too."""
+    inside = [part for arm in _arms(annotation) for part in get_args(arm) if get_origin(arm) is not Literal]
+    return _configs(annotation) + [config for part in inside for config in _configs_within(part)]
 
 
 def _kind(cls: type[Config]) -> str:
@@ -249,12 +262,14 @@ def _tree(config: Config) -> dict[str, Any]:
             if field.get_default(call_default_factory=True, validated_data={}) is not None:
                 tree[name] = "none"
         else:
-            tree[name] = _plain(value, name)
+            tree[name] = _plain(value)
     return tree
 
 
-def _plain(value: Any, name: str) -> Any:
+def _plain(value: Any) -> Any:
     """A value as TOML holds it."""
+    if value is None:
+        return "none"
     if isinstance(value, Config):
         return _tree(value)
     if isinstance(value, Enum):
@@ -262,11 +277,9 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item, name) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple | frozenset):
-        if any(item is None for item in value):
-            raise ConfigError(f"{name} holds None inside a list, which TOML cannot say. Leave the item out.")
-        return [_plain(item, name) for item in value]
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return value
 
 
@@ -376,7 +389,10 @@ def _declared(cls: type[Config], path: tuple[str, ...], labels: set[str]) -> Any
 
 def _tables(here: Sequence[type[Config]], part: str, labels: set[str]) -> list[type[Config]]:
     """The Configs that setting `part` of one of `here` may hold, narrowed to those named in `labels` if any is."""
-    inner = [arm for c in here if part in c.model_fields for arm in _configs(c.model_fields[part].annotation)]
+    owners = [c for c in here if part in c.model_fields]
+    if not owners:
+        return list(here)  # a place in a list or a key of a table: its elements were found one step earlier
+    inner = [arm for c in owners for arm in _configs_within(c.model_fields[part].annotation)]
     return [arm for arm in inner if arm.__name__ in labels or _kind(arm) in labels] or inner
 
 
@@ -384,7 +400,7 @@ def _known(cls: type[Config], path: Sequence[str], labels: set[str]) -> list[str
     """The settings of the table at `path`, of the alternatives in `labels` when there are several."""
     here: list[type[Config]] = [cls]
     for part in path:
-        here = _tables(here, part, labels) or here
+        here = _tables(here, part, labels)
     return list(dict.fromkeys(name for c in here for name in c.model_fields))
 
 

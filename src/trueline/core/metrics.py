@@ -44,7 +44,8 @@ def as_scalars(values: Mapping[str, SupportsFloat]) -> dict[str, float]:
         if isinstance(value, str | bytes) or not hasattr(value, "__float__") or name == "step":
             raise TypeError(f"metric {name!r} is {value!r}; log single numbers, under a name other than 'step'")
         try:
-            scalars[name] = float(value)
+            # item(), where there is one: float() of a tensor that requires gradient warns.
+            scalars[name] = float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"metric {name!r} is not a single number; log a mean or one entry per metric") from None
     return scalars

@@ -125,7 +125,7 @@ class Store:
 
     def _follow(self, connection: sa.Connection) -> None:
         """Brings the index up to date with the folders: new and changed runs are read, vanished ones leave."""
-        indexed = dict(connection.execute(sa.select(_runs.c.id, _runs.c.stamp)).tuples().all())
+        indexed = {row.id: row.stamp for row in connection.execute(sa.select(_runs.c.id, _runs.c.stamp))}
         present = {path.parent.name: path.parent for path in self.root.glob("*/manifest.json")}
         for id in indexed.keys() - present.keys():
             connection.execute(sa.delete(_runs).where(_runs.c.id == id))

@@ -17,7 +17,7 @@ from trueline.core.run import Run, read_evidence, read_manifest
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.rounds import finished_rounds
 from trueline.cycle.spec import AuditUse, make_audit
-from trueline.cycle.training import use_threads
+from trueline.cycle.training import same_inputs, use_threads
 from trueline.evidence.audit import Audit, Budget, run_audits
 from trueline.evidence.records import Evidence, Verdict
 
@@ -107,12 +107,10 @@ def start_audit(uses: Sequence[AuditUse], subject: Subject, folder: Path, *, roo
 
 def resume_audit(folder: Path) -> Path:
     """Goes on with an audit from its last look.  Raises RunError when its subject is gone or has changed."""
-    from trueline.cycle.training import _same_inputs
-
     manifest = read_manifest(folder)
     if manifest["status"] == "done":
         return folder
-    subject = load_subject(_same_inputs(manifest, folder.parent)["subject"])
+    subject = load_subject(same_inputs(manifest, folder.parent)["subject"])
     run = Run.reopen(folder)
     return _run(run, build(AuditSpec, run.config, where=f"{folder}/config.toml"), subject)
 

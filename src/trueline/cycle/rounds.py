@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from trueline.core import registry
 from trueline.core.config import build
-from trueline.core.errors import RunError
+from trueline.core.errors import RunError, Stopped
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan
 from trueline.core.run import Run, read_evidence, read_manifest, resolve
-from trueline.core.subject import Subject, load_subject, save_subject
+from trueline.core.subject import Subject, load_subject
 from trueline.cycle.gate import Decision
 from trueline.cycle.spec import CycleSpec, make_audit, make_response
+from trueline.cycle.training import train_in
 from trueline.evidence.audit import Budget, run_audits
 from trueline.evidence.records import Evidence, Split, Verdict, to_line
 
@@ -94,7 +94,10 @@ def _run(spec: CycleSpec, run: Run) -> Path:
             previous = done[-1] if done else None
             plan = spec.train if previous is None else previous.next_plan
             assert plan is not None
-            done.append(_round(spec, run, plan, previous))
+            try:
+                done.append(_round(spec, run, plan, previous))
+            except Stopped:
+                raise Stopped(run.id) from None  # a part's own id is no use to who asked for the cycle
             run.write_json(f"rounds/{done[-1].number}.json", done[-1].to_dict())
             _write_report(spec, run)
         last = done[-1]
@@ -182,9 +185,7 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
     )
     if child is not None:
         with child:
-            subjects = {role: load_subject(path) for role, path in inputs.items()}
-            subject = registry.load("recipe", plan.recipe).train(config, child, subjects)
-            save_subject(subject, child)
+            subject = train_in(child, plan.recipe, config, inputs)
             if isinstance(subject, Shows):
                 for seed in spec.show:
                     media = subject.show(seed, child.artefact("media/list.json").parent)

@@ -16,7 +16,7 @@ from trueline.core.run import Run, read_manifest
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 
-__all__ = ["figures", "find_run", "resume_training", "start_training", "train_in", "use_threads"]
+__all__ = ["figures", "find_run", "resume_training", "same_inputs", "start_training", "train_in", "use_threads"]
 
 LAST = 0.1  # share of the logged values whose mean is a run's figure: one epoch alone is mostly noise
 
@@ -63,7 +63,7 @@ def resume_training(folder: Path) -> Path:
         return folder
     recipe = manifest["name"]
     target = registry.load("recipe", recipe)
-    inputs = _same_inputs(manifest, folder.parent)
+    inputs = same_inputs(manifest, folder.parent)
     run = Run.reopen(folder)
     with run, run.interruptible():
         stage(f"run {run.folder}")
@@ -120,7 +120,8 @@ def _train(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) ->
     run.finish("done", summary={"subject": subject_hash(run.folder), **figures(run.folder)})
 
 
-def _same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:
+def same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:
+    """The folders of a run's inputs by role.  Raises RunError for one that is gone, CheckpointError for a changed one."""
     found = {}
     for role, given in manifest["inputs"].items():
         folder = root / str(given["run"])

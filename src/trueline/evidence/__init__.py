@@ -1,0 +1,1 @@
+"""What was measured: records, statistics, the audit and claim runners, the report."""

@@ -8,7 +8,8 @@ and left out, and the cases beyond a requirement become findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -163,7 +164,7 @@ def run_audit(
     """Audits `subject` and returns one Evidence per metric, then one per curve that belongs to no metric.
 
     Looks after `budget.initial` cases and then after every `budget.batch`, until every requirement is passed or failed,
-    the budget is spent or the cases are used up. A requirement's interval has confidence 1 − (1 − c)·share, where
+    the budget is spent or the cases are used up. A verdict is wrong with probability at most (1 − c)·share, where
     `share` is this round's part of the error budget. The `findings` worst cases of a metric are kept in its
     Evidence; with a `run` (one made for audits) all are written to artefacts/findings/AUDIT/SPLIT/ROUND.json, curves to
     artefacts/curves/AUDIT/SPLIT/ROUND/NAME.json, the evidence to evidence.jsonl, and a killed audit goes on from its
@@ -337,11 +338,12 @@ def estimate_metric(
 def _evidence(audit: Audit, metric: Metric, tried: Sequence[_Tried], terms: _Terms) -> Evidence:
     """The metric's evidence from all cases so far, without findings and curve."""
     requirement = metric.requirement
-    confidence = DESCRIPTIVE if requirement is None else 1.0 - (1.0 - requirement.confidence) * terms.share
+    confidence = DESCRIPTIVE if requirement is None else requirement.interval_confidence(terms.share)
     values = np.array([t.value(metric.name) for t in tried], dtype=np.float64)
     given = ~np.isnan(values)
     clusters = [t.case.unit for t, has in zip(tried, given, strict=True) if has]
-    estimate = _named_estimate(audit, metric, values[given], clusters, confidence)
+    with _named(f"metric {metric.name!r} of audit {audit.name!r}"):
+        estimate = estimate_metric(metric, values[given], clusters, confidence)
     missing = len(tried) - int(given.sum())
     verdict, note = _verdict(metric, estimate), ""
     if not tried:
@@ -373,13 +375,13 @@ def _not_measured(audit: Audit, metric: Metric, terms: _Terms, why: str) -> Evid
     return replace(_evidence(audit, metric, (), terms), verdict=Verdict.INCONCLUSIVE, note=f"not measured: {why}")
 
 
-def _named_estimate(
-    audit: Audit, metric: Metric, values: NDArray[np.float64], clusters: Sequence[str], confidence: float
-) -> Estimate:
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Opens an EvidenceError from within by the name of what could not be estimated."""
     try:
-        return estimate_metric(metric, values, clusters, confidence)
+        yield
     except EvidenceError as error:
-        raise EvidenceError(f"audit {audit.name!r}, metric {metric.name!r}: {error}") from None
+        raise EvidenceError(f"{what}: {error}") from None
 
 
 def _verdict(metric: Metric, estimate: Estimate) -> Verdict | None:
@@ -432,7 +434,8 @@ def _curves(audit: Audit, tried: Sequence[_Tried]) -> dict[str, Curve]:
         return {}
     metrics = {metric.name: metric for metric in audit.metrics}
     names = dict.fromkeys(name for t in tried if t.outcome is not None for name in t.outcome.curves)
-    return {name: _curve(name, audit.axis, tried, metrics.get(name)) for name in names}
+    with _named(f"a curve of audit {audit.name!r}"):
+        return {name: _curve(name, audit.axis, tried, metrics.get(name)) for name in names}
 
 
 def _area_evidence(audit: Audit, curve: Curve, tried: Sequence[_Tried], terms: _Terms) -> Evidence:

@@ -37,7 +37,7 @@ _LADDER = 1.5 ** -np.arange(1.0, 18.0)  # 0.67 … 0.001
 STAKE = np.concatenate([[0.98], _LADDER])
 LOG_PRIOR = np.log(np.concatenate([[0.7], 0.3 * _LADDER / _LADDER.sum()]))
 
-_HALVINGS = 30  # of a bracket of one range: 1e-9 of it
+_HALVINGS = 20  # of a bracket of one range: 1e-6 of it
 _CELL_HALVINGS = 9  # of the thresholds of a tail mean: cells down to 1/512 of the tail mean
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -105,6 +106,22 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
 
+class _Box(NamedTuple):
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def within(self, other: _Box) -> bool:
+        sides = self.left >= other.left and self.right <= other.right
+        return sides and self.top >= other.top and self.bottom <= other.bottom
+
+
 def number(value: float) -> str:
     """For a reader: three significant digits, four from a thousand up; "–" for nan and "∞" for infinite."""
     if math.isnan(value):
@@ -193,7 +210,7 @@ def plane(
     rounds = [point for point in shown if point.state != "baseline"]
     if len(rounds) > 1:
         parts.append(f'<path class="join" d="{_path([x(p.x) for p in rounds], [y(p.y) for p in rounds])}"/>')
-    taken: list[tuple[float, float]] = []
+    boxes = [_Box(x(p.x) - 8, x(p.x) + 8, y(p.y) - 7, y(p.y) + 7) for p in shown]
     for point in shown:
         px, py = x(point.x), y(point.y)
         style = _class(point.state)
@@ -205,15 +222,10 @@ def plane(
             parts.append(f'<line class="whisker {style}" {_x12(px)} y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"/>')
         tip = f"{point.label}: {x_label} {number(point.x)}, {y_label} {number(point.y)}"
         parts.append(_dot(px, py, point.state, tip))
-        label_x, label_y = px + 9, py - 9
-        while any(abs(label_x - a) < 70 and abs(label_y - b) < 13 for a, b in taken):
-            label_y += 14
-        taken.append((label_x, label_y))
-        side = "start" if px < right - 80 else "end"
-        at = label_x if side == "start" else px - 9
-        parts.append(
-            f'<text class="name halo" x="{at:.1f}" y="{label_y:.1f}" text-anchor="{side}">{_text(point.label)}</text>'
-        )
+        box = _free_place(px, py, 7.0 * len(point.label), boxes, _Box(left, right, top - 12, bottom))
+        boxes.append(box)
+        at = f'x="{box.left:.1f}" y="{box.bottom - 2:.1f}"'
+        parts.append(f'<text class="name halo" {at}>{_text(point.label)}</text>')
     return _svg(bottom + 36, label, parts)
 
 
@@ -254,7 +266,7 @@ def learning_curve(segments: Sequence[Segment], unit: str, label: str) -> Markup
     limits = {name: index for index, name in enumerate(dict.fromkeys(n for s in segments for n in s.limits))}
     heights = [float(v) for s in segments for v in s.limits.values()]
     x = _Scale(0.0, sum(lengths) or 1.0, left, right)
-    y = _Scale(*_domain([float(v) for t in thinned for v in t.mean] + heights), bottom, top)
+    y = _Scale(*_domain([float(v) for t in thinned for v in (*t.low, *t.high)] + heights), bottom, top)
     parts = _axis_x(x, bottom, unit) + _axis_y(y, left, right)
     for segment, line, start, length in zip(segments, thinned, starts, lengths, strict=True):
         begin, end = x(start), x(start + length)
@@ -349,6 +361,17 @@ def _whisker(row: IntervalRow, scale: _Scale, y: float) -> list[str]:
             corners = f"M{px + 6 * out:.1f} {y:.1f}l{-7 * out} -5v10Z"
             parts.append(f'<path class="tip {style}" d="{corners}"/>')
     return parts
+
+
+def _free_place(x: float, y: float, width: float, taken: Sequence[_Box], frame: _Box) -> _Box:
+    """A place for a label beside the point (x, y): inside the frame and clear of everything taken, if there is one."""
+    places = [
+        _Box(begin, begin + width, y + down - 13, y + down)
+        for down in (-8.0, 21.0)
+        for begin in (x + 9, x - 9 - width, x - width / 2)
+    ]
+    inside = [place for place in places if place.within(frame)] or places
+    return next((place for place in inside if not any(place.meets(other) for other in taken)), inside[0])
 
 
 def _dot(x: float, y: float, state: str, tip: str = "") -> str:

@@ -68,7 +68,15 @@ class Requirement(Config):
 
     bound: Bound
     threshold: float  # in the metric's unit
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)  # of the two-sided interval the verdict is read from
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)  # that a pass is right, and that a fail is: a statement about one end each
+
+    def interval_confidence(self, share: float = 1.0) -> float:
+        """Confidence of the two-sided interval both of whose ends hold with confidence 1 − (1 − c)·share.
+
+        A wrong pass needs the true value beyond one given end, so each end has the whole error to itself; `share` is
+        the part of the error budget that this look at the requirement may spend (a round of a cycle).
+        """
+        return 1.0 - 2.0 * (1.0 - self.confidence) * share
 
     def met(self, value: float) -> bool:
         """Whether one number lies on the good side; the threshold itself is good, nan is not."""

@@ -11,6 +11,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from trueline.evidence import plots
 from trueline.evidence.plots import IntervalRow, PlanePoint, Segment, number
 from trueline.evidence.records import Evidence, Principle, Verdict
 
-__all__ = ["Key", "Media", "ReportData", "Round", "TrainCurve", "build_report"]
+__all__ = ["Gate", "Key", "Media", "ReportData", "Round", "TrainCurve", "build_report"]
 
 MEDIA_BYTES = 2_100_000  # of all pictures and videos together; base64 makes them a third larger in the page
 FINDINGS_PER_ROUND = 8  # the worst ones; the artefact named under the table holds all
@@ -69,6 +70,14 @@ class TrainCurve:
     x_label: str = "environment steps"
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the gate said after a round, one sentence per reason."""
+
+    release: bool
+    reasons: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """One round of train, audit, respond."""
@@ -80,8 +89,7 @@ class Round:
     curves: Sequence[TrainCurve] = ()
     evidence: Sequence[Evidence] = ()  # of the verdict split: what decides
     respond: Sequence[Evidence] = ()  # of the respond split: what responses were shown
-    release: bool | None = None  # what the gate said; None where there is no gate
-    reasons: Sequence[str] = ()  # why, one sentence each
+    gate: Gate | None = None
     media: Sequence[Media] = ()
     runs: Sequence[str] = ()
     name: str = ""  # instead of "round N"
@@ -169,7 +177,7 @@ def _page(data: ReportData) -> dict[str, Any]:
         "finding_refs": _finding_refs(rounds),
         "changes": [_change(before, now) for before, now in zip([None, *rounds], rounds, strict=False)],
         "manifest": list(_flat(data.manifest)),
-        "not_measured": [*data.limits, *_silent(rounds), *left_out],
+        "not_measured": list(dict.fromkeys([*data.limits, *_silent(rounds), *left_out])),
         "state_of": _state,
     }
 
@@ -196,10 +204,18 @@ def _times(data: ReportData) -> list[tuple[str, str]]:
         ("seed", "" if data.seed is None else str(data.seed)),
         ("wall time", _duration(data.wall_s)),
         ("CPU time", _duration(data.cpu_s)),
-        ("started", data.started),
-        ("ended", data.ended),
+        ("started", _when(data.started)),
+        ("ended", _when(data.ended)),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _when(moment: str) -> str:
+    """An ISO time to the minute; anything else as it is."""
+    try:
+        return datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return moment
 
 
 def _duration(seconds: float) -> str:
@@ -247,7 +263,10 @@ def _pictures(data: ReportData) -> list[dict[str, Any]]:
         nothing = (math.nan, math.nan)
         points += [PlanePoint(n, v[1], v[0], nothing, nothing, "baseline") for n, v in data.baselines.items()]
         label = f"{data.beside.metric} against {data.main.metric}, one point per round"
-        axes = [f"{key.metric} ({e.unit})" if e.unit else key.metric for key, e in ((data.main, x), (data.beside, y))]
+        axes = [
+            e.unit if key.metric in e.unit else f"{key.metric} ({e.unit})" if e.unit else key.metric
+            for key, e in ((data.main, x), (data.beside, y))
+        ]
         picture = plots.plane(points, x.requirement, axes[0], axes[1], label)
         pictures.append({"title": "both at once", "svg": picture, "note": "rounds joined in order; squares: baselines"})
     return pictures
@@ -321,7 +340,7 @@ def _tally(evidence: Sequence[Evidence]) -> _Tally:
     states = [_state(e) for e in evidence]
     order = ("fail", "inconclusive", "pass", "reported", "missing")
     worst = next((s for s in order if s in states), "missing")
-    if worst == "pass" and any(e.requirement is not None and _state(e) == "missing" for e in evidence):
+    if worst in ("pass", "reported") and any(e.requirement is not None and _state(e) == "missing" for e in evidence):
         worst = "inconclusive"  # what was required and not measured does not pass
     counted = plots.WORDS | {"reported": "without requirement"}
     counts = ", ".join(f"{states.count(s)} {counted[s]}" for s in order if s in states)
@@ -450,7 +469,7 @@ def _silent(rounds: Sequence[Round]) -> list[str]:
         if e.missing
     ]
     gaps = [e for e in last.evidence if _state(e) == "missing"]
-    said += [f"{e.audit}, {e.metric}: {e.note or 'not measured'}." for e in gaps]
+    said += [f"{e.audit}: {e.note}" if e.note else f"{e.audit}, {e.metric}: not measured." for e in gaps]
     unsure = [f"{e.audit}, {e.metric}" for e in last.evidence if _state(e) == Verdict.INCONCLUSIVE]
     if unsure:
         said.append(f"The cases did not decide: {'; '.join(unsure)}.")

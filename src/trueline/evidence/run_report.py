@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trueline.core import run as core_run
 from trueline.core.errors import RunError
 from trueline.core.files import inside
 from trueline.core.metrics import read_metrics
-from trueline.core.run import read_evidence, read_manifest
 from trueline.evidence.records import Evidence
 from trueline.evidence.report import Key, Media, ReportData, Round, TrainCurve, build_report
 
-__all__ = ["build_run_report", "read_curves", "read_media"]
+__all__ = ["build_run_report", "read_curves", "read_evidence", "read_media"]
 
 _KINDS = {"image": (".png", ".jpg", ".jpeg", ".gif", ".webp"), "video": (".mp4", ".webm")}
 _FIRST = ("train/return", "train/cost")  # what a reader asks for first
@@ -24,18 +24,18 @@ _FIRST = ("train/return", "train/cost")  # what a reader asks for first
 def build_run_report(folder: Path | str) -> str:
     """The report of one train or audit run.  Raises RunError when `folder` is no run, or a file of it is damaged."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    evidence = [Evidence.from_dict(row) for row in read_evidence(folder)]
+    manifest = core_run.read_manifest(folder)
+    evidence = read_evidence(folder / "evidence.jsonl")
     verdicts = [e for e in evidence if e.split == "verdict"]
     a_round = Round(
         number=max((e.round for e in evidence), default=0),
         name="this run",
         recipe=manifest["name"],
         plan=dict(_settings(folder / "config.toml")),
-        curves=read_curves(folder),
+        curves=read_curves(folder / "metrics.jsonl"),
         evidence=verdicts,
         respond=[e for e in evidence if e.split == "respond"],
-        media=read_media(folder),
+        media=read_media(folder / "artefacts" / "media"),
         runs=[manifest["id"]],
     )
     judged = next((e for e in verdicts if e.requirement is not None), None)
@@ -53,9 +53,13 @@ def build_run_report(folder: Path | str) -> str:
     return build_report(data)
 
 
-def read_curves(folder: Path) -> list[TrainCurve]:
-    """Every scalar a run logged, return and cost first; the clock's own (`time/…`) are left out."""
-    path = folder / "metrics.jsonl"
+def read_evidence(path: Path) -> list[Evidence]:
+    """The records of a run's evidence.jsonl; none where there is no such file."""
+    return [Evidence.from_dict(row) for row in core_run.read_evidence(path.parent)]
+
+
+def read_curves(path: Path) -> list[TrainCurve]:
+    """Every scalar of a metrics.jsonl, return and cost first; the clock's own (`time/…`) are left out."""
     points: dict[str, tuple[list[float], list[float]]] = {}
     for row in read_metrics(path) if path.exists() else ():
         for name, value in row.items():
@@ -67,12 +71,11 @@ def read_curves(folder: Path) -> list[TrainCurve]:
     return [TrainCurve(name, *points[name]) for name in names]
 
 
-def read_media(folder: Path) -> list[Media]:
-    """Pictures and videos of a run: as artefacts/media/list.json describes them, else whatever lies there, by name.
+def read_media(media: Path) -> list[Media]:
+    """Pictures and videos in a folder: as its list.json describes them, else whatever lies there, by name.
 
-    Raises RunError when the list is damaged or names a file outside its folder.
+    Raises RunError when the list is damaged or names a file outside the folder.
     """
-    media = folder / "artefacts" / "media"
     described = media / "list.json"
     if described.exists():
         try:

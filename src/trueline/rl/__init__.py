@@ -1,0 +1,1 @@
+"""Worlds, policies and their training and audits, shared by every wing."""

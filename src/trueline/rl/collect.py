@@ -109,8 +109,6 @@ class Collector:
                 self.running_return[rows] = 0.0
                 self.running_cost[rows] = 0.0
                 self.running_length[rows] = 0
-        self._refuse_what_is_not_finite()
-        self.total_steps += self.steps * env.num_envs
         finals = Finals(
             np.concatenate(final_t) if final_t else np.zeros(0, np.int64),
             np.concatenate(final_i) if final_i else np.zeros(0, np.int64),
@@ -119,6 +117,8 @@ class Collector:
                 for name in (self.inputs if final_inputs else ())
             },
         )
+        self._refuse_what_is_not_finite(finals)
+        self.total_steps += self.steps * env.num_envs
         k = len(env.costs)
         return Batch(
             self.inputs,
@@ -133,8 +133,9 @@ class Collector:
             np.concatenate(lengths) if lengths else np.zeros(0, np.int64),
         )
 
-    def _refuse_what_is_not_finite(self) -> None:
+    def _refuse_what_is_not_finite(self, finals: Finals) -> None:
         # One pass over the buffers per collection costs nothing; a check in every step would.
+        before = self.total_steps // self.env.num_envs
         checked = {"reward": self.reward, "cost": self.cost}
         if "vector" in self.inputs:
             checked["observation"] = self.inputs["vector"]
@@ -142,7 +143,12 @@ class Collector:
             bad = ~torch.isfinite(values)
             if bad.any():
                 t, i = (int(x) for x in bad.nonzero()[0][:2])
-                raise BadWorld(self.env.id, what, i, self.total_steps // self.env.num_envs + t)
+                raise BadWorld(self.env.id, what, i, before + t)
+        if "vector" in finals.inputs:
+            rows = np.flatnonzero(~torch.isfinite(finals.inputs["vector"]).all(dim=1).numpy())
+            if len(rows):
+                f = rows[0]
+                raise BadWorld(self.env.id, "final observation", int(finals.i[f]), before + int(finals.t[f]))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next collection depends on. Raises nothing for a world without state: see `restore`."""

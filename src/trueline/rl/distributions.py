@@ -174,7 +174,7 @@ class Choices:
         drawn = []
         for log_p in self.logits:
             u = torch.rand(log_p.shape, generator=rng, dtype=log_p.dtype, device=log_p.device)
-            gumbel = -torch.log(-torch.log(u.clamp_min(torch.finfo(u.dtype).tiny)).clamp_min(1e-30))
+            gumbel = -torch.log(-torch.log(u.clamp_min(torch.finfo(u.dtype).tiny)))  # u < 1: −log u is never 0
             drawn.append((log_p + gumbel).argmax(-1))
         return torch.stack(drawn, dim=-1).to(self.logits[0].dtype)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from trueline.core.config import Config
@@ -27,10 +27,16 @@ class Lagrangian(Config):
     init: float = Field(0.001, ge=0)  # λ₀
     upper: float | None = Field(None, gt=0)  # λ_max
 
+    @model_validator(mode="after")
+    def _log_needs_a_start(self) -> Self:
+        if self.rule == "log-sgd" and self.init == 0.0:
+            raise ValueError("rule 'log-sgd' never leaves a multiplier of 0: give an init above 0")
+        return self
+
     def start(self, costs: int) -> HandlerState:
         """λ₀ for K costs, with Adam's moments."""
         zeros = torch.zeros(costs, dtype=torch.float64)
-        return state_of(multiplier=torch.full((costs,), self.init), first=zeros, second=zeros, updates=0.0)
+        return state_of(multiplier=zeros + self.init, first=zeros, second=zeros, updates=0.0)
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
         """One dual step from E episodes [E, K]."""

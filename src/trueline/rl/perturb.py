@@ -48,6 +48,12 @@ class Disturbance(Config):
     friction: Range = (1.0, 1.0)
     gear: Range = (1.0, 1.0)
 
+    @field_validator("delay", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        # The levels of an audit's axis are floats, and a response copies them here.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
     @field_validator(*DYNAMICS)
     @classmethod
     def _ordered(cls, value: Range) -> Range:

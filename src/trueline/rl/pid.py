@@ -33,11 +33,11 @@ class PidLagrangian(Config):
         """I₀ for K costs and an empty history."""
         zeros = torch.zeros(costs, dtype=torch.float64)
         return state_of(
-            integral=torch.full((costs,), self.init),
+            integral=zeros + self.init,
             proportional=zeros,
             smooth_cost=zeros,
             history=torch.full((self.delay, costs), torch.nan),
-            multiplier=torch.full((costs,), self.init),
+            multiplier=zeros + self.init,
             updates=0.0,
         )
 

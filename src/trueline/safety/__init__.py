@@ -1,0 +1,1 @@
+"""Safe reinforcement learning: Safety-Gymnasium's worlds and the table of constrained algorithms."""

@@ -18,7 +18,7 @@ WORLDS: tuple[Entry, ...] = tuple(
         summary=f"{agent}: {task}",
         reference="Safety-Gymnasium (Ji et al. 2023), Goal; Ray et al. 2019, §4",
         level="peer",
-        test="tests/safety/test_worlds_parity.py",
+        test="tests/safety/test_worlds_parity.py::test_first_observation_and_rewards_equal_the_peers",
     )
     for agent in ("Point", "Car")
     for level, task in _GOAL_LEVELS.items()

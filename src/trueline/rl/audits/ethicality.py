@@ -240,7 +240,12 @@ class _Arranged:
 
     def reset(self, seeds: NDArray[np.uint32]) -> Obs:
         self._env.reset(seeds)
-        obs: Obs = self._env.set_layout(dict(enumerate(self._layouts)))
+        own = self._env.seed_source
+        self._env.seed_source = lambda n: seeds[:n]  # what such an episode draws later follows from its seed as well
+        try:
+            obs: Obs = self._env.set_layout(dict(enumerate(self._layouts)))
+        finally:
+            self._env.seed_source = own
         return obs
 
 

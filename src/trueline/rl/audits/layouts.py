@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -15,11 +14,31 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.streams import case_seeds
 from trueline.evidence.records import Bound, Case, Requirement, Split
-from trueline.rl.env import Obs, Step, VectorEnv
+from trueline.rl.env import Obs, VectorEnv
 from trueline.rl.evaluate import Act, Episodes, policy_actions, run_episodes
 from trueline.rl.policy import Acts, NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.worlds import make
+
+__all__ = [
+    "Arena",
+    "LayoutAudit",
+    "Visits",
+    "acting",
+    "cost_column",
+    "flat",
+    "flat_codec",
+    "layout_cases",
+    "mean_action",
+    "new_noise",
+    "observation_scale",
+    "refuse_choices",
+    "requirement",
+    "seeds_of",
+    "unflat",
+    "visits",
+    "waves",
+]
 
 Array = NDArray[np.float64]
 Seeds = NDArray[np.uint32]
@@ -80,8 +99,8 @@ def cost_column(env: VectorEnv, name: str, bound: float) -> int:
     """
     if env.max_episode_steps > bound:
         raise ConfigError(
-            f"cost_bound is {bound:g}, but an episode of {env.id} has {env.max_episode_steps} steps that may cost 1 each. "
-            f"Set cost_bound={env.max_episode_steps}."
+            f"cost_bound is {bound:g}, but an episode of {env.id} has {env.max_episode_steps} steps that may cost 1 "
+            f"each. Set cost_bound={env.max_episode_steps}."
         )
     if not name and len(env.costs) == 1:
         return 0
@@ -122,7 +141,9 @@ def flat_codec(env: VectorEnv) -> ObservationCodec:
     codec = ObservationCodec.of(env.observation_space)
     other = [how for _, how, _ in codec.parts if how != "box"]
     if other:
-        raise ConfigError(f"{env.id} observes a part of kind {other[0]!r}. This audit needs observations that are numbers.")
+        raise ConfigError(
+            f"{env.id} observes a part of kind {other[0]!r}. This audit needs observations that are numbers."
+        )
     return codec
 
 
@@ -166,30 +187,34 @@ def visits(env: VectorEnv, policy: Acts, seeds: Seeds, noise: int) -> Visits:
     mean: list[Array] = []
     parts: list[Episodes] = []
     for wave, here in waves(env, seeds):
-        rows: list[NDArray[np.float32]] = []
-        means: list[Array] = []
-        draw = acting(policy, noise)(wave)
-
-        def act(
-            t: int,
-            obs: Obs,
-            rows: list[NDArray[np.float32]] = rows,
-            means: list[Array] = means,
-            draw: Act = draw,
-        ) -> NDArray[Any]:
-            rows.append(flat(codec, obs).copy())
-            means.append(mean_action(policy, obs))
-            return draw(t, obs)
-
-        part = run_episodes(env, here, lambda _, act=act: act)  # type: ignore[misc]
+        record = _Record(codec, policy, acting(policy, noise)(wave))
+        part = run_episodes(env, here, record.begin)
         parts.append(part)
         for i, length in enumerate(part.length):
-            vector.append(np.stack([row[i] for row in rows[:length]]))
-            mean.append(np.stack([row[i] for row in means[:length]]))
-    return Visits(vector, mean, joined(parts))
+            vector.append(np.stack([row[i] for row in record.rows[:length]]))
+            mean.append(np.stack([row[i] for row in record.means[:length]]))
+    return Visits(vector, mean, _joined(parts))
 
 
-def joined(parts: Sequence[Episodes]) -> Episodes:
+class _Record:
+    """An actor that keeps what it observed and what it would have done without noise."""
+
+    def __init__(self, codec: ObservationCodec, policy: Acts, act: Act) -> None:
+        self._codec, self._policy, self._act = codec, policy, act
+        self.rows: list[NDArray[np.float32]] = []
+        self.means: list[Array] = []
+
+    def begin(self, _: int) -> Act:
+        """The actor of its one wave."""
+        return self
+
+    def __call__(self, t: int, obs: Obs) -> NDArray[Any]:
+        self.rows.append(flat(self._codec, obs).copy())
+        self.means.append(mean_action(self._policy, obs))
+        return self._act(t, obs)
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
     """The episodes of several runs, one after another."""
     return Episodes(
         np.concatenate([part.seed for part in parts]),
@@ -208,32 +233,3 @@ def mean_action(policy: Acts, obs: Obs) -> Array:
     actions, _ = policy.act(obs, None, np.random.default_rng(_NO_NOISE), True)
     clipped: Array = np.clip(actions, -1.0, 1.0).astype(np.float64)
     return clipped
-
-
-def gradient_rows(rows: NDArray[Any]) -> torch.Tensor:
-    """Flat observations as a float32 tensor [B, D]."""
-    return torch.as_tensor(np.asarray(rows, dtype=np.float32))
-
-
-__all__ = [
-    "Arena",
-    "LayoutAudit",
-    "Visits",
-    "acting",
-    "cost_column",
-    "flat",
-    "flat_codec",
-    "gradient_rows",
-    "joined",
-    "layout_cases",
-    "mean_action",
-    "new_noise",
-    "observation_scale",
-    "refuse_choices",
-    "requirement",
-    "seeds_of",
-    "unflat",
-    "visits",
-    "waves",
-    "Step",
-]

@@ -207,9 +207,9 @@ class GoalWorlds:
         reward = np.clip(self._distance - distance + met, -_REWARD_CLIP, _REWARD_CLIP)
         self._distance = distance
         parts = self._constraint_costs()
-        cost = parts if self._split else parts.any(axis=1)[:, None].astype(np.float64)
+        cost = parts if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
         self._elapsed += 1
-        truncated: NDArray[np.bool_] = np.greater_equal(self._elapsed, self.world.steps)
+        truncated = self._elapsed >= self.world.steps
         terminated = np.zeros(self.num_envs, bool)
         if diverged.any():
             met &= ~diverged
@@ -234,14 +234,16 @@ class GoalWorlds:
 
         MuJoCo puts a simulation whose state has become absurd back to its start, which its clock gives away.
         """
-        before = self._time.copy()
+        substeps, dt = self.world.substeps, self.world.agent.timestep_s
+        due = self._time + (substeps - 0.5) * dt
+        failed = []
         try:
-            self._batch.step(nstep=self.world.substeps, stage=_CURRENT)
+            self._batch.step(nstep=substeps, stage=_CURRENT)
         except SimulationError as error:
-            failed = np.zeros(self.num_envs, bool)
-            failed[error.ids] = True
-            return failed | (self._time <= before)
-        return self._time <= before
+            failed = error.ids
+        diverged = self._time < due
+        diverged[failed] = True
+        return diverged
 
     def _constraint_costs(self) -> Array:
         """Indicators [N, constraints]: 1 where a constraint is violated now, in the order of `world.constraints`."""

@@ -1,0 +1,282 @@
+"""What `import trueline` offers: train, audit, cycle, reproduce, sweep, resume, load, make.
+
+The command line calls the same functions, so that both do the same with the same settings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from trueline.core.config import build
+from trueline.core.errors import RunError
+from trueline.core.files import write_text
+from trueline.core.metrics import Sink, WandbSink
+from trueline.core.recipe import Plan, recipe_config
+from trueline.core.run import Run, read_manifest
+from trueline.core.subject import Subject, load_subject
+from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_audit, subject_folder, verdicts
+from trueline.cycle.report import write_report
+from trueline.cycle.reproduction import claims_of, reproduce_claim, resume_claim
+from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
+from trueline.cycle.spec import CycleSpec, make_audit, read_cycle
+from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
+from trueline.cycle.training import find_run, resume_training, start_training
+from trueline.evidence.audit import run_audits
+from trueline.evidence.claims import ClaimResult
+from trueline.evidence.records import Evidence
+from trueline.evidence.run_report import build_run_report
+
+if TYPE_CHECKING:
+    from trueline.rl.env import VectorEnv
+
+__all__ = [
+    "CycleResult",
+    "RunResult",
+    "audit",
+    "cycle",
+    "load",
+    "make",
+    "report",
+    "reproduce",
+    "resume",
+    "sweep",
+    "train",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run: its folder, the subject it made, and its figures (means of the last tenth of what was logged)."""
+
+    folder: Path
+    subject: Subject
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CycleResult:
+    """A finished cycle: its folder and report, whether the gate released, why, and after how many rounds."""
+
+    folder: Path
+    released: bool
+    reasons: tuple[str, ...]
+    rounds: int
+
+    @property
+    def report(self) -> Path:
+        """The HTML page that shows all of it."""
+        return self.folder / "report.html"
+
+
+def train(
+    recipe: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    inputs: Mapping[str, str | Path] | None = None,
+    root: str | Path = "runs",
+    id: str | None = None,
+    wandb: str | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Trains `recipe` and returns the run with its subject.
+
+    Settings are keywords or, where a key is dotted or is also the name of an argument here, entries of `config`:
+    `train("ppo-lag", {"update.lr": 1e-4}, env="SafetyPointGoal1-v0", cost_limit=10.0)`. `inputs` are finished runs in
+    `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to as well. Raises UnknownName
+    or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld, RunError.
+    """
+    plan = _nested({**(config or {}), **settings})
+    built = recipe_config(recipe, preset, plan)
+    folder = start_training(
+        recipe,
+        built,
+        root=Path(root),
+        seed=seed,
+        threads=threads,
+        inputs={role: str(run) for role, run in (inputs or {}).items()},
+        id=id,
+        sink=None if wandb is None else _wandb(wandb),
+    )
+    return _result(folder)
+
+
+def resume(
+    run: str | Path, *, root: str | Path = "runs", executor: str = "inline", workers: int = 1
+) -> RunResult | CycleResult | list[Evidence] | list[SweepRow] | ClaimResult:
+    """Goes on with a training, audit, cycle, sweep or claim that was stopped or killed, and returns what it gives.
+
+    `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve sweeps and claims.
+    Raises RunError for a folder that is missing, in use, half-written, of another version, or part of a cycle.
+    """
+    folder = find_run(run, Path(root))
+    manifest = read_manifest(folder)
+    whole = _part_of(folder)
+    if whole is not None:
+        raise RunError(f"run {manifest['id']} is a part of {whole}. Go on with `trueline resume {whole}`.")
+    match manifest["kind"]:
+        case "train":
+            return _result(resume_training(folder))
+        case "audit":
+            return verdicts(resume_audit(folder))
+        case "cycle":
+            return _cycle_result(resume_cycle(folder))
+        case "sweep":
+            return resume_sweep(folder, executor, workers)
+        case "claim":
+            return resume_claim(folder, executor, workers)
+        case kind:
+            raise RunError(f"run {manifest['id']} is of kind {kind!r}, which cannot be resumed. Start it again.")
+
+
+def audit(
+    subject: Subject | str | Path,
+    only: str | Sequence[str] = "*",
+    *,
+    config: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    root: str | Path = "runs",
+) -> list[Evidence]:
+    """Measures a subject with the audits that match `only` and fit it, on held-out cases; returns the evidence.
+
+    Given a run (id, path or "latest"; a cycle means what it trained last) the evidence is kept in a run of kind
+    "audit" in the same folder of runs, with a report; given a subject itself nothing is written. `config` holds
+    settings by audit or lines "AUDIT.key=value", `budget` the most cases of each audit. Raises UnknownName, ConfigError,
+    EvidenceError, and Stopped after a signal.
+    """
+    patterns = (only,) if isinstance(only, str) else tuple(only)
+    settings = config if isinstance(config, Mapping) or config is None else audit_settings(config)
+    if isinstance(subject, str | Path):
+        folder = subject_folder(find_run(subject, Path(root)))
+        loaded = load_subject(folder)
+        uses = choose(loaded, patterns, settings, budget).uses
+        return verdicts(start_audit(uses, loaded, folder, root=folder.parent, seed=seed, threads=threads))
+    uses = choose(subject, patterns, settings, budget).uses
+    audits = [make_audit(use.name, use.config) for use in uses]
+    return run_audits(audits, subject, seed=seed, budget={use.name: use.budget for use in uses})
+
+
+def cycle(
+    spec: str | Path | CycleSpec, overrides: Sequence[str] = (), *, root: str | Path = "runs", id: str | None = None
+) -> CycleResult:
+    """Runs the cycle that a TOML file or a `CycleSpec` describes; `overrides` are "key=value" with dotted keys.
+
+    Raises ConfigError or UnknownName before anything is trained, Stopped after a signal.
+    """
+    if isinstance(spec, CycleSpec):
+        whole = build(CycleSpec, spec, overrides, where=spec.name)
+    else:
+        whole = read_cycle(spec, tuple(overrides))
+    whole.check()
+    return _cycle_result(run_cycle(whole, Path(root), id))
+
+
+def reproduce(
+    system: str | None = None,
+    scale: str = "ci",
+    *,
+    most_cpu_hours: float = math.inf,
+    root: str | Path = "runs",
+    executor: str = "inline",
+    workers: int = 1,
+) -> list[ClaimResult]:
+    """Tests the claims of a system, or those whose name matches a pattern, or all, at one scale.
+
+    A claim that cannot see its effect at that scale, or needs more than `most_cpu_hours`, is *not attempted*. Raises
+    UnknownName for a claim or a scale that does not exist.
+    """
+    return [
+        reproduce_claim(
+            named, scale, root=Path(root), most_cpu_hours=most_cpu_hours, with_executor=executor, workers=workers
+        )[1]
+        for named in claims_of(system)
+    ]
+
+
+def sweep(
+    recipe: str,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    seeds: int = 8,
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    root: str | Path = "runs",
+    id: str | None = None,
+    executor: str = "inline",
+    workers: int = 1,
+) -> list[SweepRow]:
+    """Trains `recipe` at every point of `grid` (dotted key -> values) with seeds 0 … seeds − 1; one row per point.
+
+    A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an earlier
+    sweep of the same grid, only what is missing is trained. Raises as `train`; a diverged point is counted instead.
+    """
+    given = {"recipe": recipe, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}
+    spec = build(SweepSpec, {**given, "grid": {key: tuple(values) for key, values in grid.items()}}, where="sweep")
+    return run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
+
+
+def load(run: str | Path, *, root: str | Path = "runs") -> Subject:
+    """The subject a run made (a cycle: the one it trained last).  Raises RunError when there is none."""
+    return load_subject(subject_folder(find_run(run, Path(root))))
+
+
+def make(env: str, num_envs: int = 1, threads: int = 1, **options: Any) -> VectorEnv:
+    """`num_envs` copies of a world of Trueline's, a plug-in's, or any Gymnasium id.  Raises UnknownName."""
+    from trueline.rl.worlds import make as make_world
+
+    return make_world(env, num_envs, threads, **options)
+
+
+def report(run: str | Path, *, root: str | Path = "runs") -> Path:
+    """Writes report.html of a run anew from what lies in its folder, and returns its path."""
+    folder = find_run(run, Path(root))
+    manifest = read_manifest(folder)
+    if manifest["kind"] == "cycle":
+        spec = read_cycle(folder / "config.toml")
+        # Looking at a cycle must not need its lock: it may be running.
+        return write_report(spec, SimpleNamespace(folder=folder, id=manifest["id"], manifest=manifest))
+    write_text(folder / "report.html", build_run_report(folder))
+    return folder / "report.html"
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested tables."""
+    plan = Plan(recipe="")
+    for key, value in settings.items():
+        plan = plan.with_setting(key, dict(value) if isinstance(value, Mapping) else value)
+    return dict(plan.config)
+
+
+def _result(folder: Path) -> RunResult:
+    return RunResult(folder, load_subject(folder), read_manifest(folder)["summary"])
+
+
+def _cycle_result(folder: Path) -> CycleResult:
+    rounds = finished_rounds(folder)
+    return CycleResult(folder, rounds[-1].decision.release, rounds[-1].decision.reasons, len(rounds))
+
+
+def _part_of(folder: Path) -> str | None:
+    """The id of the cycle or sweep that the run in `folder` is a part of, and that alone can go on with it."""
+    match = re.fullmatch(r"(.+)-(?:r\d+-(?:train|audit|respond)|p\d+-s\d+)", folder.name)
+    if match is None or not (folder.parent / match[1] / "manifest.json").exists():
+        return None
+    return match[1] if read_manifest(folder.parent / match[1])["kind"] in ("cycle", "sweep") else None
+
+
+def _wandb(project: str) -> Any:
+    def sink(run: Run) -> Sink:
+        return WandbSink(project, run.id, run.config, run.folder)
+
+    return sink

@@ -1,0 +1,71 @@
+"""Reproducing claims: which ones a user means, and a run of its own for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from trueline.core import registry
+from trueline.core.errors import UnknownName, nearest, unknown
+from trueline.core.executor import executor
+from trueline.core.progress import stage
+from trueline.core.run import Run, read_manifest
+from trueline.evidence.claims import Claim, ClaimResult, run_claim
+
+__all__ = ["Named", "claims_of", "reproduce_claim", "resume_claim"]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A claim and the name it is registered under."""
+
+    name: str
+    claim: Claim
+
+
+def claims_of(system: str | None = None) -> list[Named]:
+    """The registered claims: all, those of a system, or those whose name matches a pattern.  Raises UnknownName."""
+    listed = [Named(entry.name, registry.load("claim", entry.name)) for entry in registry.entries("claim")]
+    if system is None:
+        return listed
+    found = [item for item in listed if item.claim.system == system or fnmatchcase(item.name, system)]
+    if not found:
+        known = sorted({item.claim.system for item in listed} | {item.name for item in listed})
+        raise UnknownName(unknown("claim", system, known))
+    return found
+
+
+def reproduce_claim(
+    named: Named, scale: str, *, root: Path, most_cpu_hours: float, with_executor: str = "inline", workers: int = 1
+) -> tuple[Path, ClaimResult]:
+    """Tests one claim at one scale in a new run; returns its folder and what came out.
+
+    Raises UnknownName for a scale the claim does not have.
+    """
+    if scale not in named.claim.scales:
+        known = sorted(named.claim.scales)
+        raise UnknownName(
+            f"claim {named.name!r} has no scale {scale!r}.{nearest(scale, known)} It has {', '.join(known)}."
+        )
+    config = {"claim": named.name, "scale": scale, "most_cpu_hours": most_cpu_hours}
+    seed = named.claim.scales[scale].seeds[0]
+    run = Run.create(root, kind="claim", name=named.name, config=config, seed=seed)
+    return run.folder, _run(named, run, with_executor, workers)
+
+
+def resume_claim(folder: Path, with_executor: str = "inline", workers: int = 1) -> ClaimResult:
+    """Goes on with a claim: seeds that are finished are not measured again."""
+    named = Named(read_manifest(folder)["name"], registry.load("claim", read_manifest(folder)["name"]))
+    return _run(named, Run.reopen(folder), with_executor, workers)
+
+
+def _run(named: Named, run: Run, with_executor: str, workers: int) -> ClaimResult:
+    with run:
+        stage(f"run {run.folder}: {named.claim.sentence}")
+        with executor(with_executor, workers) as pool:
+            result = run_claim(
+                named.claim, run.config["scale"], run, pool, most_cpu_hours=float(run.config["most_cpu_hours"])
+            )
+        run.finish("done", summary={"outcome": result.outcome, "scale": result.scale})
+    return result

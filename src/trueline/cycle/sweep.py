@@ -1,0 +1,209 @@
+"""A sweep: one recipe over a grid of settings and over seeds, each point a run of its own.
+
+A sweep is a run that holds its grid and, in the end, its table; points are runs `ID-p00-s0`. Killed and resumed it
+trains what is not finished. A point that diverges is a result, not a reason to stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from trueline.core.config import Config, build, parse_override
+from trueline.core.errors import ConfigError, Diverged, Stopped
+from trueline.core.executor import executor
+from trueline.core.progress import stage
+from trueline.core.recipe import Plan
+from trueline.core.run import Run, read_manifest
+from trueline.cycle.training import resume_training, start_training
+from trueline.evidence.over_seeds import iqm, seed_interval
+from trueline.evidence.records import Estimate
+
+__all__ = ["Point", "SweepRow", "SweepSpec", "parse_grid", "points", "resume_sweep", "run_sweep", "table"]
+
+METRICS = "train/"  # the figures a table shows, unless others are named
+
+
+class SweepSpec(Config):
+    """What is swept: settings that are fixed, settings that vary (each with its values), and seeds 0 … seeds − 1."""
+
+    recipe: str
+    preset: str | None = None
+    config: Mapping[str, Any] = {}
+    grid: Mapping[str, tuple[Any, ...]] = {}
+    seeds: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)
+
+    def plan(self, settings: Mapping[str, Any]) -> Plan:
+        """The plan of one point of the grid."""
+        plan = Plan(recipe=self.recipe, preset=self.preset, config=self.config)
+        for key, value in settings.items():
+            plan = plan.with_setting(key, value)
+        return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One training run of a sweep."""
+
+    id: str
+    settings: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRow:
+    """One point of the grid over its seeds."""
+
+    settings: Mapping[str, Any]
+    mean: Mapping[str, Estimate]  # by metric: mean over seeds, with an interval from eight seeds on
+    iqm: Mapping[str, float]  # by metric: interquartile mean over seeds
+    diverged: int  # seeds without a value
+
+
+def parse_grid(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """`["env=A", "lr=1e-3,1e-4"]` -> ({"env": "A"}, {"lr": (1e-3, 1e-4)}), keys dotted.
+
+    Commas inside brackets, braces or quotes do not separate values: `hidden=[64,64],[32,32]` has two.
+    """
+    fixed: dict[str, Any] = {}
+    grid: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        parts = list(_split(values))
+        parsed = [parse_override(f"{key}{equals}{part}") for part in parts]
+        dotted = ".".join(parsed[0][0])
+        if dotted in {**fixed, **grid}:
+            raise ConfigError(f"{dotted} is given twice. List all its values in one {dotted}=a,b,c.")
+        if len(parsed) > 1:
+            grid[dotted] = tuple(value for _, value in parsed)
+        else:
+            fixed[dotted] = parsed[0][1]
+    return fixed, grid
+
+
+def points(spec: SweepSpec, id: str) -> list[Point]:
+    """Every run of the sweep `id`, in the order of the grid."""
+    return [
+        Point(f"{id}-p{number:02d}-s{seed}", settings, seed)
+        for number, settings in enumerate(_grid(spec))
+        for seed in range(spec.seeds)
+    ]
+
+
+def run_sweep(
+    spec: SweepSpec, *, root: Path, id: str | None = None, with_executor: str = "inline", workers: int = 1
+) -> tuple[Path, list[SweepRow]]:
+    """Trains every point and returns the sweep's folder and its table.  Settings are checked before anything trains.
+
+    An `id` that exists already is gone on with, if its grid is the same.
+    """
+    for settings in _grid(spec):
+        spec.plan(settings).settings()
+    if id is not None and (root / id / "manifest.json").exists():
+        run = Run.reopen(root / id)
+        with run:
+            if build(SweepSpec, run.config, where=id) != spec:
+                raise ConfigError(f"sweep {id} has another grid. Give another id, or `trueline resume {id}`.")
+            return root / id, _train_points(spec, run, with_executor, workers)
+    run = Run.create(root, kind="sweep", name=f"sweep-{spec.recipe}", config=spec, seed=0, threads=spec.threads, id=id)
+    with run:
+        return run.folder, _train_points(spec, run, with_executor, workers)
+
+
+def resume_sweep(folder: Path, with_executor: str = "inline", workers: int = 1) -> list[SweepRow]:
+    """Trains the points that are not finished, and returns the table."""
+    run = Run.reopen(folder)
+    with run:
+        return _train_points(build(SweepSpec, run.config, where=str(folder)), run, with_executor, workers)
+
+
+def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
+    """The rows of a sweep from what its finished points recorded."""
+    rows = []
+    for number, settings in enumerate(_grid(spec)):
+        found = [_summary(folder.parent / f"{folder.name}-p{number:02d}-s{seed}") for seed in range(spec.seeds)]
+        finished = [summary for summary in found if summary is not None]
+        names = sorted({name for summary in finished for name in summary if name.startswith(METRICS)})
+        values = {name: [s[name] for s in finished if math.isfinite(s.get(name, math.nan))] for name in names}
+        rows.append(
+            SweepRow(
+                settings,
+                {name: seed_interval(x) for name, x in values.items()},
+                {name: iqm(x) for name, x in values.items()},
+                len(found) - len(finished),
+            )
+        )
+    return rows
+
+
+def _train_points(spec: SweepSpec, run: Run, with_executor: str, workers: int) -> list[SweepRow]:
+    listed = points(spec, run.id)
+    todo = [point for point in listed if _status(run.folder.parent / point.id) not in ("done", "diverged")]
+    stage(f"run {run.folder}: {len(todo)} of {len(listed)} points to train")
+    with run.interruptible():
+        try:
+            with executor(with_executor, workers) as pool:
+                pool.map(partial(_train_point, spec, run.folder.parent), todo)
+        except Stopped:
+            raise Stopped(run.id) from None  # the point's own id is no use to who asked for the sweep
+    rows = table(spec, run.folder)
+    run.write_json("table.json", [asdict(row) for row in rows])
+    run.finish("done", summary={"points": len(listed), "diverged": sum(row.diverged for row in rows)})
+    return rows
+
+
+def _train_point(spec: SweepSpec, root: Path, point: Point) -> None:
+    folder = root / point.id
+    try:
+        if (folder / "manifest.json").exists():
+            resume_training(folder)
+            return
+        if folder.is_dir():  # killed as it began: nothing in it yet but its lock
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        plan = spec.plan(point.settings)
+        start_training(spec.recipe, plan.settings(), root=root, seed=point.seed, threads=spec.threads, id=point.id)
+    except Diverged as error:
+        stage(str(error))
+
+
+def _grid(spec: SweepSpec) -> list[dict[str, Any]]:
+    return [dict(zip(spec.grid, values, strict=True)) for values in product(*spec.grid.values())]
+
+
+def _status(folder: Path) -> str | None:
+    return read_manifest(folder)["status"] if (folder / "manifest.json").exists() else None
+
+
+def _summary(folder: Path) -> dict[str, float] | None:
+    """The figures of a finished point; None for one that has none."""
+    if _status(folder) != "done":
+        return None
+    summary = read_manifest(folder)["summary"]
+    return {name: float(value) for name, value in summary.items() if name != "subject"}
+
+
+def _split(values: str) -> Iterator[str]:
+    depth, quote, begin = 0, "", 0
+    for position, char in enumerate(values):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth -= 1
+        elif char == "," and depth == 0:
+            yield values[begin:position]
+            begin = position + 1
+    yield values[begin:]

@@ -1,0 +1,115 @@
+import os
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from trueline.core import registry
+from trueline.core.errors import ConfigError, Diverged, MissingExtra
+from trueline.core.executor import Inline, Processes, WorkerLost, executor
+
+
+def power(base, exponent):
+    return base**exponent
+
+
+def diverge_on_two(item):
+    if item >= 2:
+        raise Diverged(item, "loss")
+    return item
+
+
+def surroundings(_):
+    return os.getpid(), os.environ["OMP_NUM_THREADS"], registry.added_modules()
+
+
+def die(_):
+    os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Processes(2) as pool:
+        yield pool
+
+
+def test_results_keep_the_order_of_the_items(pool):
+    squares = [n * n for n in range(7)]
+    assert Inline().map(partial(power, exponent=2), range(7)) == squares
+    assert pool.map(partial(power, exponent=2), range(7)) == squares
+    assert pool.map(diverge_on_two, []) == []
+
+
+def test_the_first_failing_item_speaks_with_its_own_error(pool):
+    for any_executor in (Inline(), pool):
+        with pytest.raises(Diverged) as caught:
+            any_executor.map(diverge_on_two, [0, 1, 2, 3])
+        assert caught.value.step == 2
+        assert caught.value.__notes__[-1] == "in item 3 of 4 given to the executor"
+        assert any_executor.map(diverge_on_two, [1]) == [1]  # and goes on working
+
+
+def test_workers_are_other_processes_of_one_thread(pool):
+    pids, threads, modules = zip(*pool.map(surroundings, range(4)), strict=True)
+    assert os.getpid() not in pids
+    assert set(threads) == {"1"}
+    assert set(modules) == {registry.added_modules()}
+
+
+def test_a_worker_that_dies_is_reported_and_the_next_map_starts_anew():
+    with Processes(1) as pool:
+        with pytest.raises(WorkerLost, match="worker process died"):
+            pool.map(die, [0, 1])
+        assert pool.map(diverge_on_two, [0]) == [0]
+
+
+def test_a_function_no_other_process_can_import_is_refused(pool):
+    with pytest.raises(TypeError, match="top level"):
+        pool.map(lambda item: item, [1])
+
+
+def test_names(monkeypatch):
+    assert isinstance(executor("inline"), Inline)
+    assert executor("processes", 3).workers == 3
+    with pytest.raises(ConfigError, match="Did you mean 'processes'"):
+        executor("proceses")
+    with pytest.raises(ConfigError, match="workers is 0"):
+        executor("processes", 0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"trueline\[ray\]"):
+        executor("ray", 2)
+
+
+def test_ray_maps_in_order_and_leaves_the_cluster_it_started(monkeypatch):
+    heard = []
+
+    class TaskError(Exception):
+        def __init__(self, cause):
+            self.cause = cause
+
+    def remote(num_cpus):
+        return lambda fn: SimpleNamespace(remote=lambda *arguments: (fn, arguments))
+
+    def get(reference):
+        fn, arguments = reference
+        try:
+            return fn(*arguments)
+        except Diverged as error:
+            raise TaskError(error) from None
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: "init" in heard,
+        init=lambda **settings: heard.append("init"),
+        shutdown=lambda: heard.append("shutdown"),
+        remote=remote,
+        get=get,
+        cancel=lambda reference: heard.append(("cancel", reference[1][1])),
+        exceptions=SimpleNamespace(RayTaskError=TaskError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with executor("ray", 2) as cluster:
+        assert cluster.map(partial(power, exponent=3), [3, 1, 2]) == [27, 1, 8]
+        with pytest.raises(Diverged, match="step 2"):
+            cluster.map(diverge_on_two, [0, 2, 3])
+    assert heard == ["init", ("cancel", 3), "shutdown"]

@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trueline.core import registry
+from trueline.core.errors import RunError, UnknownName
+from trueline.core.registry import Entry
+from trueline.core.run import Run
+from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
+
+
+class Table:
+    kind = "test-table"
+
+    def __init__(self, values, parent=None):
+        self.values, self.parent = values, parent
+
+    def save(self, folder):
+        (folder / "nested").mkdir()
+        (folder / "nested" / "values.json").write_text(json.dumps(self.values))
+
+
+def load_table(folder):
+    return Table(json.loads((Path(folder) / "nested" / "values.json").read_text()))
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    registry.entries()
+    registry.add(Entry("subject", "test-table", f"{__name__}:load_table", "a list of numbers"))
+    yield
+    registry._found.pop(("subject", "test-table"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Run.create(tmp_path, kind="train", name="t", config={}, seed=0, id="parent") as run:
+        yield run
+
+
+def test_a_subject_comes_back_from_its_run_or_its_folder(run):
+    folder = save_subject(Table([1, 2]), run)
+    assert isinstance(Table([]), Subject)
+    assert load_subject(run.folder).values == load_subject(folder).values == [1, 2]
+
+
+def test_the_hash_is_of_kind_and_contents(run, tmp_path):
+    save_subject(Table([1, 2]), run)
+    one = subject_hash(run.folder)
+    save_subject(Table([1, 2], parent="someone"), run)
+    assert subject_hash(run.folder) == one
+    save_subject(Table([1, 3]), run)
+    assert subject_hash(run.folder) != one
+
+
+def test_a_save_that_fails_keeps_the_earlier_subject(run):
+    save_subject(Table([1]), run)
+    with pytest.raises(TypeError):
+        save_subject(Table([np.float32(1)]), run)
+    assert load_subject(run.folder).values == [1]
+    assert not list(run.folder.glob(".subject*"))
+
+
+def test_damage_is_named(run):
+    folder = save_subject(Table([1, 2]), run)
+    values = folder / "nested" / "values.json"
+    for change, why in [
+        (lambda: values.write_text("[1, 9]"), r"values\.json is altered"),
+        (lambda: (folder / "extra").write_text(""), "extra is unknown"),
+        (lambda: values.unlink(), r"values\.json is missing"),
+        (lambda: (folder / "subject.json").write_text("{"), "damaged"),
+        (lambda: (folder / "subject.json").write_text('{"format": 9, "kind": "a", "files": {}}'), "format 9"),
+        (lambda: (folder / "subject.json").unlink(), "no finished subject"),
+    ]:
+        save_subject(Table([1, 2]), run)
+        change()
+        with pytest.raises(RunError, match=why):
+            load_subject(run.folder)
+
+
+def test_a_kind_nobody_can_load_is_unknown(run):
+    folder = save_subject(Table([1]), run)
+    card = json.loads((folder / "subject.json").read_text())
+    (folder / "subject.json").write_text(json.dumps(card | {"kind": "test-tabel"}))
+    with pytest.raises(UnknownName, match="Did you mean 'test-table'"):
+        load_subject(folder)
+
+
+def test_a_run_records_its_inputs_by_run_and_hash(run, tmp_path):
+    save_subject(Table([1, 2]), run)
+    for given in ("parent", "run://parent", "run://parent/subject", run.folder, run.folder / "subject"):
+        with Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs={"base": given}) as child:
+            assert child.manifest["inputs"] == {
+                "base": {"run": "parent", "kind": "test-table", "sha256": subject_hash(run.folder)}
+            }
+    with pytest.raises(RunError, match="no run or path 'nobody'"):
+        Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs={"base": "nobody"})

@@ -1,0 +1,292 @@
+"""PPO's joint update against separate networks with optimisers of their own, and on problems with a known optimum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from toy_worlds import Bandit, Drift
+from torch import nn
+
+from trueline.rl.advantage import gae
+from trueline.rl.collect import Collector
+from trueline.rl.constraint import normalised, unconstrained
+from trueline.rl.distributions import Gaussian
+from trueline.rl.lagrange import Lagrangian
+from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.on_policy import OnPolicy, estimate
+from trueline.rl.ppo import Ppo, PpoBatch, optimiser, ppo_update, set_rates
+from trueline.rl.spaces import ActionCodec, ObservationCodec
+
+ROWS, WIDTH, ACTIONS, COSTS = 50, 4, 2, 2
+
+
+def actor_critic() -> ActorCritic:
+    """In float64, so that agreement with the reference is a matter of algebra and not of rounding."""
+    observation = ObservationCodec.of(spaces.Box(-1, 1, (WIDTH,)))
+    action = ActionCodec.of(spaces.Box(-1, 1, (ACTIONS,)))
+    rng = torch.Generator().manual_seed(2)
+    shape = {"hidden": (8, 8)}
+    return ActorCritic(observation, action, COSTS, ActorNetwork(**shape), Network(**shape), rng).double()
+
+
+def some_batch(network: ActorCritic) -> PpoBatch:
+    rng = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    features = {"vector": normal(ROWS, WIDTH)}
+    with torch.no_grad():
+        policy = network.policy(network.features(features)).detach()
+        draw = policy.sample(rng)
+        # The policy has moved since it acted, so that the ratio is not 1 and some rows are clipped.
+        log_prob = policy.log_prob(draw) + 0.2 * normal(ROWS)
+    return PpoBatch(features, draw, log_prob, policy, normal(ROWS), 3.0 * normal(ROWS, 1 + COSTS))
+
+
+def separate(weights: Any, biases: Any) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for weight, bias in zip(weights, biases, strict=True):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+        linear.weight.data.copy_(weight)
+        linear.bias.data.copy_(bias)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Reference:
+    """Actor and 1 + K critics as separate modules, each with its own loss, gradient norm and Adam."""
+
+    def __init__(self, network: ActorCritic, config: Ppo) -> None:
+        self.config = config
+        self.actor = separate(network.actor.weights, network.actor.biases)
+        self.log_std = nn.Parameter(network.log_std.detach().clone())
+        stack = network.critics
+        self.critics = [
+            separate([w[h].T for w in stack.weights], [b[h, 0] for b in stack.biases]) for h in range(1 + COSTS)
+        ]
+        self.actor_parameters = [*self.actor.parameters(), self.log_std]
+        self.actor_adam = torch.optim.Adam(self.actor_parameters, lr=config.lr)
+        self.critic_adams = [torch.optim.Adam(c.parameters(), lr=config.critic_lr) for c in self.critics]
+
+    def step(self, batch: PpoBatch, rows: torch.Tensor) -> None:
+        c, x = self.config, batch.features["vector"][rows].clamp(-5, 5)
+        policy = torch.distributions.Normal(self.actor(x), self.log_std.exp())
+        ratio = (policy.log_prob(batch.draw[rows]).sum(-1) - batch.log_prob[rows]).exp()
+        advantage = batch.advantage[rows]
+        surrogate = torch.min(ratio * advantage, ratio.clamp(1 - c.clip, 1 + c.clip) * advantage).mean()
+        self.actor_adam.zero_grad()
+        (-surrogate - c.entropy * policy.entropy().sum(-1).mean()).backward()
+        nn.utils.clip_grad_norm_(self.actor_parameters, c.grad_norm)
+        self.actor_adam.step()
+        for k, (critic, adam) in enumerate(zip(self.critics, self.critic_adams, strict=True)):
+            adam.zero_grad()
+            (critic(x)[:, 0] - batch.target[rows, k]).square().mean().backward()
+            # As Adam's weight decay, the L2 term is outside the norm that is limited.
+            nn.utils.clip_grad_norm_(critic.parameters(), c.grad_norm)
+            for p in critic.parameters():
+                p.grad += 2.0 * c.critic_l2 * p.detach()
+            adam.step()
+
+    def compare(self, network: ActorCritic, what: str) -> None:
+        def value(p: torch.Tensor) -> torch.Tensor:
+            return p.grad if what == "grad" else p.detach()
+
+        linears = [m for m in self.actor if isinstance(m, nn.Linear)]
+        pairs = [(value(network.log_std), value(self.log_std))]
+        for layer, linear in enumerate(linears):
+            pairs += [(value(network.actor.weights[layer]), value(linear.weight))]
+            pairs += [(value(network.actor.biases[layer]), value(linear.bias))]
+        for head, critic in enumerate(self.critics):
+            for layer, linear in enumerate(m for m in critic if isinstance(m, nn.Linear)):
+                # The reference's gradient contains the L2 term; ours is added inside Adam.
+                decay = 2.0 * self.config.critic_l2 if what == "grad" else 0.0
+                stack = network.critics
+                weight, bias = stack.weights[layer], stack.biases[layer]
+                pairs += [(value(weight)[head].T + decay * self.before[id(linear.weight)], value(linear.weight))]
+                pairs += [(value(bias)[head, 0] + decay * self.before[id(linear.bias)], value(linear.bias))]
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+    def remember(self) -> None:
+        self.before = {id(p): p.detach().clone() for c in self.critics for p in c.parameters()}
+
+
+@pytest.mark.parametrize("grad_norm", [40.0, 0.3])  # never reached; reached by every network
+def test_one_minibatch_has_the_gradients_of_separate_networks(grad_norm: float) -> None:
+    config = Ppo(passes=1, minibatch=ROWS, entropy=0.01, grad_norm=grad_norm, critic_l2=0.05)
+    network = actor_critic()
+    reference, batch = Reference(network, config), some_batch(network)
+    reference.remember()
+    ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    reference.step(batch, torch.arange(ROWS))
+    reference.compare(network, "grad")
+
+
+def test_many_steps_land_where_separate_optimisers_do() -> None:
+    config = Ppo(passes=4, minibatch=16, lr=1e-3, critic_lr=3e-3, target_kl=None, entropy=0.01)
+    network = actor_critic()
+    reference, batch = Reference(network, config), some_batch(network)
+    start = {name: p.clone() for name, p in network.state_dict().items()}
+    ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        order = torch.randperm(ROWS, generator=rng)
+        for rows in order.split(16):  # the last minibatch holds the two that are left
+            reference.step(batch, rows)
+    reference.remember()
+    reference.compare(network, "value")
+    assert any(not torch.equal(p, start[name]) for name, p in network.state_dict().items())
+
+
+def update(config: Ppo, progress: float = 0.5) -> tuple[Any, ...]:
+    network = actor_critic()
+    adam = optimiser(network, config)
+    set_rates(adam, config, progress)
+    report = ppo_update(network, adam, some_batch(network), config, torch.Generator().manual_seed(0))
+    return report, torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_the_report_is_what_the_final_policy_gives() -> None:
+    config = Ppo(passes=3, minibatch=16, lr=3e-3, target_kl=None)
+    network = actor_critic()
+    batch = some_batch(network)
+    report = ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        policy = network.policy(network.features(batch.features))
+    assert isinstance(policy, Gaussian)
+    assert report.passes == 3
+    assert report.kl == pytest.approx(float(batch.policy.kl(policy).mean()), rel=1e-6)
+    assert report.entropy == pytest.approx(float(policy.entropy().mean()), rel=1e-6)
+
+
+def test_it_stops_after_the_first_pass_whose_kl_is_above_the_target() -> None:
+    free, _ = update(Ppo(passes=12, minibatch=16, lr=3e-3, target_kl=None))
+    assert free.passes == 12
+    stopped, _ = update(Ppo(passes=12, minibatch=16, lr=3e-3, target_kl=free.kl / 3))
+    assert 1 < stopped.passes < 12
+    assert stopped.kl > free.kl / 3
+    before, _ = update(Ppo(passes=stopped.passes - 1, minibatch=16, lr=3e-3, target_kl=None))
+    assert before.kl <= free.kl / 3
+
+
+CHANGED = {
+    "clip": 0.05,
+    "passes": 3,
+    "minibatch": 10,
+    "lr": 1e-3,
+    "critic_lr": 1e-3,
+    "schedule": "constant",
+    "target_kl": 1e-9,
+    "entropy": 0.1,
+    "grad_norm": 1e-3,
+    "critic_l2": 0.1,
+}
+
+
+@pytest.mark.parametrize("field", Ppo.model_fields)
+def test_every_field_changes_the_update(field: str) -> None:
+    base = {"passes": 2, "minibatch": 25}
+    assert not torch.equal(update(Ppo(**base))[1], update(Ppo(**{**base, field: CHANGED[field]}))[1])
+
+
+def test_rates_fall_linearly_to_zero() -> None:
+    config = Ppo(lr=3e-4, critic_lr=1e-3)
+    adam = optimiser(actor_critic(), config)
+    for progress in (0.0, 0.25, 1.0):
+        set_rates(adam, config, progress)
+        rates = [group["lr"] for group in adam.param_groups]
+        np.testing.assert_allclose(rates, [3e-4 * (1 - progress), 1e-3 * (1 - progress)])
+
+
+# --- with the collector and the estimator ---
+
+
+def learner(world: Any, steps: int, lr: float) -> tuple[ActorCritic, Collector, torch.optim.Adam, OnPolicy]:
+    config = OnPolicy(update=Ppo(passes=4, minibatch=128, lr=lr, critic_lr=lr, schedule="constant", target_kl=None))
+    observation, action = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
+    shape = {"hidden": (16,)}
+    rng = torch.Generator().manual_seed(5)
+    network = ActorCritic(observation, action, len(world.costs), ActorNetwork(**shape), Network(**shape), rng)
+    collector = Collector(world, observation, steps, action.width)
+    collector.start()
+    return network, collector, optimiser(network, config.update), config
+
+
+def test_advantages_bootstrap_from_final_observations_where_time_cut_an_episode(torch_rng: torch.Generator) -> None:
+    network, collector, _, base = learner(Drift(4), 30, 1e-3)
+    config = base.model_copy(update={"gamma": 0.9, "cost_gamma": 0.8, "lam": 0.7, "cost_lam": 0.6})
+    batch = collector.collect(network, torch_rng)
+    weights = normalised(torch.tensor([0.5, 2.0]))
+    rows = estimate(batch, network, config, weights)
+
+    def v(vector: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return network.values(network.features({"vector": vector[None]}))[0]
+
+    finals = {(int(t), int(i)): x for t, i, x in zip(batch.finals.t, batch.finals.i, batch.finals.inputs["vector"])}
+    vector = batch.inputs["vector"]
+    value = torch.stack([torch.stack([v(vector[t, i]) for i in range(4)]) for t in range(31)])
+    next_value = value[1:].clone()
+    for t in range(30):
+        for i in range(4):
+            if batch.terminated[t, i]:
+                next_value[t, i] = 0.0
+            elif batch.truncated[t, i]:
+                next_value[t, i] = v(finals[t, i])
+    assert len(finals) > 2
+    assert batch.terminated.sum() > 2
+    ended = (batch.terminated + batch.truncated)[..., None]
+    advantage = torch.cat(
+        [
+            gae(signal, value[:-1, :, k : k + 1], next_value[..., k : k + 1], ended, gamma, lam)
+            for k, (signal, gamma, lam) in enumerate(
+                [(batch.reward[..., None], 0.9, 0.7), *[(batch.cost[..., k : k + 1], 0.8, 0.6) for k in range(2)]]
+            )
+        ],
+        dim=-1,
+    )
+    torch.testing.assert_close(rows.target, (advantage + value[:-1]).flatten(0, 1), rtol=1e-4, atol=1e-5)
+    a_r = (advantage[..., 0] - advantage[..., 0].mean()) / advantage[..., 0].std(correction=0)
+    a_c = advantage[..., 1:] - advantage[..., 1:].mean(dim=(0, 1))
+    mixed = (a_r - 0.5 * a_c[..., 0] - 2.0 * a_c[..., 1]) / 3.5
+    torch.testing.assert_close(rows.advantage, mixed.flatten(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        policy = network.policy(network.features({"vector": vector[:-1].flatten(0, 1)}))
+    torch.testing.assert_close(rows.log_prob, policy.log_prob(batch.draw.flatten(0, 1)))
+
+
+def arm_probabilities(network: ActorCritic) -> torch.Tensor:
+    with torch.no_grad():
+        return network.policy(network.features({"vector": torch.ones(1, 1)})).logits[0][0].exp()
+
+
+def test_it_finds_the_best_arm(torch_rng: torch.Generator) -> None:
+    network, collector, adam, config = learner(Bandit(64), 4, 1e-2)
+    for _ in range(25):
+        batch = collector.collect(network, torch_rng)
+        rows = estimate(batch, network, config, unconstrained(1))
+        ppo_update(network, adam, rows, config.update, torch_rng)
+    assert arm_probabilities(network)[1] > 0.95
+
+
+def test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit(torch_rng: torch.Generator) -> None:
+    # Arm 1 pays 1 and costs 1, arm 2 pays 0.8 and costs nothing. Under a mean cost of 0.3 the optimum plays arm 1 with
+    # probability 0.3 and arm 2 with 0.7: no deterministic policy is optimal (corrections C4).
+    network, collector, adam, config = learner(Bandit(64), 4, 3e-3)
+    handler, limit = Lagrangian(lr=0.02), torch.tensor([0.3])
+    state = handler.start(1)
+    visited = []
+    for _ in range(150):
+        batch = collector.collect(network, torch_rng)
+        state = handler.update(state, torch.as_tensor(batch.episode_cost), limit)
+        rows = estimate(batch, network, config, handler.weights(state))
+        ppo_update(network, adam, rows, config.update, torch_rng)
+        visited.append(arm_probabilities(network))
+    average = torch.stack(visited[-75:]).mean(0)  # the last iterate of a dual method oscillates, the average converges
+    assert float(average[1]) == pytest.approx(0.3, abs=0.1)
+    assert float(average[0]) < 0.05
