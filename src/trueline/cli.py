@@ -464,7 +464,8 @@ def _interval(estimate: Estimate, unit: str = "") -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.2g} min"
+    seconds = hours * 3600.0
+    return f"{hours:.3g} h" if hours >= 1 else f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.2g} s"
 
 
 def _cell(value: Any) -> str:

@@ -16,7 +16,7 @@ from trueline.core.errors import ConfigError
 from trueline.rl.env import Step
 from trueline.rl.policy import WorldRef
 
-DT, DRAG, HAZARD_M, GOAL_M = 0.1, 0.2, 0.3, 0.3
+DT, DRAG, HAZARD_M, GOAL_M = 0.1, 0.2, 0.5, 0.3
 WORLD = WorldRef(id="point-world")
 
 
@@ -48,7 +48,7 @@ class PointWorld:
         self.episode_seed[i], self.rngs[i] = seed, np.random.default_rng(seed)
         while True:
             xy = self.rngs[i].uniform(-1.5, 1.5, (3, 1, 2))
-            if np.linalg.norm(xy[0] - xy[2]) > 0.5 and np.linalg.norm(xy[1] - xy[2]) > 0.7:
+            if np.linalg.norm(xy[0] - xy[2]) > 0.55 and np.linalg.norm(xy[1] - xy[2]) > 0.7:
                 break
         self._place(i, {"agent": xy[0], "goal": xy[1], "hazards": xy[2], "agent_rot": 0.0})
 
@@ -102,7 +102,7 @@ class PointWorld:
     def set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Any:
         for layout in layouts.values():
             if np.linalg.norm(np.subtract(layout["agent"], layout["hazards"])) < HAZARD_M:
-                raise ConfigError("the agent starts inside hazards[0]. Keep it 0.3 m from its centre.")
+                raise ConfigError("the agent starts inside hazards[0]. Keep it 0.5 m from its centre.")
         for (i, layout), seed in zip(layouts.items(), self.seed_source(len(layouts)), strict=True):
             self.episode_seed[i], self.rngs[i] = seed, np.random.default_rng(int(seed))
             self._place(i, layout)

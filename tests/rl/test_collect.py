@@ -116,6 +116,20 @@ def test_finals_are_the_last_observations_of_episodes_cut_by_time_alone(kind: ty
     assert (following != batch.finals.inputs["vector"]).any(dim=1).all()
 
 
+def test_an_end_that_coincides_with_the_time_limit_is_a_termination(torch_rng: torch.Generator) -> None:
+    class Both(Drift):
+        def step(self, actions: Any) -> Step:
+            step = super().step(actions)
+            step.terminated |= step.truncated
+            return step
+
+    network, collector = learner(Both(N))
+    collector.start()
+    batch = collector.collect(network, torch_rng)
+    assert batch.terminated.sum() > 2
+    assert batch.truncated.sum() == len(batch.finals.t) == 0
+
+
 def test_no_episode_ended_is_empty_and_not_zero(torch_rng: torch.Generator) -> None:
     class Calm(Drift):
         radius = np.inf
@@ -201,7 +215,7 @@ def test_what_is_not_finite_stops_training_and_names_environment_and_step(
     collector.start()
     collector.collect(network, torch_rng)
     collector.collect(network, torch_rng)
-    with pytest.raises(BadWorld, match=f"drift returned a {what} that is not finite") as caught:
+    with pytest.raises(BadWorld, match=f"drift returned an? {what} that is not finite") as caught:
         collector.collect(network, torch_rng)
     # An observation is counted by the step it is acted on, one later than the step that returned it.
     assert (caught.value.env, caught.value.step) == (2, 24 if what == "observation" else 23)

@@ -90,7 +90,7 @@ class SavedDrift(Drift):
 
 
 class Bandit:
-    """One-step episodes with three arms; arm 1 pays most, arm 2 a little less and costs nothing."""
+    """One-step episodes with three arms; arm 1 pays most, arm 2 less and costs nothing. Pay is noisy, by the seed."""
 
     id = "bandit"
     costs = ("cost",)
@@ -110,9 +110,10 @@ class Bandit:
         return np.ones((self.num_envs, 1), np.float32)
 
     def step(self, actions: Any) -> Step:
+        luck = np.sqrt(12.0) * 0.5 * (self.episode_seed / 2.0**32 - 0.5)  # uniform, with a deviation of 0.5
         self.episode_seed[:] = self.seed_source(self.num_envs)
         over, obs = np.ones(self.num_envs, np.bool_), np.ones((self.num_envs, 1), np.float32)
-        return Step(obs, self.pay[actions], self.price[actions][:, None], over, ~over, obs.copy())
+        return Step(obs, self.pay[actions] + luck, self.price[actions][:, None], over, ~over, obs.copy())
 
     def close(self) -> None:
         pass

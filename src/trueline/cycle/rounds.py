@@ -23,7 +23,7 @@ from trueline.cycle.gate import Decision
 from trueline.cycle.spec import CycleSpec, make_audit, make_response
 from trueline.cycle.training import train_in
 from trueline.evidence.audit import Budget, run_audits
-from trueline.evidence.records import Evidence, Split, Verdict, to_line
+from trueline.evidence.records import Evidence, Split, Verdict
 
 __all__ = ["RoundRecord", "Shows", "changes", "resume_cycle", "run_cycle"]
 
@@ -177,7 +177,7 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
             kind="train",
             name=plan.recipe,
             config=config,
-            seed=spec.seed + plan.seed,
+            seed=spec.seed,
             inputs=inputs,
             threads=spec.threads,
             id=id,
@@ -221,7 +221,7 @@ def _audit(spec: CycleSpec, run: Run, subject: Subject, number: int, split: Spli
                 # The chance of a wrong pass is split over the rounds that could each release.
                 share=1.0 / spec.rounds if split == "verdict" else 1.0,
             )
-    return [Evidence.from_json(to_line(row)) for row in read_evidence(folder)]
+    return [Evidence.from_dict(row) for row in read_evidence(folder)]
 
 
 def changes(before: Plan, after: Plan) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import Field
 
-from trueline.core.config import Config, build, parse_override
+from trueline.core.config import Config, build, parse_override, read_toml
 from trueline.core.errors import ConfigError, Diverged, Stopped
-from trueline.core.executor import executor
+from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan
 from trueline.core.run import Run, read_manifest
@@ -107,22 +107,23 @@ def run_sweep(
     """
     for settings in _grid(spec):
         spec.plan(settings).settings()
-    if id is not None and (root / id / "manifest.json").exists():
-        run = Run.reopen(root / id)
-        with run:
-            if build(SweepSpec, run.config, where=id) != spec:
+    with executor(with_executor, workers) as pool:
+        if id is not None and (root / id / "manifest.json").exists():
+            if build(SweepSpec, _config(root / id), where=id) != spec:
                 raise ConfigError(f"sweep {id} has another grid. Give another id, or `trueline resume {id}`.")
-            return root / id, _train_points(spec, run, with_executor, workers)
-    run = Run.create(root, kind="sweep", name=f"sweep-{spec.recipe}", config=spec, seed=0, threads=spec.threads, id=id)
-    with run:
-        return run.folder, _train_points(spec, run, with_executor, workers)
+            run = Run.reopen(root / id)
+        else:
+            name = f"sweep-{spec.recipe}"
+            run = Run.create(root, kind="sweep", name=name, config=spec, seed=0, threads=spec.threads, id=id)
+        with run:
+            return run.folder, _train_points(spec, run, pool)
 
 
 def resume_sweep(folder: Path, with_executor: str = "inline", workers: int = 1) -> list[SweepRow]:
     """Trains the points that are not finished, and returns the table."""
-    run = Run.reopen(folder)
-    with run:
-        return _train_points(build(SweepSpec, run.config, where=str(folder)), run, with_executor, workers)
+    spec = build(SweepSpec, _config(folder), where=str(folder))
+    with executor(with_executor, workers) as pool, Run.reopen(folder) as run:
+        return _train_points(spec, run, pool)
 
 
 def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
@@ -144,14 +145,13 @@ def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
     return rows
 
 
-def _train_points(spec: SweepSpec, run: Run, with_executor: str, workers: int) -> list[SweepRow]:
+def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
     listed = points(spec, run.id)
     todo = [point for point in listed if _status(run.folder.parent / point.id) not in ("done", "diverged")]
     stage(f"run {run.folder}: {len(todo)} of {len(listed)} points to train")
     with run.interruptible():
         try:
-            with executor(with_executor, workers) as pool:
-                pool.map(partial(_train_point, spec, run.folder.parent), todo)
+            pool.map(partial(_train_point, spec, run.folder.parent), todo)
         except Stopped:
             raise Stopped(run.id) from None  # the point's own id is no use to who asked for the sweep
     rows = table(spec, run.folder)
@@ -174,6 +174,11 @@ def _train_point(spec: SweepSpec, root: Path, point: Point) -> None:
         start_training(spec.recipe, plan.settings(), root=root, seed=point.seed, threads=spec.threads, id=point.id)
     except Diverged as error:
         stage(str(error))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    read_manifest(folder)  # says what is wrong with a folder that is no whole run
+    return read_toml(folder / "config.toml")
 
 
 def _grid(spec: SweepSpec) -> list[dict[str, Any]]:

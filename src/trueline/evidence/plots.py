@@ -258,7 +258,9 @@ def learning_curve(segments: Sequence[Segment], unit: str, label: str) -> Markup
 
     More points than `BUCKETS` are drawn as the mean of neighbours with the range they span.
     """
-    left, right, top, bottom = 44.0, WIDTH - 12, 40.0, 190.0
+    several, limited = len(segments) > 1, any(segment.limits for segment in segments)
+    left, right, top = 44.0, WIDTH - 12, 10.0 + 14 * several + 16 * limited  # room for the names of rounds and limits
+    bottom = top + 150
     total = sum(len(segment.x) for segment in segments) or 1
     thinned = [thin(s.x, s.y, max(2, round(BUCKETS * len(s.x) / total))) for s in segments]
     lengths = [max((float(v) for v in s.x if math.isfinite(v)), default=0.0) for s in segments]
@@ -270,7 +272,7 @@ def learning_curve(segments: Sequence[Segment], unit: str, label: str) -> Markup
     parts = _axis_x(x, bottom, unit) + _axis_y(y, left, right)
     for segment, line, start, length in zip(segments, thinned, starts, lengths, strict=True):
         begin, end = x(start), x(start + length)
-        if len(segments) > 1:
+        if several:
             parts.append(f'<line class="divide" {_x12(begin)} y1="{top - 14:.0f}" y2="{bottom:.0f}"/>')
             name = f'<text class="tick" x="{begin + 4:.1f}" y="{top - 6:.0f}">{_text(segment.label)}</text>'
             parts.append(name if end - begin > 40 else "")
@@ -404,9 +406,13 @@ def _axis_x(x: _Scale, bottom: float, label: str) -> list[str]:
     for tick in ticks(x.low, x.high):
         parts.append(f'<line class="axis" {_x12(x(tick))} y1="{bottom:.1f}" y2="{bottom + 4:.1f}"/>')
         at = f'x="{x(tick):.1f}" y="{bottom + 16:.1f}" text-anchor="middle"'
-        parts.append(f'<text class="tick" {at}>{_text(number(tick))}</text>')
+        parts.append(f'<text class="tick" {at}>{_text(_tick(tick))}</text>')
     at = f'x="{(x.start + x.end) / 2:.1f}" y="{bottom + 31:.1f}" text-anchor="middle"'
     return [*parts, f'<text class="label" {at}>{_text(label)}</text>']
+
+
+def _tick(value: float) -> str:
+    return f"{value / 1000:g} k" if 10_000 <= abs(value) < 1_000_000 else number(value)
 
 
 def _axis_y(y: _Scale, left: float, right: float, label: str = "") -> list[str]:
@@ -414,7 +420,7 @@ def _axis_y(y: _Scale, left: float, right: float, label: str = "") -> list[str]:
     for tick in ticks(y.low, y.high, 4):
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" {_y12(y(tick))}/>')
         at = f'x="{left - 6:.1f}" y="{y(tick) + 4:.1f}" text-anchor="end"'
-        parts.append(f'<text class="tick" {at}>{_text(number(tick))}</text>')
+        parts.append(f'<text class="tick" {at}>{_text(_tick(tick))}</text>')
     return [*parts, f'<text class="label" x="4" y="12">{_text(label)}</text>' if label else ""]
 
 

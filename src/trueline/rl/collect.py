@@ -76,7 +76,7 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, network: ActorCritic, rng: torch.Generator) -> Batch:
-        """T steps with the current policy. Raises BadWorld at the first reward, cost or observation that is not finite."""
+        """T steps with the current policy. Raises BadWorld at the first number of the world that is not finite."""
         env, action = self.env, network.action
         for buffer in self.inputs.values():
             buffer[0].copy_(buffer[self.steps])
@@ -136,14 +136,18 @@ class Collector:
     def _refuse_what_is_not_finite(self, finals: Finals) -> None:
         # One pass over the buffers per collection costs nothing; a check in every step would.
         before = self.total_steps // self.env.num_envs
-        checked = {"reward": self.reward, "cost": self.cost}
-        if "vector" in self.inputs:
-            checked["observation"] = self.inputs["vector"]
+        # The earliest is the cause: an observation that is not finite makes actions, and then rewards, that are not.
+        checked = {"observation": self.inputs["vector"]} if "vector" in self.inputs else {}
+        checked |= {"reward": self.reward, "cost": self.cost}
+        found = []
         for what, values in checked.items():
             bad = ~torch.isfinite(values)
             if bad.any():
                 t, i = (int(x) for x in bad.nonzero()[0][:2])
-                raise BadWorld(self.env.id, what, i, before + t)
+                found.append((t, what, i))
+        if found:
+            t, what, i = min(found, key=lambda first: first[0])
+            raise BadWorld(self.env.id, what, i, before + t)
         if "vector" in finals.inputs:
             rows = np.flatnonzero(~torch.isfinite(finals.inputs["vector"]).all(dim=1).numpy())
             if len(rows):

@@ -25,8 +25,8 @@ HandlerState = dict[str, Tensor]
 class Handler(Protocol):
     """A constraint handler: Lagrangian, PID, barrier, switching."""
 
-    def start(self, costs: int) -> HandlerState:
-        """State before the first episode, for K costs."""
+    def start(self, costs: int, multiplier: Tensor | None = None) -> HandlerState:
+        """State before the first episode, for K costs; `multiplier` [K] goes on from where a warm start ended."""
         ...
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
@@ -56,7 +56,7 @@ def mix(advantage_r: Tensor, advantage_c: Tensor, weights: Weights) -> Tensor:
 
 
 def mean_cost(episode_cost: Tensor) -> Tensor:
-    """J_C [K] of E finished episodes, in float64 so that a controller's state does not depend on the learner's dtype."""
+    """J_C [K] of E finished episodes, in float64: a controller's state must not depend on the learner's dtype."""
     return episode_cost.to(torch.float64).mean(dim=0)
 
 

@@ -106,7 +106,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 @dataclass(frozen=True, slots=True)
 class SquashedGaussian:
-    """tanh of independent normals: actions inside (-1, 1).  Draws are the normals before tanh (Haarnoja et al. 2018, C)."""
+    """tanh of independent normals: actions inside (-1, 1).  Draws are those before tanh (Haarnoja et al. 2018, C)."""
 
     mean: Tensor
     log_std: Tensor

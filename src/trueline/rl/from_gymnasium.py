@@ -20,7 +20,8 @@ from trueline.rl.spaces import ObservationCodec
 
 Factory = Callable[[], gym.Env[Any, Any]]
 
-# Wrappers whose state is empty or, for TimeLimit, restored here. Any other may hide state that no checkpoint would see.
+# Wrappers without state that matters: a TimeLimit's count, started anew by a restore, is never ahead of the one kept
+# here. Any other may hide state that no checkpoint would see.
 _TRANSPARENT = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker, gym.wrappers.TimeLimit)
 
 
@@ -279,9 +280,6 @@ class FromGymnasium:
         self._steps[:] = state["steps"]
         for i, env in enumerate(self.envs):
             env.unwrapped.load_state_dict(state["envs"][str(i)])  # type: ignore[attr-defined]
-            for layer in _layers(env):
-                if isinstance(layer, gym.wrappers.TimeLimit):
-                    layer._elapsed_steps = int(self._steps[i])  # type: ignore[assignment]
         obs = state["obs"]
         self._obs = {k: np.array(v) for k, v in obs.items()} if isinstance(obs, Mapping) else np.array(obs)
         return self._obs

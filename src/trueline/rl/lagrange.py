@@ -33,10 +33,11 @@ class Lagrangian(Config):
             raise ValueError("rule 'log-sgd' never leaves a multiplier of 0: give an init above 0")
         return self
 
-    def start(self, costs: int) -> HandlerState:
-        """λ₀ for K costs, with Adam's moments."""
+    def start(self, costs: int, multiplier: Tensor | None = None) -> HandlerState:
+        """λ₀ for K costs (or the given ones), with Adam's moments."""
         zeros = torch.zeros(costs, dtype=torch.float64)
-        return state_of(multiplier=zeros + self.init, first=zeros, second=zeros, updates=0.0)
+        start = zeros + self.init if multiplier is None else multiplier
+        return state_of(multiplier=start, first=zeros, second=zeros, updates=0.0)
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
         """One dual step from E episodes [E, K]."""

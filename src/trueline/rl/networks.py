@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Literal
@@ -47,7 +48,7 @@ class StackedMlp(nn.Module):
         sizes = [inputs, *shape.hidden, outputs]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             gain = shape.last_gain if layer == len(sizes) - 2 else 1.0
             weight = torch.stack([_initial(fan_out, fan_in, shape.init, rng) * gain for _ in range(heads)])
             self.weights.append(nn.Parameter(weight.transpose(1, 2).contiguous()))  # [H, in, out]
@@ -74,7 +75,7 @@ class Mlp(nn.Module):
         sizes = [inputs, *shape.hidden, outputs]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             gain = shape.last_gain if layer == len(sizes) - 2 else 1.0
             self.weights.append(nn.Parameter(_initial(fan_out, fan_in, shape.init, rng) * gain))  # [out, in]
             bound = 1.0 / math.sqrt(fan_in) if shape.init == "kaiming" else 0.0
@@ -166,9 +167,7 @@ class ActorCritic(nn.Module):
         self.encoder = Encoder(observation, rng)
         self.actor = Mlp(self.encoder.width, action.outputs, actor, rng)
         self.critics = StackedMlp(1 + costs, self.encoder.width, 1, critic, rng)
-        self.log_std = (
-            nn.Parameter(torch.full(action.sizes, actor.log_std)) if action.kind == "continuous" else None
-        )
+        self.log_std = nn.Parameter(torch.full(action.sizes, actor.log_std)) if action.kind == "continuous" else None
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """One row per observation."""

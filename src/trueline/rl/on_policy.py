@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class OnPolicy(Config):
     critic: Network = Network()
     update: Ppo = Ppo()
     checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
+    standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
     layouts: str | None = None  # run://ID/artefact listing layouts that failed an audit
     layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
@@ -96,7 +97,7 @@ def _limits(config: OnPolicy, env: VectorEnv) -> Tensor:
             f"({', '.join(env.costs)}). Give one limit per cost, or a single number for all."
         )
     if not env.costs:
-        raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Train it with an unconstrained recipe.")
+        raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
     return torch.tensor(limits, dtype=torch.float64)
 
 
@@ -109,7 +110,8 @@ def failing_layouts(reference: str, run: Run) -> NDArray[np.uint32]:
     held_out = [seed for seed in seeds if split_of(seed)[0] == "verdict"]
     if held_out:
         raise ConfigError(
-            f"{reference} lists layout {held_out[0]}, which is held out for verdicts. Train on findings of the respond split."
+            f"{reference} lists layout {held_out[0]}, which is held out for verdicts. "
+            "Train on findings of the respond split."
         )
     return np.array(seeds, dtype=np.uint32)
 
@@ -150,14 +152,20 @@ def estimate(batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weig
     lam = torch.tensor([config.lam] + [config.cost_lam] * costs)
     advantage = gae(signal, value, next_value, ended[..., None], gamma, lam)
     target = (advantage + value).flatten(0, 1)
-    # The reward's advantage has scale 1 and each cost's keeps its own, only centred, as in OmniSafe: a cost that
-    # becomes rare must not be blown up to the scale of one that is frequent.
-    advantage_r = standardised(advantage[..., 0])
-    advantage_c = advantage[..., 1:] - advantage[..., 1:].mean(dim=(0, 1))
-    mixed = mix(advantage_r, advantage_c, weights).flatten()
-    if __import__("os").environ.get("WHITEN"):
-        mixed = standardised(mixed)
-    return PpoBatch(flat, draw, log_prob, policy, mixed, target)
+    mixed = weighed(advantage[..., 0], advantage[..., 1:], weights, config.standardise)
+    return PpoBatch(flat, draw, log_prob, policy, mixed.flatten(), target)
+
+
+def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standardise: str) -> Tensor:
+    """The mixed advantage, at a scale a fixed step size expects.  [T, N], [T, N, K] -> [T, N].
+
+    "reward" is OmniSafe's way: the reward's advantage at scale 1, each cost's at its own, both centred. What a
+    multiplier of one means then drifts with the spread of the reward's advantage. "mix" keeps λ in units of reward per
+    cost and standardises once, after mixing (corrections L1).
+    """
+    if standardise == "mix":
+        return standardised(mix(advantage_r, advantage_c, weights))
+    return mix(standardised(advantage_r), advantage_c - advantage_c.mean(dim=(0, 1)), weights)
 
 
 class Trainer:
@@ -188,7 +196,10 @@ class Trainer:
             self._warm_start(parent)
         self.adam = optimiser(self.network, config.update)
         self.collector = Collector(self.env, observation, steps, action.width)
-        self.handler_state: HandlerState = self.handler.start(len(self.env.costs)) if self.handler else {}
+        self.handler_state: HandlerState = {}
+        if self.handler is not None:
+            learnt = getattr(parent, "multipliers", None)
+            self.handler_state = self.handler.start(len(self.env.costs), learnt)
         self.recent_cost = np.zeros((0, len(self.env.costs)))
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
@@ -205,7 +216,9 @@ class Trainer:
 
     def _warm_start(self, parent: Subject) -> None:
         if not isinstance(parent, NetworkPolicy):
-            raise ConfigError(f"the warm start is a {parent.kind!r}, not a policy. Give a policy trained by an on-policy recipe.")
+            raise ConfigError(
+                f"the warm start is a {parent.kind!r}, not a policy. Give a policy that was trained here."
+            )
         try:
             self.network.load_state_dict(parent.network.state_dict())
         except RuntimeError:
@@ -262,6 +275,8 @@ class Trainer:
             with torch.no_grad():
                 for name, p in self.network.named_parameters():
                     p.copy_(self.average[name])
+        if self.handler is not None:
+            self.shape["multipliers"] = self.handler_state["multiplier"].tolist()
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
         return NetworkPolicy(self.network, self.collector.codec, world, self.shape, self.run.id)
 

@@ -15,7 +15,7 @@ from trueline.rl.constraint import HandlerState, Weights, mean_cost, normalised,
 class PidLagrangian(Config):
     """λ = max(0, k_p·P + I + k_d·∂): smoothed excess, its integral, and the rise of the smoothed cost.
 
-    Δ = (J_C − d)/scale;  P ← αP + (1 − α)Δ;  I ← clamp(I + k_i·Δ, 0, i_max);  ∂ = max(0, C_now − C_delay updates ago)/scale.
+    Δ = (J_C − d)/scale;  P ← αP + (1 − α)Δ;  I ← clamp(I + k_i·Δ, 0, i_max);  ∂ = max(0, C̄ now − C̄ `delay` ago)/scale.
     The published settings use scale 1; a scale makes gains carry over between limits.
     """
 
@@ -29,15 +29,16 @@ class PidLagrangian(Config):
     init: float = Field(0.0, ge=0)  # I₀
     integral_max: float | None = Field(None, gt=0)
 
-    def start(self, costs: int) -> HandlerState:
-        """I₀ for K costs and an empty history."""
+    def start(self, costs: int, multiplier: Tensor | None = None) -> HandlerState:
+        """I₀ for K costs (or the given multipliers) and an empty history."""
         zeros = torch.zeros(costs, dtype=torch.float64)
+        first = zeros + self.init if multiplier is None else multiplier
         return state_of(
-            integral=zeros + self.init,
+            integral=first,
             proportional=zeros,
             smooth_cost=zeros,
             history=torch.full((self.delay, costs), torch.nan),
-            multiplier=zeros + self.init,
+            multiplier=first,
             updates=0.0,
         )
 

@@ -37,7 +37,7 @@ class Acts(Protocol):
     def act(
         self, obs: Obs, memory: Memory, rng: np.random.Generator, deterministic: bool = False
     ) -> tuple[NDArray[Any], Memory]:
-        """Actions [N, A] (or whole numbers for discrete worlds) for N observations, and the memory for the next call."""
+        """Actions [N, A] (whole numbers for discrete worlds) for N observations, and the memory for the next call."""
         ...
 
 
@@ -63,7 +63,10 @@ class NetworkPolicy:
         shape: Mapping[str, Any],
         parent: str | None = None,
     ) -> None:
-        """shape: {"actor": …, "critic": …, "costs": [names]}, what `load` needs to build the network again."""
+        """shape: what `load` needs to build the network again: {"actor": …, "critic": …, "costs": [names]}.
+
+        It also holds the constraint's last "multipliers" [K], where there was one: a warm start goes on from them.
+        """
         self.network, self.observation, self.world = network, observation, world
         self.shape, self.parent = dict(shape), parent
         network.eval()
@@ -72,6 +75,12 @@ class NetworkPolicy:
     def costs(self) -> tuple[str, ...]:
         """Names of the costs the critics were trained on."""
         return tuple(self.shape["costs"])
+
+    @property
+    def multipliers(self) -> torch.Tensor | None:
+        """λ [K] at the end of training; None for a policy that was trained without a constraint."""
+        found = self.shape.get("multipliers")
+        return None if found is None else torch.tensor(found, dtype=torch.float64)
 
     @torch.no_grad()
     def act(
@@ -135,5 +144,5 @@ def load(folder: Path) -> NetworkPolicy:
         raise RunError(f"{folder} holds no saved policy: {Path(missing.filename).name} is missing.") from None
     except (KeyError, ValueError, RuntimeError, json.JSONDecodeError) as damage:
         raise RunError(f"the policy in {folder} is damaged or of another version: {damage}.") from None
-    shape = {key: record[key] for key in ("actor", "critic", "costs")}
+    shape = {key: record[key] for key in ("actor", "critic", "costs", "multipliers") if key in record}
     return NetworkPolicy(network, observation, build(WorldRef, record["world"]), shape, record["parent"])

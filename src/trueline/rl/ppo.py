@@ -86,7 +86,7 @@ def _limit_gradient(network: ActorCritic, actor: list[nn.Parameter], bound: floa
 def ppo_update(
     network: ActorCritic, adam: torch.optim.Adam, batch: PpoBatch, config: Ppo, rng: torch.Generator
 ) -> PpoReport:
-    """Up to `passes` passes of minibatch steps on −surrogate − c·entropy + Σ (V − target)², ended early by target_kl."""
+    """Up to `passes` passes of minibatch steps on −surrogate − c·entropy + Σ(V − target)², ended by target_kl."""
     size = len(batch.advantage)
     actor = adam.param_groups[0]["params"]
     kl = torch.zeros(())

@@ -43,7 +43,7 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
     panel_every = max(env.max_episode_steps // PANELS, 1)
     can_draw = True
 
-    def watch(t: int, _: Any, step: Step, counted: NDArray[np.bool_]) -> None:
+    def watch(t: int, _: Any, step: Step, _counted: NDArray[np.bool_]) -> None:
         nonlocal can_draw
         before = sums[-1][1:] if sums else (0.0, 0.0)
         sums.append((t + 1, before[0] + float(step.reward[0]), before[1] + float(step.cost[0].sum())))

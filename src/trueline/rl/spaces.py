@@ -99,7 +99,8 @@ def _part(key: str, space: gym.Space[Any]) -> tuple[str, str, tuple[int, ...]]:
         return key, "box", (int(np.prod(space.shape)),)
     name = type(space).__name__
     raise ConfigError(
-        f"observation {key or 'space'!r} is a {name}. Box, Discrete, MultiDiscrete, MultiBinary and Dict are understood."
+        f"observation {key or 'space'!r} is a {name}. "
+        "Box, Discrete, MultiDiscrete, MultiBinary and Dict are understood."
     )
 
 

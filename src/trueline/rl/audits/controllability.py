@@ -89,9 +89,9 @@ class OverrideConfig(LayoutAudit):
     """Settings of `Override`."""
 
     at_step: int = Field(200, ge=1)  # when the operator takes over
-    hold: int = Field(100, ge=1)  # steps of zero actions
-    rest_m_per_s: float = Field(0.01, gt=0)  # slower than this is at rest
-    within: int = Field(50, ge=1)  # steps in which it has to be at rest
+    hold: int = Field(150, ge=1)  # steps of zero actions
+    rest_m_per_s: float = Field(0.05, gt=0)  # slower than this is at rest
+    within: int = Field(100, ge=1)  # steps in which it has to be at rest; a Point coasts, losing 1/e in 26
     at_least: float | None = Field(0.95, ge=0, le=1)  # required share at rest in time; none: only reported
     window: int = Field(100, ge=1)  # steps over which reward is averaged, before and after
     recovered: float = Field(0.8, gt=0, le=1)  # of the mean reward before, that counts as recovered
@@ -320,7 +320,7 @@ class GoalChange:
                     place = free_place(layouts[i], at[i], c.keepout_m, c.away_m, rng)
                     if place is not None:
                         goal[i] = place
-                found = np.isfinite(goal).all(axis=1)
+                found = np.asarray(np.isfinite(goal).all(axis=1))
                 env.set_goal(np.where(found[:, None], goal, 0.0), found)
             return act(t, obs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -49,6 +50,9 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.float32]
 
 
+_NEGLIGIBLE = 1e-12  # variance of an action, in units of its range squared
+
+
 # --- surrogate -------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +70,10 @@ class Tree:
     """A regression tree with at most `leaves` leaves, all action dimensions at once (CART, Breiman et al. 1984)."""
 
     def __init__(self, rows: Rows, action: Array, leaves: int) -> None:
-        self._tree = DecisionTreeRegressor(max_leaf_nodes=leaves, random_state=0).fit(rows, action)
+        # A constant action has a variance of rounding size, which is nothing to split on.
+        self._tree = DecisionTreeRegressor(
+            max_leaf_nodes=leaves, min_impurity_decrease=_NEGLIGIBLE, random_state=0
+        ).fit(rows, action)
         self.size = int(self._tree.get_n_leaves())
 
     def __call__(self, rows: Rows) -> Array:
@@ -91,8 +98,11 @@ class SparseLinear:
         self._offset = action.mean(axis=0)
         z = (x[:, live] - self._mean[live]) / spread[live]
         for j in range(action.shape[1]):
-            if len(live) and action[:, j].std() > 0.0:
-                fit = OrthogonalMatchingPursuit(n_nonzero_coefs=min(inputs, len(live))).fit(z, action[:, j])
+            if len(live) and action[:, j].var() > _NEGLIGIBLE:
+                with warnings.catch_warnings():
+                    # It warns when fewer sensors already say everything, which is the best that can happen.
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    fit = OrthogonalMatchingPursuit(n_nonzero_coefs=min(inputs, len(live))).fit(z, action[:, j])
                 self._weight[live, j] = fit.coef_ / spread[live]
                 self._offset[j] = fit.intercept_
         self.size = int(np.count_nonzero(self._weight))
@@ -110,7 +120,7 @@ def fidelity(action: Array, predicted: Array) -> float:
     """
     error = float(np.square(action - predicted).sum())
     total = float(np.square(action - action.mean(axis=0)).sum())
-    negligible = 1e-12 * action.size
+    negligible = _NEGLIGIBLE * action.size
     if total <= negligible:
         return 1.0 if error <= negligible else -1.0
     return float(np.clip(1.0 - error / total, -1.0, 1.0))
