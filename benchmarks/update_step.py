@@ -17,6 +17,7 @@ OBSERVATION, ACTION, HIDDEN = 60, 2, (64, 64)  # PointGoal1 with the networks of
 HEADS = 3  # policy, value of the reward, value of the cost
 RATE, CLIP, GRAD_NORM, CRITIC_L2 = 3e-4, 0.2, 40.0, 0.001
 PASS_ROWS, FEWEST_MINIBATCHES = 6400, 4  # rows of the batch that one pass goes over
+LARGE = 256  # rows from which a matrix product costs by its arithmetic, not by the call
 
 
 def rows_of(minibatch: int) -> int:
@@ -186,7 +187,7 @@ def omnisafe(minibatch: int):
 
 
 def gradient_arithmetic(x: Tensor, weights: list[Tensor], biases: list[Tensor], outward: Tensor):
-    """Forward and backward of HEADS stacked perceptrons by hand; gradients of (outputs · outward).sum().
+    """Forward and backward of H stacked perceptrons by hand; gradients of (outputs · outward).sum().
 
     x [B, D], weights [H, in, out], biases [H, 1, out], outward [H, B, outputs] -> gradients of weights, of biases.
     """
@@ -206,14 +207,14 @@ def gradient_arithmetic(x: Tensor, weights: list[Tensor], biases: list[Tensor], 
     return of_weights[::-1], of_biases[::-1]
 
 
-def stacked_parameters():
-    """Weights [H, in, out] and biases [H, 1, out] of the three networks, the critics padded to the policy's outputs."""
+def stacked_parameters(heads: int):
+    """Weights [H, in, out] and biases [H, 1, out] of H networks, the critics padded to the policy's two outputs."""
     import torch
 
     rng, sizes = torch.Generator().manual_seed(0), [OBSERVATION, *HIDDEN, ACTION]
     pairs = list(itertools.pairwise(sizes))
-    weights = [torch.randn(HEADS, a, b, generator=rng) / a**0.5 for a, b in pairs]
-    return weights, [torch.zeros(HEADS, 1, b) for _, b in pairs]
+    weights = [torch.randn(heads, a, b, generator=rng) / a**0.5 for a, b in pairs]
+    return weights, [torch.zeros(heads, 1, b) for _, b in pairs]
 
 
 def floor(minibatch: int):
@@ -222,16 +223,20 @@ def floor(minibatch: int):
 
     torch.set_num_threads(1)
     obs = random_batch(rows_of(minibatch))["obs"]
-    weights, biases = stacked_parameters()
-    outward = torch.randn(HEADS, minibatch, ACTION, generator=torch.Generator().manual_seed(0)) / minibatch
-    parameters = [*weights, *biases]
+    # Small products cost by the call, so the three networks share each; large ones are faster one network at a time.
+    stacks = [stacked_parameters(h) for h in ([HEADS] if minibatch < LARGE else [1] * HEADS)]
+    rng = torch.Generator().manual_seed(0)
+    outward = [torch.randn(len(weights[0]), minibatch, ACTION, generator=rng) / minibatch for weights, _ in stacks]
+    parameters = [p for weights, biases in stacks for p in (*weights, *biases)]
     adam = torch.optim.Adam(parameters, lr=RATE, fused=True)
 
     @torch.no_grad()
     def one_pass() -> None:
         for rows in torch.randperm(len(obs)).split(minibatch):
-            found = gradient_arithmetic(obs[rows], weights, biases, outward)
-            for parameter, gradient in zip(parameters, [*found[0], *found[1]], strict=True):
+            x = obs[rows]
+            found = [gradient_arithmetic(x, *stack, out) for stack, out in zip(stacks, outward, strict=True)]
+            gradients = [g for weights, biases in found for g in (*weights, *biases)]
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             adam.step()
 

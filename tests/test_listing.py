@@ -15,7 +15,7 @@ def name(entry: registry.Entry) -> str:
     return f"{entry.kind} {entry.name}"
 
 
-def tests_in(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     """The test functions of a file, those of classes as Class::test."""
     found = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -47,7 +47,7 @@ def test_level_is_backed_by_a_test_that_exists(entry):
     file, _, function = entry.test.partition("::")
     assert file.startswith("tests/"), f"{entry.test!r} names no test"
     assert (ROOT / file).is_file(), f"there is no {file}"
-    assert not function or function.partition("[")[0] in tests_in(ROOT / file), f"{file} has no {function}"
+    assert not function or function.partition("[")[0] in functions_of(ROOT / file), f"{file} has no {function}"
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.level == "unverified"], ids=name)

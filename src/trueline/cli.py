@@ -114,7 +114,9 @@ def list_names(
 @app.command()
 def settings(name: Annotated[str, typer.Argument(help="A recipe, audit or response.")]) -> None:
     """Show every setting of a recipe (with its presets), an audit or a response."""
-    kinds = [entry.kind for kind in ("recipe", "audit", "response") for entry in registry.entries(kind) if entry.name == name]
+    kinds = [
+        entry.kind for kind in ("recipe", "audit", "response") for entry in registry.entries(kind) if entry.name == name
+    ]
     if not kinds:
         known = [e.name for kind in ("recipe", "audit", "response") for e in registry.entries(kind)]
         raise UnknownName(unknown("recipe", name, known))
@@ -152,7 +154,9 @@ def train(
         list[str] | None, typer.Option("--input", metavar="ROLE=RUN", help="A finished run to start from.")
     ] = None,
     wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases too, project trueline.")] = False,
-    help_settings: Annotated[bool, typer.Option("--help-settings", help="Show the recipe's settings and leave.")] = False,
+    help_settings: Annotated[
+        bool, typer.Option("--help-settings", help="Show the recipe's settings and leave.")
+    ] = False,
 ) -> None:
     """Train a recipe; what it made lies in a run folder, whose path is the last line."""
     if help_settings:
@@ -202,9 +206,7 @@ def resume(run: RunName, root: Root = RUNS, with_executor: ExecutorName = "inlin
 def audit(
     run: RunName,
     only: Annotated[list[str] | None, typer.Option(help="Audits to make, such as 'robustness/*'.")] = None,
-    config: Annotated[
-        list[str] | None, typer.Option(metavar="AUDIT.KEY=VALUE", help="A setting of an audit.")
-    ] = None,
+    config: Annotated[list[str] | None, typer.Option(metavar="AUDIT.KEY=VALUE", help="A setting of an audit.")] = None,
     budget: Annotated[int | None, typer.Option(min=1, help="Most cases per audit.")] = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -318,7 +320,9 @@ def bench(
         registry.load("benchmark", name)(*(arguments or ()))
         return
     if not scripts and not entries:
-        raise UnknownName("the benchmarks are scripts of the source repository, which is not here. Clone it to run them.")
+        raise UnknownName(
+            "the benchmarks are scripts of the source repository, which is not here. Clone it to run them."
+        )
     if name not in scripts:
         raise UnknownName(unknown("benchmark", name, [*scripts, *(e.name for e in entries)]))
     raise typer.Exit(subprocess.run([sys.executable, str(scripts[name]), *(arguments or ())], check=False).returncode)
@@ -358,7 +362,10 @@ def runs(
         return
     _table(
         ["run", "kind", "name", "status", "seed", "started"],
-        [[m["id"], m["kind"], m["name"], m["status"], str(m["seed"]), m["started"][:16].replace("T", " ")] for m in listed],
+        [
+            [m["id"], m["kind"], m["name"], m["status"], str(m["seed"]), m["started"][:16].replace("T", " ")]
+            for m in listed
+        ],
         "no runs are here yet",
     )
 
@@ -426,7 +433,13 @@ def _print_cycle(result: Any) -> None:
 
 def _print_claims(results: Iterable[Any]) -> None:
     rows = [
-        [f"{r.system}/{r.name}", r.outcome, "-" if r.estimate is None else _interval(r.estimate, r.unit), r.scale, r.note]
+        [
+            f"{r.system}/{r.name}",
+            r.outcome,
+            "-" if r.estimate is None else _interval(r.estimate, r.unit),
+            r.scale,
+            r.note,
+        ]
         for r in results
     ]
     _table(["claim", "outcome", "estimate", "scale", "note"], rows)

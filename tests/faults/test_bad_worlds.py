@@ -30,7 +30,7 @@ def test_nan_from_a_world_is_named_with_environment_and_step(trueline, tmp_path,
     )  # fmt: skip
     assert said.code == 3
     step = {"reward": 54, "observation": 55}[what]
-    assert f"Nan{what.capitalize()}-v0 returned a {what} that is not finite (environment 0, step {step})" in said.err
+    assert f"Nan{what.capitalize()}-v0 returned {what} that is not finite (environment 0, step {step})" in said.err
     assert read_manifest(tmp_path / "a")["status"] == "failed"
     assert checkpoint.step_of(intact(tmp_path / "a")) == 80  # epochs of 20 steps of 2: the second ended before step 54
 

@@ -20,11 +20,11 @@ from trueline.core.subject import subject_hash
 
 USE = ("--import", "fault_worlds")
 EPOCHS = 60
-TRAIN = (
-    "train", "ppo-lag", "env=Drift-v0", "num_envs=4", "steps_per_epoch=80", f"total_steps={80 * EPOCHS}", "cost_limit=2.0",
-    "actor.hidden=[8]", "critic.hidden=[8]", "update.passes=2", "update.minibatch=40", "checkpoint_epochs=1",
-    "averaged_share=0.5", "--seed", "3",
+SMALL = (
+    "env=Drift-v0", "num_envs=4", "steps_per_epoch=80", "cost_limit=2.0", "actor.hidden=[8]", "critic.hidden=[8]",
+    "update.passes=2", "update.minibatch=40", "checkpoint_epochs=1", "averaged_share=0.5",
 )  # fmt: skip
+TRAIN = ("train", "ppo-lag", *SMALL, f"total_steps={80 * EPOCHS}", "--seed", "3")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,8 @@ def test_a_signal_stops_at_a_checkpoint_and_says_how_to_go_on(process, said, who
 
 
 def test_a_stopped_sweep_trains_only_what_is_missing(process, tmp_path):
-    grid = ("sweep", "ppo-lag", *TRAIN[2:-2], "gamma=0.9,0.99", "--seeds", 2, "--root", tmp_path, "--id", "s")
+    points = ("total_steps=1200", "gamma=0.9,0.99", "--seeds", 2)
+    grid = ("sweep", "ppo-lag", *SMALL, *points, "--root", tmp_path, "--id", "s")
     child = process(*grid)
     wait_for(child, tmp_path / "s-p00-s1" / "manifest.json")
     os.kill(child.pid, signal.SIGTERM)

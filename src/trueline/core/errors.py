@@ -109,7 +109,7 @@ class BadWorld(TruelineError):
     def __init__(self, world: str, what: str, env: int, step: int) -> None:
         self.world, self.what, self.env, self.step = world, what, env, step
         super().__init__(
-            f"{world} returned a {what} that is not finite (environment {env}, step {step}). "
+            f"{world} returned {what} that is not finite (environment {env}, step {step}). "
             f"Check the world with that layout seed, or the actions it was given."
         )
 

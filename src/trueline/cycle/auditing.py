@@ -71,9 +71,13 @@ def choose(
         uses.append(AuditUse(name=name, config=settings, budget=_budget(budget)))
     if given:
         name = min(given)
-        raise ConfigError(f"settings were given for {name!r}, which is not among the audits made. Name it in --only too.")
+        raise ConfigError(
+            f"settings were given for {name!r}, which is not among the audits made. Name it in --only too."
+        )
     if not uses:
-        raise UnknownName(f"no audit fits a subject of kind {subject.kind!r}. `trueline list audits` shows all there are.")
+        raise UnknownName(
+            f"no audit fits a subject of kind {subject.kind!r}. `trueline list audits` shows all there are."
+        )
     return Choice(tuple(uses), tuple(left_out))
 
 
@@ -95,7 +99,9 @@ def audit_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def start_audit(uses: Sequence[AuditUse], subject: Subject, folder: Path, *, root: Path, seed: int, threads: int) -> Path:
+def start_audit(
+    uses: Sequence[AuditUse], subject: Subject, folder: Path, *, root: Path, seed: int, threads: int
+) -> Path:
     """Audits the subject of the run in `folder` on held-out cases, in a new run; returns its folder, report included."""
     spec = AuditSpec(audit=tuple(uses))
     name = f"audit-{read_manifest(folder)['name']}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trueline.core.files import write_text
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run
 from trueline.cycle.gate import sentence
 from trueline.cycle.rounds import RoundRecord, finished_rounds
 from trueline.cycle.spec import CycleSpec
@@ -23,8 +24,10 @@ _CURVES = ("train/", "constraint/")  # what a reader of a whole cycle wants to s
 def write_report(spec: CycleSpec, run: Run) -> Path:
     """Write report.html of what has been finished so far; returns its path."""
     records = finished_rounds(run.folder)
-    rounds = [_round(spec, run, record) for record in records]
+    rounds = [_round(run, record) for record in records]
     last = records[-1] if records else None
+    main = _key(rounds)
+    rounds = [_with_limits(a_round, record, main) for a_round, record in zip(rounds, records, strict=True)]
     data = ReportData(
         title=spec.name,
         subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {run.id}",
@@ -33,13 +36,14 @@ def write_report(spec: CycleSpec, run: Run) -> Path:
         manifest={key: run.manifest[key] for key in ("python", "versions", "machine", "threads", "git")},
         started=run.manifest["started"],
         ended=run.manifest["ended"] or "",
+        wall_s=sum(record.wall_s for record in records),
         cpu_s=sum(record.cpu_s for record in records),
         rounds=rounds,
         release=None if last is None or last.next_plan is not None else last.decision.release,
         decision=" ".join(last.decision.reasons[:3]) if last else "No round is finished.",
-        main=_key(spec, rounds),
+        main=main,
         beside=_beside(rounds),
-        baselines={},
+        baselines=_baselines(rounds),
         limits=_limits(spec, rounds),
     )
     path = run.folder / "report.html"
@@ -52,7 +56,7 @@ def _command(run: Run) -> str:
     return f"trueline cycle {source or run.id + '/config.toml'}"
 
 
-def _round(spec: CycleSpec, run: Run, record: RoundRecord) -> Round:
+def _round(run: Run, record: RoundRecord) -> Round:
     root = run.folder.parent
     names = {part: f"{run.id}-r{record.number}-{part}" for part in ("train", "audit", "respond")}
     train = root / names["train"]
@@ -73,6 +77,27 @@ def _round(spec: CycleSpec, run: Run, record: RoundRecord) -> Round:
         media=_media(train),
         runs=[name for name in names.values() if (root / name).is_dir()],
     )
+
+
+def _with_limits(a_round: Round, record: RoundRecord, main: Key | None) -> Round:
+    """The round with the limits drawn into its cost curves: the audited one, and the one it was trained for."""
+    required = [e.requirement for e in a_round.evidence if e.requirement and main == Key(e.audit, e.metric)]
+    limits = {"audited limit": required[0].threshold} if required else {}
+    trained = record.plan.setting("cost_limit")
+    if isinstance(trained, int | float):
+        limits["limit trained for"] = float(trained)
+    curves = [replace(c, limits=limits) if c.name.startswith("train/cost") else c for c in a_round.curves]
+    return replace(a_round, curves=curves)
+
+
+def _baselines(rounds: list[Round]) -> dict[str, tuple[float, float]]:
+    """What the audits of the last round say of simpler behaviours: metrics named "X of BASELINE"."""
+    found: dict[str, dict[str, float]] = {}
+    for e in rounds[-1].evidence if rounds else ():
+        what, of, baseline = e.metric.partition(" of ")
+        if of and what in ("return", "cost"):
+            found.setdefault(baseline, {})[what] = e.estimate.value
+    return {name: (row["return"], row["cost"]) for name, row in found.items() if {"return", "cost"} <= row.keys()}
 
 
 def _settings(record: RoundRecord) -> dict[str, Any]:
@@ -104,7 +129,7 @@ def _required(rounds: list[Round]) -> list[Evidence]:
     return [e for e in rounds[0].evidence if e.requirement is not None] if rounds else []
 
 
-def _key(spec: CycleSpec, rounds: list[Round]) -> Key | None:
+def _key(rounds: list[Round]) -> Key | None:
     """The number of the big picture: the first requirement that failed in the first round, else the first one."""
     required = _required(rounds)
     failed = [e for e in required if e.verdict is Verdict.FAIL]

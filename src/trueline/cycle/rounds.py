@@ -50,6 +50,7 @@ class RoundRecord:
     decision: Decision
     next_plan: Plan | None  # None when this was the last round
     cpu_s: float
+    wall_s: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -60,6 +61,7 @@ class RoundRecord:
             "decision": asdict(self.decision),
             "next_plan": self.next_plan and self.next_plan.model_dump(mode="json"),
             "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
         }
 
     @classmethod
@@ -68,7 +70,7 @@ class RoundRecord:
         decision = Decision(row["decision"]["release"], tuple(row["decision"]["reasons"]))
         next_plan = row["next_plan"] and build(Plan, row["next_plan"])
         plan = build(Plan, row["plan"])
-        return cls(row["number"], plan, tuple(row["changed"]), decision, next_plan, row["cpu_s"])
+        return cls(row["number"], plan, tuple(row["changed"]), decision, next_plan, row["cpu_s"], row["wall_s"])
 
 
 def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None) -> Path:
@@ -126,7 +128,7 @@ def finished_rounds(folder: Path) -> list[RoundRecord]:
 
 def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) -> RoundRecord:
     number = 1 if previous is None else previous.number + 1
-    began = time.process_time()
+    began, began_wall = time.process_time(), time.monotonic()
     headline = f"round {number} of at most {spec.rounds}"
     stage(f"{headline}: train {plan.recipe}")
     trained, subject = _train(spec, run, plan, number)
@@ -148,7 +150,8 @@ def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) 
             next_plan = None
             note = "No response to these findings is configured, so another round would change nothing."
             decision = Decision(False, (*decision.reasons, note))
-    return RoundRecord(number, plan, changed, decision, next_plan, time.process_time() - began)
+    cpu_s, wall_s = time.process_time() - began, time.monotonic() - began_wall
+    return RoundRecord(number, plan, changed, decision, next_plan, cpu_s, wall_s)
 
 
 def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:

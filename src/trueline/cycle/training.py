@@ -111,7 +111,9 @@ def find_run(run: str | Path, root: Path) -> Path:
             read_manifest(folder)
             return folder
     if "/" in name or not root.is_dir():
-        raise RunError(f"there is no run folder {name if '/' in name else root / name}. `trueline runs` lists the runs.")
+        raise RunError(
+            f"there is no run folder {name if '/' in name else root / name}. `trueline runs` lists the runs."
+        )
     return Store(root).find(name)
 
 

@@ -30,6 +30,7 @@ from trueline.evidence.records import (
     EvidenceError,
     Finding,
     Metric,
+    NotMeasurable,
     Outcome,
     Principle,
     Requirement,
@@ -194,17 +195,20 @@ def run_audits(
 ) -> list[Evidence]:
     """`run_audit` for each audit in turn, in one run.  `budget` may be given by audit name.
 
-    A subject that lacks an audit's capability gives *inconclusive* evidence with a note "not measured: …", so that the
-    gap is visible. `progress` is called with the audit's name and its evidence after each.
+    A subject that lacks an audit's capability, or whose world lacks an ability, gives *inconclusive* evidence with a
+    note "not measured: …", so that the gap is visible. `progress` is called with the audit's name and its evidence
+    after each.
     """
     journal, gathered = _Journal.open(run), list[Evidence]()
     for audit in audits:
         own = budget.get(audit.name) if isinstance(budget, Mapping) else budget
         terms = _agreed(run, split, round, seed, own, share, findings)
-        if isinstance(subject, audit.needs):
+        try:
+            if not isinstance(subject, audit.needs):
+                raise NotMeasurable(_lacks(audit, subject))
             found = _run_audit(audit, subject, journal, terms)
-        else:
-            found = [_not_measured(audit, metric, terms, _lacks(audit, subject)) for metric in audit.metrics]
+        except NotMeasurable as gap:
+            found = [_not_measured(audit, metric, terms, str(gap)) for metric in audit.metrics]
             journal.finish(_key(audit, terms), found)
         gathered += found
         if progress is not None:
@@ -349,8 +353,10 @@ def _evidence(audit: Audit, metric: Metric, tried: Sequence[_Tried], terms: _Ter
     if not tried:
         note = "not measured: there were no cases"
     elif missing > MOST_MISSING * len(tried):
-        note = f"{missing} of {len(tried)} cases have no value, so nothing is concluded from the others"
-        verdict = None if requirement is None else Verdict.INCONCLUSIVE
+        note = f"{missing} of {len(tried)} cases have no value"
+        if requirement is not None:
+            note += ", so nothing is concluded from the others"
+            verdict = Verdict.INCONCLUSIVE
     return Evidence(
         principle=audit.principle,
         audit=audit.name,

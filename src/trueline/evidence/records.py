@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from trueline.core.config import Config
-from trueline.core.errors import TruelineError
+from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.files import to_json
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "EvidenceError",
     "Finding",
     "Metric",
+    "NotMeasurable",
     "Outcome",
     "Principle",
     "Requirement",
@@ -44,6 +45,10 @@ Bound = Literal["at_most", "at_least"]
 
 class EvidenceError(TruelineError):
     """An audit, a claim or a record that cannot be evaluated as given."""
+
+
+class NotMeasurable(ConfigError):
+    """What the subject acts on lacks an ability that an audit needs: a gap to report, not a mistake to end a run."""
 
 
 class Principle(StrEnum):
@@ -68,7 +73,8 @@ class Requirement(Config):
 
     bound: Bound
     threshold: float  # in the metric's unit
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)  # that a pass is right, and that a fail is: a statement about one end each
+    # That a pass is right, and that a fail is: each is a statement about one end of the interval.
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
 
     def interval_confidence(self, share: float = 1.0) -> float:
         """Confidence of the two-sided interval both of whose ends hold with confidence 1 − (1 − c)·share.

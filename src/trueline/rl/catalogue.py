@@ -155,4 +155,13 @@ AUDITS: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = SUBJECTS + RESPONSES + AUDITS
+USEFULNESS = Entry(
+    kind="audit",
+    name="controllability/usefulness",
+    target="trueline.rl.audits.usefulness:Usefulness",
+    summary="return beyond that of acting at random and of doing nothing, paired by layout",
+    level="exact",
+    test="tests/rl/test_audits_usefulness.py::test_an_idle_policy_is_worth_nothing_beyond_being_idle",
+)
+
+ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS

@@ -105,9 +105,11 @@ def _initial(fan_out: int, fan_in: int, how: str, rng: torch.Generator) -> Tenso
 
 
 class PictureEncoder(nn.Module):
-    """Three convolutions and a linear layer (Mnih et al. 2015), [B, H, W, C] uint8 -> [B, width]."""
+    """Three convolutions and a linear layer (Mnih et al. 2015), [B, H, W, C] uint8 -> [B, 128]."""
 
-    def __init__(self, height: int, width: int, channels: int, outputs: int, rng: torch.Generator) -> None:
+    features = 128
+
+    def __init__(self, height: int, width: int, channels: int, rng: torch.Generator) -> None:
         """Raises ValueError when the picture is smaller than 36 pixels on a side."""
         super().__init__()
         layers = [(channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
@@ -120,10 +122,10 @@ class PictureEncoder(nn.Module):
             height, width = (height - size) // stride + 1, (width - size) // stride + 1
         if height < 1 or width < 1:
             raise ValueError("pictures need at least 36 pixels on each side")
-        self.out = Mlp(64 * height * width, outputs, Network(hidden=()), rng)
+        self.out = Mlp(64 * height * width, self.features, Network(hidden=()), rng)
 
     def forward(self, picture: Tensor) -> Tensor:
-        """[B, H, W, C] uint8 -> [B, outputs]."""
+        """[B, H, W, C] uint8 -> [B, 128]."""
         x = picture.movedim(-1, 1).to(torch.float32) / 255.0
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
             x = torch.relu(nn.functional.conv2d(x, kernel, bias, stride=stride))
@@ -137,10 +139,10 @@ class Encoder(nn.Module):
         """codec: what the observations hold."""
         super().__init__()
         self.norm = RunningNorm(codec.width) if codec.width else None
-        self.pictures = nn.ModuleDict(
-            {name.replace("/", "_"): PictureEncoder(*size, 128, rng) for name, size in codec.images.items()}
-        )
-        self.width = codec.width + 128 * len(codec.images)
+        self.pictures = nn.ModuleDict()
+        for name, (height, width, channels) in codec.images.items():
+            self.pictures[name.replace("/", "_")] = PictureEncoder(height, width, channels, rng)
+        self.width = codec.width + PictureEncoder.features * len(codec.images)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """{"vector": [B, D], "image/...": [B, H, W, C]} -> [B, width]."""

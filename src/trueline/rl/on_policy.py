@@ -28,7 +28,7 @@ from trueline.rl.constraint import Handler, HandlerState, Weights, mix, unconstr
 from trueline.rl.env import VectorEnv
 from trueline.rl.lagrange import Lagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.perturb import Disturbance, disturbed
+from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
 from trueline.rl.pid import PidLagrangian
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.ppo import Ppo, PpoBatch, optimiser, ppo_update, set_rates
@@ -282,6 +282,10 @@ class Trainer:
 
     def _one_epoch(self) -> str:
         config, run = self.config, self.run
+        norm = self.network.encoder.norm
+        if isinstance(self.env, NoisySensors) and norm is not None:
+            # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
+            self.env.set_scale(1.0 / norm.scale32.numpy())
         batch = self.collector.collect(self.network, run.torch_rng("collect"))
         window = config.window if isinstance(config, Constrained) else 100
         self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost])[-window:]

@@ -7,7 +7,7 @@ The same wrapper randomises training, where every episode draws its own magnitud
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -30,7 +30,7 @@ from trueline.rl.env import (
 )
 from trueline.rl.spaces import ObservationCodec
 
-__all__ = ["Disturbance", "disturbed"]
+__all__ = ["DYNAMICS", "Disturbance", "NoisySensors", "disturbed"]
 
 Array = NDArray[np.float64]
 Range = tuple[float, float]
@@ -126,6 +126,15 @@ def _sensors(space: gym.Space[Any]) -> dict[str, slice]:
     return found
 
 
+@runtime_checkable
+class NoisySensors(Protocol):
+    """A world whose sensors are disturbed, so that what one unit of noise is has to be said."""
+
+    def set_scale(self, scale: NDArray[Any]) -> None:
+        """What one unit of noise is in each sensor's own unit from now on, [D]; not part of the state."""
+        ...
+
+
 class _Disturbed:
     """The wrapper: a `VectorEnv` that keeps the contract, final observations and autoresets included."""
 
@@ -154,6 +163,10 @@ class _Disturbed:
         actions = env.action_space.shape if disturbance.delay else ()
         self._chosen = np.zeros((n, disturbance.delay + 1, *(actions or ())))  # [N, d]: the action chosen d steps ago
         self._obs: Obs = np.zeros(0)
+
+    def set_scale(self, scale: NDArray[Any]) -> None:
+        """What one unit of noise is in each sensor's own unit from now on, [D]; not part of the state."""
+        self._scale[:] = scale
 
     @property
     def seed_source(self) -> SeedSource:

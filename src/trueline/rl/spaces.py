@@ -52,9 +52,9 @@ class ObservationCodec:
         return sum(int(np.sum(size)) for _, how, size in self.parts if how != "image")
 
     @property
-    def images(self) -> dict[str, tuple[int, ...]]:
+    def images(self) -> dict[str, tuple[int, int, int]]:
         """Picture inputs by name, each (H, W, C)."""
-        return {f"image/{key}": size for key, how, size in self.parts if how == "image"}
+        return {f"image/{key}": (size[0], size[1], size[2]) for key, how, size in self.parts if how == "image"}
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
         """Shape and dtype of one row of every input."""

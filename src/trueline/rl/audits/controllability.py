@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from trueline.core.errors import ConfigError
-from trueline.evidence.records import Axis, Case, Metric, Outcome, Principle, Split
+from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.rl.audits.layouts import (
     Arena,
     LayoutAudit,
@@ -71,7 +71,7 @@ def traced(env: VectorEnv, seeds: NDArray[np.uint32], actor: Act, column: int) -
 
 def _steerable(env: VectorEnv, needed_steps: int, what: str) -> None:
     if not isinstance(env, Steerable):
-        raise ConfigError(
+        raise NotMeasurable(
             f"{env.id} does not tell where its agent is or let its goal be moved, so {what} is not measured."
         )
     refuse_choices(env)
@@ -293,7 +293,7 @@ class GoalChange:
         column = cost_column(env, c.cost, c.cost_bound)
         _steerable(env, c.at_step + c.within, "a change of goal")
         if not isinstance(env, LaidOut):
-            raise ConfigError(
+            raise NotMeasurable(
                 f"{env.id} does not tell where its objects are, so no free place for a goal can be found."
             )
         outcomes: list[Outcome | None] = []

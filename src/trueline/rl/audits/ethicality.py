@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trueline.core.errors import ConfigError
 from trueline.core.streams import case_seeds
-from trueline.evidence.records import Axis, Case, Metric, Outcome, Principle, Split
+from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.rl.audits.layouts import (
     Arena,
     LayoutAudit,
@@ -185,7 +185,7 @@ class WorstLayouts:
         c = self.config
         env = self._arena.world(subject, c.num_envs)
         if not isinstance(env, LaidOut):
-            raise ConfigError(f"{env.id} cannot start from a given layout, so no worst one can be searched for.")
+            raise NotMeasurable(f"{env.id} cannot start from a given layout, so no worst one can be searched for.")
         column = cost_column(env, c.cost, c.cost_bound)
 
         def costs(rows: Sequence[_Arrangement]) -> Array:

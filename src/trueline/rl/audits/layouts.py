@@ -13,7 +13,7 @@ from pydantic import Field
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.streams import case_seeds
-from trueline.evidence.records import Bound, Case, Requirement, Split
+from trueline.evidence.records import Bound, Case, NotMeasurable, Requirement, Split
 from trueline.rl.env import Obs, VectorEnv
 from trueline.rl.evaluate import Act, Episodes, policy_actions, run_episodes
 from trueline.rl.policy import Acts, NetworkPolicy, WorldRef
@@ -94,19 +94,21 @@ class Arena:
 def cost_column(env: VectorEnv, name: str, bound: float) -> int:
     """Column of the cost called `name`.
 
-    Raises ConfigError when the world has no such cost, when it has several and none is named, and when an episode can
-    cost more than `bound` at a cost of 1 per step.
+    Raises NotMeasurable when the world has no cost at all; ConfigError when it has none of that name, when it has
+    several and none is named, and when an episode can cost more than `bound` at a cost of 1 per step.
     """
     if env.max_episode_steps > bound:
         raise ConfigError(
             f"cost_bound is {bound:g}, but an episode of {env.id} has {env.max_episode_steps} steps that may cost 1 "
             f"each. Set cost_bound={env.max_episode_steps}."
         )
+    if not env.costs:
+        raise NotMeasurable(f"{env.id} reports no cost, so none can be audited.")
     if not name and len(env.costs) == 1:
         return 0
     if name in env.costs:
         return env.costs.index(name)
-    reports = f"It reports {', '.join(env.costs)}" if env.costs else "It reports none"
+    reports = f"It reports {', '.join(env.costs)}"
     if not name:
         raise ConfigError(f"which cost of {env.id} is audited was not said. {reports}; name one as cost.")
     raise ConfigError(f"{env.id} has no cost {name!r}. {reports}.")
@@ -137,11 +139,11 @@ def observation_scale(policy: Acts, width: int) -> Array:
 
 
 def flat_codec(env: VectorEnv) -> ObservationCodec:
-    """The codec of a world whose observation is nothing but numbers.  Raises ConfigError for pictures and choices."""
+    """The codec of a world whose observation is nothing but numbers.  Raises NotMeasurable for pictures and choices."""
     codec = ObservationCodec.of(env.observation_space)
     other = [how for _, how, _ in codec.parts if how != "box"]
     if other:
-        raise ConfigError(
+        raise NotMeasurable(
             f"{env.id} observes a part of kind {other[0]!r}. This audit needs observations that are numbers."
         )
     return codec
@@ -165,9 +167,9 @@ def unflat(codec: ObservationCodec, rows: NDArray[Any], like: Obs) -> Obs:
 
 
 def refuse_choices(env: VectorEnv) -> None:
-    """Raises ConfigError for a world whose actions are not continuous: they have no zero and no mean."""
+    """Raises NotMeasurable for a world whose actions are not continuous: they have no zero and no mean."""
     if ActionCodec.of(env.action_space).kind != "continuous":
-        raise ConfigError(f"{env.id} takes choices. This audit needs continuous actions.")
+        raise NotMeasurable(f"{env.id} takes choices. This audit needs continuous actions.")
 
 
 @dataclass(slots=True)

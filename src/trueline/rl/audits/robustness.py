@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.core.streams import case_seeds
-from trueline.evidence.records import Axis, Case, Metric, Outcome, Principle, Split
+from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.rl.audits.layouts import (
     Arena,
     LayoutAudit,
@@ -36,7 +36,7 @@ from trueline.rl.audits.layouts import (
 )
 from trueline.rl.env import Obs, Perturbable, VectorEnv
 from trueline.rl.evaluate import Act, Episodes, run_episodes
-from trueline.rl.perturb import Disturbance, disturbed
+from trueline.rl.perturb import DYNAMICS, Disturbance, disturbed
 from trueline.rl.policy import Acts, Differentiable
 from trueline.rl.spaces import ObservationCodec
 
@@ -151,7 +151,10 @@ class DisturbanceSweep(Sweep):
 
     def run(self, env: VectorEnv, subject: Acts, seeds: NDArray[np.uint32], level: float, noise: int) -> Episodes:
         """The policy in the disturbed world; the world is nominal again afterwards."""
-        magnitude = (level, level) if self.field in ("mass", "friction", "gear") else level
+        dynamics = self.field in DYNAMICS
+        if dynamics and not (isinstance(env, Perturbable) and self.field in env.perturbations):
+            raise NotMeasurable(f"the {self.field} of {env.id} cannot be changed.")
+        magnitude = (level, level) if dynamics else level
         disturbance = build(Disturbance, {self.field: magnitude})
         codec = ObservationCodec.of(env.observation_space)
         # The disturbance has the same draws at every level: only their size differs.

@@ -45,6 +45,8 @@ class Usefulness:
             Metric("return above idle", "paired", requirement=enough, worse="low"),
             Metric("return of random", "mean", worse="low"),
             Metric("return of idle", "mean", worse="low"),
+            Metric("cost of random", "mean", "per episode"),
+            Metric("cost of idle", "mean", "per episode"),
         )
         self._arena = Arena(config.num_envs, config.threads)
 
@@ -57,21 +59,24 @@ class Usefulness:
         seeds, noise = seeds_of(cases), new_noise(rng)
         env = self._arena.world(subject, len(seeds))
         own = run_episodes(env, seeds, acting(subject, noise)).episode_return
-        random = run_episodes(env, seeds, _at_random(env, noise)).episode_return
-        idle = np.full(len(seeds), math.nan)
+        random = run_episodes(env, seeds, _at_random(env, noise))
+        idle_return = idle_cost = np.full(len(seeds), math.nan)
         if ActionCodec.of(env.action_space).kind == "continuous":
-            idle = run_episodes(env, seeds, _idle(env)).episode_return
+            idle = run_episodes(env, seeds, _idle(env))
+            idle_return, idle_cost = idle.episode_return, idle.cost.sum(axis=1)
         return [
             Outcome(
                 {
-                    "return above random": float(r - b),
-                    "return above idle": float(r - z),
-                    "return of random": float(b),
-                    "return of idle": float(z),
+                    "return above random": float(own[i] - random.episode_return[i]),
+                    "return above idle": float(own[i] - idle_return[i]),
+                    "return of random": float(random.episode_return[i]),
+                    "return of idle": float(idle_return[i]),
+                    "cost of random": float(random.cost[i].sum()),
+                    "cost of idle": float(idle_cost[i]),
                 },
-                detail={"seed": int(seed), "return": float(r)},
+                detail={"seed": int(seed), "return": float(own[i])},
             )
-            for seed, r, b, z in zip(seeds, own, random, idle, strict=True)
+            for i, seed in enumerate(seeds)
         ]
 
 
