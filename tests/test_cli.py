@@ -169,7 +169,7 @@ def test_settings_of_audits_are_told_apart_by_the_audit_s_name(monkeypatch):
         "e/cost": {"limit": 3, "a": {"b": 1}},
         "e/cost.tail": {"share": 0.1},
     }
-    with pytest.raises(ConfigError, match="names no audit. Did you mean 'e/cost'"):
+    with pytest.raises(ConfigError, match=r"names no audit\. Did you mean 'e/cost'"):
         audit_settings(["e/cots.limit=3"])
 
 
@@ -205,6 +205,8 @@ def test_a_benchmark_is_run_with_its_arguments(trueline, tmp_path, monkeypatch):
 
 def test_a_reader_that_leaves_early_is_no_error():
     script = f"{sys.executable} -m trueline.cli list envs | head -n 1"
-    run = subprocess.run(["bash", "-c", f"{script}; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["bash", "-c", f"{script}; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True
+    )
     assert run.stderr == ""
     assert "Traceback" not in run.stdout

@@ -29,7 +29,9 @@ def imports(tree: ast.AST, path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "trueline" else {node.module}
+            names = (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "trueline" else {node.module}
+            )
             found |= names
         elif isinstance(node, ast.ImportFrom) and node.level > 0:
             raise AssertionError(f"{path} imports relatively; name the module in full")
@@ -61,7 +63,9 @@ def test_nothing_below_or_around_the_wings_knows_a_wing_or_a_kind_of_subject(par
     for path in (SOURCE / part).rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
-        words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        words = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         assert not words & WINGS, f"{path.relative_to(SOURCE)} names {words & WINGS}"
         for node in ast.walk(tree):
             if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq | ast.In) for op in node.ops):
@@ -74,5 +78,7 @@ def test_nothing_below_or_around_the_wings_knows_a_wing_or_a_kind_of_subject(par
 
 
 def test_a_module_that_reached_up_would_be_seen():
-    tree = ast.parse("def f():\n    from trueline.safety.recipes import PPO\n    import trueline.cli\n    from trueline import cycle")
+    tree = ast.parse(
+        "def f():\n    from trueline.safety.recipes import PPO\n    import trueline.cli\n    from trueline import cycle"
+    )
     assert imports(tree, Path("x.py")) == {"safety", "cli", "cycle"}

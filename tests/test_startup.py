@@ -16,12 +16,18 @@ def loaded(code: str) -> set[str]:
 
 
 def command(*argv: str) -> str:
-    return f"from trueline.cli import main\ntry: main({list(argv)!r})\nexcept SystemExit as end: assert not end.code, end.code"
+    call = f"from trueline.cli import main\ntry: main({list(argv)!r})\n"
+    return call + "except SystemExit as end: assert not end.code, end.code"
 
 
 @pytest.mark.parametrize(
     "code",
-    ["import trueline", "import trueline; trueline.__version__; dir(trueline)", command("--help"), command("train", "--help")],
+    [
+        "import trueline",
+        "import trueline; trueline.__version__; dir(trueline)",
+        command("--help"),
+        command("train", "--help"),
+    ],
     ids=["import", "version", "help", "train help"],
 )
 def test_nothing_heavy_is_loaded(code):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trueline.core.config import build
 from trueline.core.errors import RunError
@@ -151,7 +151,7 @@ def audit(
 
     Given a run (id, path or "latest"; a cycle means what it trained last) the evidence is kept in a run of kind
     "audit" in the same folder of runs, with a report; given a subject itself nothing is written. `config` holds
-    settings by audit or lines "AUDIT.key=value", `budget` the most cases of each audit. Raises UnknownName, ConfigError,
+    settings by audit or lines "AUDIT.key=value", `budget` the most cases of each. Raises UnknownName, ConfigError,
     EvidenceError, and Stopped after a signal.
     """
     patterns = (only,) if isinstance(only, str) else tuple(only)
@@ -245,7 +245,8 @@ def report(run: str | Path, *, root: str | Path = "runs") -> Path:
     if manifest["kind"] == "cycle":
         spec = read_cycle(folder / "config.toml")
         # Looking at a cycle must not need its lock: it may be running.
-        return write_report(spec, SimpleNamespace(folder=folder, id=manifest["id"], manifest=manifest))
+        seen = SimpleNamespace(folder=folder, id=manifest["id"], manifest=manifest)
+        return write_report(spec, cast(Run, seen))
     write_text(folder / "report.html", build_run_report(folder))
     return folder / "report.html"
 

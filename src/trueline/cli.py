@@ -488,7 +488,7 @@ def _cell(value: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
-    """A table on a terminal; elsewhere aligned text whose lines are never broken, so that other programs can read it."""
+    """A table on a terminal; elsewhere aligned text whose lines are never broken, for other programs to read."""
     if not rows:
         if empty:
             print(empty)

@@ -50,8 +50,8 @@ def test_diverging_training_names_step_tensor_and_checkpoint(trueline, tmp_path)
 def test_a_diverged_point_of_a_sweep_is_a_result(trueline, tmp_path):
     settings = ("env=Drift-v0", "num_envs=2", "steps_per_epoch=40", "total_steps=120", "update.grad_norm=1e30", *SMALL)
     said = trueline(
-        "sweep", "ppo", *settings, "update.lr=1e-3,1e30", "update.critic_lr=1e-3", "--seeds", 1, *USE, "--root", tmp_path,
-        "--id", "s",
+        "sweep", "ppo", *settings, "update.lr=1e-3,1e30", "update.critic_lr=1e-3", "--seeds", 1, *USE, "--root",
+        tmp_path, "--id", "s",
     )  # fmt: skip
     assert said.code == 0, said.err
     rows = json.loads((tmp_path / "s" / "artefacts" / "table.json").read_text())

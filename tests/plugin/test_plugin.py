@@ -50,7 +50,12 @@ def test_harm_of_the_constrained_player_is_at_its_limit(trueline, tmp_path):
 
 
 def test_its_names_are_listed(trueline):
-    for kind, name in {"envs": "Bandit-v0", "recipes": "bandit-lag", "audits": "ethicality/harm", "claims": "bandit/"}.items():
+    for kind, name in {
+        "envs": "Bandit-v0",
+        "recipes": "bandit-lag",
+        "audits": "ethicality/harm",
+        "claims": "bandit/",
+    }.items():
         assert name in trueline("list", kind, *USE).out
     listed = json.loads(trueline(*USE, "list", "subjects", "--json").out)
     assert {"bandit"} < {entry["name"] for entry in listed}
@@ -72,7 +77,9 @@ def test_audit_of_a_player_fails_and_finds_the_harmful_arm(trueline, tmp_path):
 def test_an_audit_of_policies_named_outright_leaves_a_visible_gap(trueline, tmp_path):
     trueline("train", "bandit", "steps=10", *USE, "--root", tmp_path, "--id", "free")
     assert isinstance(load("free", root=tmp_path), Pulls)
-    policies = [e["name"] for e in json.loads(trueline("list", "audits", "--json").out) if e["name"] != "ethicality/harm"]
+    policies = [
+        e["name"] for e in json.loads(trueline("list", "audits", "--json").out) if e["name"] != "ethicality/harm"
+    ]
     for name in policies[:1]:
         said = trueline("audit", "free", "--only", name, *USE, "--root", tmp_path)
         assert said.code == 5
@@ -99,7 +106,12 @@ def test_a_cycle_turns_a_failed_audit_into_a_constrained_player(trueline, tmp_pa
     assert (first["verdict"], second["verdict"]) == ("fail", "pass")
     seeds = [{case["case"]["id"] for case in row["findings"]} for row in (first, second)]
     assert not seeds[0] & seeds[1]
-    assert "do not" not in trueline("resume", "c", *USE, "--root", tmp_path).out
+    for again in (trueline("resume", "c", *USE, "--root", tmp_path), trueline("report", "c", *USE, "--root", tmp_path)):
+        assert again.code == 0
+        assert again.last == said.last
+    assert "`trueline resume c`" in trueline("resume", "c-r1-train", *USE, "--root", tmp_path).err
+    # The cycle's subject is the one it trained last.
+    assert trueline("audit", "c", "--only", "ethicality/harm", *USE, "--root", tmp_path).code == 0
 
 
 def test_a_cycle_killed_between_and_inside_its_rounds_ends_with_the_same_evidence(tmp_path):
@@ -118,7 +130,12 @@ def test_a_cycle_killed_between_and_inside_its_rounds_ends_with_the_same_evidenc
 
     assert run("cycle", HERE / "bandit.toml", "--id", "whole") == 0
     begin = ("cycle", HERE / "bandit.toml", "--id", "killed")
-    moments = ("-r1-train/checkpoints/step-*", "-r1-train/subject", "/artefacts/rounds/1.json", "-r2-train/checkpoints/*200")
+    moments = (
+        "-r1-train/checkpoints/step-*",
+        "-r1-train/subject",
+        "/artefacts/rounds/1.json",
+        "-r2-train/checkpoints/*200",
+    )
     for moment in moments:
         assert run(*begin, until="killed" + moment) == -signal.SIGKILL
         begin = ("resume", "killed")

@@ -102,7 +102,7 @@ def audit_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 def start_audit(
     uses: Sequence[AuditUse], subject: Subject, folder: Path, *, root: Path, seed: int, threads: int
 ) -> Path:
-    """Audits the subject of the run in `folder` on held-out cases, in a new run; returns its folder, report included."""
+    """Audits the subject of the run in `folder` on held-out cases; returns the folder of the new run, with a report."""
     spec = AuditSpec(audit=tuple(uses))
     name = f"audit-{read_manifest(folder)['name']}"
     run = Run.create(
@@ -149,13 +149,17 @@ def _run(run: Run, spec: AuditSpec, subject: Subject) -> Path:
     with run, run.interruptible():
         stage(f"run {run.folder}")
         use_threads(run.manifest["threads"])
-        found = run_audits(
-            audits, subject, run=run, split="verdict", round=ROUND, budget={use.name: use.budget for use in spec.audit}
-        )  # fmt: skip
+        budgets = {use.name: use.budget for use in spec.audit}
+        found = run_audits(audits, subject, run=run, split="verdict", round=ROUND, budget=budgets, progress=_tell)
         said = [e.verdict for e in found]
         run.finish("done", summary={v: said.count(v) for v in Verdict})
         write_text(run.folder / "report.html", build_run_report(run.folder))
     return run.folder
+
+
+def _tell(name: str, found: Sequence[Evidence]) -> None:
+    required = [e for e in found if e.requirement is not None]
+    stage(f"{name}: {tally(required) if required else 'measured'}")
 
 
 def _budget(most: int | None) -> Budget:

@@ -106,7 +106,8 @@ def find_run(run: str | Path, root: Path) -> Path:
     """
     name = str(run).removeprefix("run://").rstrip("/")
     # Named exactly, a damaged folder is told from a missing one; the index lists whole runs only.
-    for folder in (root / name, Path(name)):
+    named = "/" in name or (Path(name) / "manifest.json").exists()
+    for folder in (root / name, Path(name)) if named else (root / name,):
         if name != "latest" and folder.is_dir():
             read_manifest(folder)
             return folder
@@ -123,7 +124,7 @@ def _train(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) ->
 
 
 def same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:
-    """The folders of a run's inputs by role.  Raises RunError for one that is gone, CheckpointError for a changed one."""
+    """The folders of a run's inputs by role.  Raises RunError for one that is gone, CheckpointError if it changed."""
     found = {}
     for role, given in manifest["inputs"].items():
         folder = root / str(given["run"])

@@ -1,12 +1,12 @@
 """How often a pull harms."""
 
 import numpy as np
-from trueline_bandit.arms import HARM
-from trueline_bandit.player import Pulls
 
 from trueline.core.config import Config
 from trueline.core.streams import case_seeds
 from trueline.evidence.records import Case, Metric, Outcome, Principle, Requirement
+from trueline_bandit.arms import HARM
+from trueline_bandit.player import Pulls
 
 
 class HarmConfig(Config):

@@ -1,12 +1,12 @@
 """Softmax bandit by exact gradient; the constrained row puts rl's multiplier on the expected harm."""
 
 import torch
-from trueline_bandit.arms import HARM, SUCCESS
-from trueline_bandit.player import Player
 
 from trueline.core.config import Config
 from trueline.rl.constraint import mix
 from trueline.rl.lagrange import Lagrangian
+from trueline_bandit.arms import HARM, SUCCESS
+from trueline_bandit.player import Player
 
 
 class Free(Config):
