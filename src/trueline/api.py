@@ -5,16 +5,17 @@ The command line calls the same functions, so that both do the same with the sam
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from trueline.core.config import build
-from trueline.core.errors import RunError
+from trueline.core.errors import MissingExtra, RunError
 from trueline.core.files import write_text
 from trueline.core.metrics import Sink, WandbSink
 from trueline.core.recipe import Plan, recipe_config
@@ -276,7 +277,10 @@ def _part_of(folder: Path) -> str | None:
     return match[1] if read_manifest(folder.parent / match[1])["kind"] in ("cycle", "sweep") else None
 
 
-def _wandb(project: str) -> Any:
+def _wandb(project: str) -> Callable[[Run], Sink]:
+    if importlib.util.find_spec("wandb") is None:  # asked before the run exists, not when its first number is logged
+        raise MissingExtra("tracking", "logging to Weights & Biases")
+
     def sink(run: Run) -> Sink:
         return WandbSink(project, run.id, run.config, run.folder)
 

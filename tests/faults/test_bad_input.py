@@ -76,6 +76,11 @@ def test_executor_without_its_extra_says_how_to_install_it(refused):
         assert "no executor is called 'rya'" in refused("sweep", "ppo", *SMALL, "--executor", "rya")
 
 
+def test_tracking_without_its_extra_says_how_to_install_it(refused, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert 'pip install "trueline[tracking]"' in refused("train", "ppo", *SMALL, "--wandb")
+
+
 def test_unknown_executor_names_those_there_are(refused):
     said = refused("sweep", "ppo", *SMALL, "--executor", "process")
     assert "Did you mean 'processes'?" in said
