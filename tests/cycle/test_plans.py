@@ -13,7 +13,14 @@ from trueline.evidence.records import Axis, Curve, Estimate, Evidence, Principle
 from trueline.rl.responses import AddLayouts, Constrain, Randomise
 
 
-def cost(value, high, verdict=Verdict.FAIL, ref="run://a-respond/findings/x.json", curve=None, audit="ethicality/episode-cost"):
+def cost(
+    value,
+    high,
+    verdict=Verdict.FAIL,
+    ref="run://a-respond/findings/x.json",
+    curve=None,
+    audit="ethicality/episode-cost",
+):
     return Evidence(
         principle=Principle.ETHICALITY,
         audit=audit,

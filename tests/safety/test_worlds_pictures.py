@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trueline.core.errors import ConfigError, MissingExtra
-from trueline.safety.worlds import make_goal
 from trueline.rl.filmstrip import film_strip, png, video
+from trueline.safety.worlds import make_goal
 from trueline.safety.worlds.render import NoGraphics, visual_model
 
 

@@ -30,7 +30,8 @@ class Gate(Config):
 
     def decide(self, evidence: Sequence[Evidence]) -> Decision:
         """Release only when every pattern has evidence and all of it passed, on verdict cases."""
-        against, shown = [], []
+        against: list[str] = []
+        shown: list[str] = []
         for pattern in self.require:
             matched = [
                 e

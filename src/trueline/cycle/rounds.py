@@ -189,10 +189,11 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
     if child is not None:
         with child:
             subject = train_in(child, plan.recipe, config, inputs)
-            if isinstance(subject, Shows):
-                for seed in spec.show:
-                    media = subject.show(seed, child.artefact("media/list.json").parent)
-                    child.write_json("media/list.json", list(media))
+            if isinstance(subject, Shows) and spec.show:
+                media = [
+                    item for seed in spec.show for item in subject.show(seed, child.artefact("media/list.json").parent)
+                ]
+                child.write_json("media/list.json", media)
     return folder.name, load_subject(folder)
 
 

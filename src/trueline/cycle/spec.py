@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -58,8 +58,8 @@ class CycleSpec(Config):
         self.train.settings()
         for use in self.audit:
             make_audit(use.name, use.config)
-        for use in self.respond:
-            make_response(use.name, use.config)
+        for response in self.respond:
+            make_response(response.name, response.config)
 
 
 def read_cycle(path: Path | str, overrides: tuple[str, ...] = ()) -> CycleSpec:
@@ -69,12 +69,12 @@ def read_cycle(path: Path | str, overrides: tuple[str, ...] = ()) -> CycleSpec:
 
 def make_audit(name: str, config: Mapping[str, Any] | None = None) -> Audit:
     """The audit called `name` with these settings. Raises UnknownName, or ConfigError for a wrong setting."""
-    target = registry.load("audit", name)
-    if not isinstance(target, type):
-        if config:
-            raise ConfigError(f"audit {name!r} takes no settings. Leave {', '.join(config)} out.")
-        return target
-    return target(build(target.Config, config or {}, where=name))
+    target: Any = registry.load("audit", name)
+    made = isinstance(target, type)
+    if not made and config:
+        raise ConfigError(f"audit {name!r} takes no settings. Leave {', '.join(config)} out.")
+    audit: Audit = target(build(cast(Any, target).Config, config or {}, where=name)) if made else target
+    return audit
 
 
 def make_response(name: str, config: Mapping[str, Any]) -> Any:

@@ -10,6 +10,8 @@ SUBJECTS: tuple[Entry, ...] = (
         name="policy",
         target="trueline.rl.policy:load",
         summary="an actor-critic policy of one world",
+        level="property",
+        test="tests/rl/test_policy.py::test_a_loaded_policy_acts_as_the_saved_one",
     ),
 )
 
@@ -19,18 +21,24 @@ RESPONSES: tuple[Entry, ...] = (
         name="constrain",
         target="trueline.rl.responses:Constrain",
         summary="switch the constraint on, then tighten it by the measured excess",
+        level="exact",
+        test="tests/cycle/test_plans.py::test_later_responses_tighten_by_the_excess_and_go_on_from_the_last_policy",
     ),
     Entry(
         kind="response",
         name="add-layouts",
         target="trueline.rl.responses:AddLayouts",
         summary="train a share of the episodes on the layouts that failed",
+        level="exact",
+        test="tests/rl/test_on_policy.py::test_failed_layouts_get_their_share_of_the_episodes",
     ),
     Entry(
         kind="response",
         name="randomise",
         target="trueline.rl.responses:Randomise",
         summary="draw a failing disturbance anew in every training episode",
+        level="exact",
+        test="tests/cycle/test_plans.py::test_a_failing_disturbance_is_trained_on_over_the_range_it_was_audited_on",
     ),
 )
 

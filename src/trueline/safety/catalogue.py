@@ -31,6 +31,8 @@ RECIPES: tuple[Entry, ...] = (
         target="trueline.safety.recipes:PPO",
         summary="proximal policy optimisation for the reward alone",
         reference="Schulman et al. 2017, eq. 7",
+        level="exact",
+        test="tests/rl/test_ppo.py::test_it_finds_the_best_arm",
     ),
     Entry(
         kind="recipe",
@@ -38,6 +40,8 @@ RECIPES: tuple[Entry, ...] = (
         target="trueline.safety.recipes:PPO_LAG",
         summary="PPO on A_r − Σλ·A_c, with Lagrange or PID multipliers on the episode costs",
         reference="Ray, Achiam & Amodei 2019; Stooke, Achiam & Abbeel 2020",
+        level="exact",
+        test="tests/rl/test_ppo.py::test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit",
     ),
 )
 
