@@ -90,9 +90,8 @@ def main() -> None:
     for row in seeds:
         last = row["rounds"][-1]["evidence"]["expected cost"]
         verdict = "release" if row["released"] else "do not release"
-        print(
-            f"seed {row['seed']}: {verdict} after {len(row['rounds'])} rounds, cost {last['value']:.1f} ≤ {last['high']:.1f}"
-        )
+        cost = f"cost {last['value']:.1f}, at most {last['high']:.1f}"
+        print(f"seed {row['seed']}: {verdict} after {len(row['rounds'])} rounds, {cost}")
     print(f"{released} of {len(seeds)} released [{rate.low:.2f}, {rate.high:.2f}] -> {RESULT}")
 
 

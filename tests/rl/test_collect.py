@@ -215,7 +215,7 @@ def test_what_is_not_finite_stops_training_and_names_environment_and_step(
     collector.start()
     collector.collect(network, torch_rng)
     collector.collect(network, torch_rng)
-    with pytest.raises(BadWorld, match=f"drift returned an? {what} that is not finite") as caught:
+    with pytest.raises(BadWorld, match=f"drift returned {what} that is not finite") as caught:
         collector.collect(network, torch_rng)
     # An observation is counted by the step it is acted on, one later than the step that returned it.
     assert (caught.value.env, caught.value.step) == (2, 24 if what == "observation" else 23)

@@ -100,7 +100,7 @@ def test_the_last_gain_scales_the_last_layer_alone(kind: Any) -> None:
 
 
 def test_the_picture_encoder_is_torchs_convolutions(torch_rng: torch.Generator) -> None:
-    net = PictureEncoder(44, 40, 3, 16, torch_rng)
+    net = PictureEncoder(44, 40, 3, torch_rng)
     picture = torch.randint(0, 256, (2, 44, 40, 3), generator=torch_rng, dtype=torch.uint8)
     x = picture.permute(0, 3, 1, 2).float() / 255
     for kernel, bias, (size, stride) in zip(net.kernels, net.biases, [(8, 4), (4, 2), (3, 1)], strict=True):
@@ -113,9 +113,9 @@ def test_the_picture_encoder_is_torchs_convolutions(torch_rng: torch.Generator) 
 
 
 def test_pictures_that_are_too_small_are_refused() -> None:
-    PictureEncoder(36, 36, 1, 4, torch.Generator())
+    PictureEncoder(36, 36, 1, torch.Generator())
     with pytest.raises(ValueError, match="36 pixels"):
-        PictureEncoder(35, 36, 1, 4, torch.Generator())
+        PictureEncoder(35, 36, 1, torch.Generator())
 
 
 def test_the_encoder_joins_the_normalised_vector_and_each_picture(torch_rng: torch.Generator) -> None:

@@ -91,7 +91,8 @@ class Gaussian:
 
     def detach(self) -> Gaussian:
         """Without gradient."""
-        return Gaussian(self.mean.detach(), self.log_std.detach())
+        # A clone: log_std may be a parameter that the optimiser moves in place, and the old policy must stay put.
+        return Gaussian(self.mean.detach(), self.log_std.detach().clone())
 
     def rows(self, index: Tensor) -> Gaussian:
         """Rows of a flat batch; a state-independent log_std stays whole."""
@@ -145,7 +146,7 @@ class SquashedGaussian:
 
     def detach(self) -> SquashedGaussian:
         """Without gradient."""
-        return SquashedGaussian(self.mean.detach(), self.log_std.detach())
+        return SquashedGaussian(self.mean.detach(), self.log_std.detach().clone())
 
     def rows(self, index: Tensor) -> SquashedGaussian:
         """Rows of a flat batch."""

@@ -44,6 +44,7 @@ class StackedMlp(nn.Module):
     def __init__(self, heads: int, inputs: int, outputs: int, shape: Network, rng: torch.Generator) -> None:
         """Weights are drawn per head, as H separate networks would be."""
         super().__init__()
+        self.heads = heads
         self.activation = ACTIVATIONS[shape.activation]
         sizes = [inputs, *shape.hidden, outputs]
         self.weights = nn.ParameterList()
@@ -54,13 +55,15 @@ class StackedMlp(nn.Module):
             self.weights.append(nn.Parameter(weight.transpose(1, 2).contiguous()))  # [H, in, out]
             bound = 1.0 / math.sqrt(fan_in) if shape.init == "kaiming" else 0.0
             self.biases.append(nn.Parameter(_uniform((heads, 1, fan_out), bound, rng) * gain))
+        self._layers = list(zip(self.weights, self.biases, strict=True))  # looking into a ParameterList is slow
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D] -> [B, H, outputs]."""
-        h = x.expand(len(self.weights[0]), *x.shape)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        h = x.expand(self.heads, *x.shape)
+        last = len(self._layers) - 1
+        for layer, (weight, bias) in enumerate(self._layers):
             h = torch.baddbmm(bias, h, weight)
-            if layer < len(self.weights) - 1:
+            if layer < last:
                 h = self.activation(h)
         return h.transpose(0, 1)
 
@@ -80,11 +83,12 @@ class Mlp(nn.Module):
             self.weights.append(nn.Parameter(_initial(fan_out, fan_in, shape.init, rng) * gain))  # [out, in]
             bound = 1.0 / math.sqrt(fan_in) if shape.init == "kaiming" else 0.0
             self.biases.append(nn.Parameter(_uniform((fan_out,), bound, rng) * gain))
+        self._layers = list(zip(self.weights, self.biases, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., outputs]."""
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        last = len(self._layers) - 1
+        for layer, (weight, bias) in enumerate(self._layers):
             x = nn.functional.linear(x, weight, bias)
             if layer < last:
                 x = self.activation(x)

@@ -245,7 +245,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.network.load_state_dict(state["network"])
-        self.adam.load_state_dict(_with_whole_numbers_as_keys(state["adam"]))
+        self.adam.load_state_dict(state["adam"])
         self.handler_state = dict(state["handler"])
         self.collector.restore(state["collector"])
         self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
@@ -337,8 +337,3 @@ class Trainer:
             return ""
         costs = " ".join(f"{x:.1f}" for x in self.recent_cost.mean(0))
         return f"return {self.recent_return.mean():.1f} cost {costs}"
-
-
-def _with_whole_numbers_as_keys(adam: Mapping[str, Any]) -> dict[str, Any]:
-    # A checkpoint's keys are strings; Adam counts its parameters.
-    return {"state": {int(i): s for i, s in adam["state"].items()}, "param_groups": list(adam["param_groups"])}

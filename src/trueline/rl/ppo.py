@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with one joint loss and one fused Adam (Schulman et al. 2017)."""
+"""Proximal policy optimisation with one joint loss and one Adam for all networks (Schulman et al. 2017)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from trueline.core.config import Config
+from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.surrogate import clipped_surrogate
@@ -53,42 +54,28 @@ class PpoReport:
     entropy: float
 
 
-def optimiser(network: ActorCritic, config: Ppo) -> torch.optim.Adam:
-    """Fused Adam over policy and critics, which share nothing but the step.
-
-    Adding l2·Σθ² to a loss is Adam's own weight_decay = 2·l2, at no cost.
-    """
+def optimiser(network: ActorCritic, config: Ppo) -> FlatAdam:
+    """Adam over policy and critics, which share nothing but the step (and the encoder of pictures, if there is one)."""
     actor = network.actor_parameters() + list(network.encoder.parameters())
-    groups = [
-        {"params": actor, "lr": config.lr, "weight_decay": 0.0},
-        {"params": list(network.critics.parameters()), "lr": config.critic_lr, "weight_decay": 2.0 * config.critic_l2},
-    ]
-    return torch.optim.Adam(groups, fused=True)
+    critics = list(network.critics.parameters())
+    return FlatAdam(
+        [
+            Group(actor, config.lr),
+            Group(critics, config.critic_lr, rows=network.critics.heads, l2=config.critic_l2),
+        ]
+    )
 
 
-def set_rates(adam: torch.optim.Adam, config: Ppo, progress: float) -> None:
+def set_rates(adam: FlatAdam, config: Ppo, progress: float) -> None:
     """The learning rates at `progress` in [0, 1] of the training."""
     factor = 1.0 - progress if config.schedule == "linear" else 1.0
-    for group, rate in zip(adam.param_groups, (config.lr, config.critic_lr), strict=True):
-        group["lr"] = rate * factor
+    for group, rate in zip(adam.groups, (config.lr, config.critic_lr), strict=True):
+        group.lr = rate * factor
 
 
-def _limit_gradient(network: ActorCritic, actor: list[nn.Parameter], bound: float) -> None:
-    nn.utils.clip_grad_norm_(actor, bound, foreach=True)
-    # The critics are H networks in one tensor: each is clipped on its own norm, as separate networks would be.
-    grads = [p.grad for p in network.critics.parameters() if p.grad is not None]
-    squares = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)
-    factor = (bound / (squares.sqrt() + 1e-6)).clamp_max(1.0)
-    for g in grads:
-        g.mul_(factor.view(-1, 1, 1))
-
-
-def ppo_update(
-    network: ActorCritic, adam: torch.optim.Adam, batch: PpoBatch, config: Ppo, rng: torch.Generator
-) -> PpoReport:
+def ppo_update(network: ActorCritic, adam: FlatAdam, batch: PpoBatch, config: Ppo, rng: torch.Generator) -> PpoReport:
     """Up to `passes` passes of minibatch steps on −surrogate − c·entropy + Σ(V − target)², ended by target_kl."""
     size = len(batch.advantage)
-    actor = adam.param_groups[0]["params"]
     kl = torch.zeros(())
     sums = torch.zeros(3)
     done = 0
@@ -107,10 +94,9 @@ def ppo_update(
             loss = value_loss - surrogate
             if config.entropy:
                 loss = loss - config.entropy * policy.entropy().mean()
-            adam.zero_grad(set_to_none=True)
+            adam.zero_grad()
             loss.backward()
-            _limit_gradient(network, actor, config.grad_norm)
-            adam.step()
+            adam.step(config.grad_norm)
             sums[0] -= surrogate.detach()
             sums[1] += value_loss.detach()
         sums[:2] /= len(starts)
