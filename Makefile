@@ -6,6 +6,10 @@ STAMP   = $(VENV)/.installed
 
 .PHONY: demo test lint types bench claims parity clean
 
+# What the original does on the Goal worlds, as golden values for the tests.
+parity:
+	$$PEER_PYTHON benchmarks/parity_goal.py tests/safety/golden/goal.json
+
 demo: $(STAMP)
 	$(BIN)/trueline cycle examples/point_goal.toml
 
@@ -19,11 +23,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# PEER_PYTHON names the interpreter that has the peers; the head of benchmarks/_peers.py says how to make one.
 bench: $(STAMP)
-	$(BIN)/trueline bench
+	for name in startup update_step goal_throughput ppo_lag_end_to_end; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+# Hours of CPU time in all, in chunks that are kept: a stopped run goes on where it was.
 claims: $(STAMP)
-	$(BIN)/python -m pytest -m claim tests/claims
+	$(BIN)/python benchmarks/cycle_success.py
 
 # torch comes first and pinned: a range lets pip choose a build with several gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt

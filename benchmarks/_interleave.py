@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import peers
+import _peers as peers
 
 Figures = Mapping[str, float]
 Job = Callable[[], Figures]

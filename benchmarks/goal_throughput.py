@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _interleave
-import peers
+import _peers as peers
 from _interleave import Comparison, Contestant, Medians, Plan
 
 EPISODE = 1000  # steps of every Goal episode

@@ -2,7 +2,7 @@
 
     $PEER_PYTHON benchmarks/parity_goal.py tests/safety/golden/goal.json
 
-Run by the peer's interpreter (see peers.py). Layouts, goals drawn again within an episode and second episodes involve
+Run by the peer's interpreter (see _peers.py). Layouts, goals drawn again within an episode and second episodes involve
 no physics: goals are moved onto a resting agent. Lidar and costs are taken at given states, not along trajectories.
 Floats are written so that they read back bit for bit.
 """
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import peers
+import _peers as peers
 
 SEEDS = 100
 IN_FULL = 10  # seeds whose layouts are written out; of the others only a digest

@@ -7,7 +7,7 @@ import time
 
 import _interleave
 import goal_throughput
-import peers
+import _peers as peers
 import update_step
 from _interleave import Comparison, Contestant, Medians, Plan
 

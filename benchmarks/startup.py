@@ -29,7 +29,7 @@ sys.exit("the training ended without a gradient step")
 PEER_HELP = f"""
 import sys
 sys.path.insert(0, {HERE!r})
-import peers
+import _peers as peers
 peers.omnisafe()
 from omnisafe.utils.command_app import app
 sys.argv = ["omnisafe", "--help"]

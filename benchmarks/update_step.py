@@ -7,7 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import _interleave
-import peers
+import _peers as peers
 from _interleave import Comparison, Contestant, Medians, Plan
 
 if TYPE_CHECKING:

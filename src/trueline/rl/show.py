@@ -40,7 +40,8 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
     frames: list[NDArray[np.uint8]] = []
     path: list[NDArray[np.float64]] = []
     marks: list[int] = []
-    panel_every = max(env.max_episode_steps // PANELS, 1)
+    # The last step's scene already belongs to the next episode, so the last panel is the one before it.
+    panels = {(k + 1) * (env.max_episode_steps - 1) // PANELS - 1 for k in range(PANELS)}
     can_draw = True
 
     def watch(t: int, _: Any, step: Step, _counted: NDArray[np.bool_]) -> None:
@@ -51,7 +52,7 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
             return  # the scene already belongs to the next episode
         scene = env.scene(0)
         path.append(np.asarray(next(s["xy"] for s in scene["shapes"] if s["kind"] == "arrow")))
-        if t % panel_every == panel_every - 1 or t == env.max_episode_steps - 2:
+        if t in panels:
             scenes.append(scene)
             marks.append(len(path))
         if can_draw and t % FRAME_EVERY == 0:
@@ -62,10 +63,11 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
 
     rng = np.random.default_rng(seed)
     run_episodes(env, [seed], lambda _: policy_actions(policy, rng), watch)
+    if not scenes:
+        return []  # an episode that ended at once shows nothing
     total, cost = sums[-1][1:]
-    scenes, marks = scenes[-PANELS:], marks[-PANELS:]
     captions = [f"step {sums[m - 1][0]}: return {sums[m - 1][1]:.1f}, cost {sums[m - 1][2]:.0f}" for m in marks]
-    trails = [np.array(path[max(0, m - panel_every) : m]) for m in marks]
+    trails = [np.array(path[start:m]) for start, m in zip([0, *marks], marks, strict=False)]
     (folder / f"seed-{seed}.png").write_bytes(png(film_strip(scenes, captions, trails)))
     caption = f"Layout {seed}: return {total:.1f}, cost {cost:.0f} over {sums[-1][0]} steps"
     seen = f"Top view of {env.id} with the agent's path; the episode's cost is {cost:.0f} and its return {total:.1f}"

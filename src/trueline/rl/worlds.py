@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trueline.core import registry
-from trueline.core.errors import UnknownName, unknown
+from trueline.core.errors import UnknownName, nearest
 from trueline.rl.env import VectorEnv
 
 
@@ -21,7 +21,10 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
 
     if id not in gym.registry:
         known = [entry.name for entry in registry.entries("env")] + list(gym.registry)
-        raise UnknownName(unknown("env", id, known))
+        raise UnknownName(
+            f"no env is called {id!r}.{nearest(id, known)} `trueline list envs` shows ours; any registered Gymnasium id "
+            "works too, with --import for the package that registers it."
+        )
     from trueline.rl.from_gymnasium import FromGymnasium
 
     return FromGymnasium(id, num_envs, **options)

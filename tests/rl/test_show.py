@@ -1,0 +1,45 @@
+"""A policy's film strip: the episode it tells of is the one the policy would have run anyway."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toy_worlds import Drift
+
+from trueline.rl import show
+from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.policy import NetworkPolicy, WorldRef
+from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.worlds import make
+
+
+@pytest.fixture
+def policy(torch_rng: torch.Generator):
+    world = make("SafetyPointGoal0-v0", 1)
+    codec, actor, critic = ObservationCodec.of(world.observation_space), ActorNetwork(hidden=(4,)), Network(hidden=(4,))
+    network = ActorCritic(codec, ActionCodec.of(world.action_space), 1, actor, critic, torch_rng)
+    world.close()
+    shape = {"actor": actor.model_dump(mode="json"), "critic": critic.model_dump(mode="json"), "costs": ["cost_sum"]}
+    return NetworkPolicy(network, codec, WorldRef(id="SafetyPointGoal0-v0"), shape)
+
+
+def test_the_strip_shows_six_moments_and_the_path_between_them(policy, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(show, "film_strip", lambda *args: drawn.update(zip("sct", args, strict=True)))
+    monkeypatch.setattr(show, "png", lambda _: b"")
+    monkeypatch.setattr(show, "FRAME_EVERY", 10**6)  # no video here: drawing one takes OpenGL and seconds
+    show.show_policy(policy, 7, tmp_path)
+    steps = [int(caption.split()[1].rstrip(":")) for caption in drawn["c"]]
+    assert len(drawn["s"]) == len(drawn["t"]) == 6
+    assert steps == [166, 333, 499, 666, 832, 999]
+    assert [len(trail) for trail in drawn["t"]] == list(np.diff([0, *steps]))
+    # Each trail ends where the agent stands in its panel.
+    for scene, trail in zip(drawn["s"], drawn["t"], strict=True):
+        agent = next(shape["xy"] for shape in scene["shapes"] if shape["kind"] == "arrow")
+        np.testing.assert_allclose(trail[-1], agent)
+
+
+def test_a_world_that_cannot_be_seen_gives_no_picture(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "make", lambda *_args, **_options: Drift(1))
+    assert show.show_policy(policy, 7, tmp_path) == []
