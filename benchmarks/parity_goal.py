@@ -17,8 +17,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import _peers as peers
+import numpy as np
 
 SEEDS = 100
 IN_FULL = 10  # seeds whose layouts are written out; of the others only a digest

@@ -6,8 +6,8 @@ import tempfile
 import time
 
 import _interleave
-import goal_throughput
 import _peers as peers
+import goal_throughput
 import update_step
 from _interleave import Comparison, Contestant, Medians, Plan
 

@@ -22,7 +22,7 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     if id not in gym.registry:
         known = [entry.name for entry in registry.entries("env")] + list(gym.registry)
         raise UnknownName(
-            f"no env is called {id!r}.{nearest(id, known)} `trueline list envs` shows ours; any registered Gymnasium id "
+            f"no env is called {id!r}.{nearest(id, known)} `trueline list envs` shows ours; any Gymnasium id "
             "works too, with --import for the package that registers it."
         )
     from trueline.rl.from_gymnasium import FromGymnasium
