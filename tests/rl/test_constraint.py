@@ -66,10 +66,10 @@ def test_plain_ascent_by_hand() -> None:
 
 def test_ascent_in_the_logarithm_has_a_closed_form() -> None:
     # dλ/dt = λ²·g has the solution 1/λ₀ − g·t. Steps of lr = 10⁻⁵ follow it to first order.
-    handler = Lagrangian(rule="log-sgd", lr=1e-5, init=0.5)
+    handler = Lagrangian(rule="log-sgd", lr=1e-5, init=0.5, upper=1e9)
     assert run(handler, [[[28.0]]] * 20_000, [25.0])[-1][0] == pytest.approx(1 / (1 / 0.5 - 3.0 * 0.2), rel=1e-4)
     # and one large step is exactly λ·exp(lr·λ·g)
-    one = run(Lagrangian(rule="log-sgd", lr=0.1, init=2.0), [[[30.0]], [[20.0]]], [25.0])
+    one = run(Lagrangian(rule="log-sgd", lr=0.1, init=2.0, upper=1e9), [[[30.0]], [[20.0]]], [25.0])
     assert one[0][0] == pytest.approx(2.0 * math.exp(0.1 * 2.0 * 5.0))
     assert one[1][0] == pytest.approx(one[0][0] * math.exp(-0.1 * one[0][0] * 5.0))
 
@@ -81,9 +81,16 @@ def test_ascent_in_the_logarithm_needs_a_positive_start() -> None:
     assert Lagrangian(rule="sgd", init=0.0).init == 0.0
 
 
+def test_ascent_in_the_logarithm_needs_a_bound_and_starts_within_it() -> None:
+    # λ = 1, 33, 7e51, inf at an excess of 35: the step grows with λ.
+    with pytest.raises(ConfigError, match="give an upper"):
+        build(Lagrangian, {"rule": "log-sgd", "init": 1.0})
+    assert Lagrangian(init=5.0, upper=2.0).start(1)["multiplier"].tolist() == [2.0]
+
+
 @pytest.mark.parametrize("rule", ["adam", "sgd", "log-sgd"])
 def test_costs_have_multipliers_of_their_own(rule: Any, rng: np.random.Generator) -> None:
-    handler = Lagrangian(rule=rule, init=0.3)
+    handler = Lagrangian(rule=rule, init=0.3, upper=50.0)
     costs = rng.uniform(0, 50, size=(20, 3, 2))
     together = np.array(run(handler, costs, [25.0, 30.0]))
     for k, limit in enumerate((25.0, 30.0)):
@@ -100,13 +107,13 @@ def test_the_upper_bound_holds() -> None:
 
 def test_pid_by_hand() -> None:
     # scale 1, limit 10, α = 0.5, delay 2, costs 14, 8, 20, 20.
-    # Δ: 4, −2, 10, 10.         P: 4, 1, 5.5, 7.75      (the first measurement starts the average)
+    # Δ: 4, −2, 10, 10.         P: 2, 0, 5, 7.5         (from 0, as published)
     # I (k_i = 0.1): 0.4, 0.2, 1.2, 2.2
     # C̄: 14, 11, 15.5, 17.75;   rise over 2 updates: 0, 0 (too early), max(0, 15.5 − 14) = 1.5, 17.75 − 11 = 6.75
-    # λ = 0.2·P + I + 0.3·rise: 1.2, 0.4, 1.1 + 1.2 + 0.45 = 2.75, 1.55 + 2.2 + 2.025 = 5.775
+    # λ = 0.2·P + I + 0.3·rise: 0.8, 0.2, 1 + 1.2 + 0.45 = 2.65, 1.5 + 2.2 + 2.025 = 5.725
     handler = PidLagrangian(kp=0.2, ki=0.1, kd=0.3, smoothing=0.5, delay=2)
     trace = run(handler, [[[14.0]], [[8.0]], [[20.0]], [[25.0], [15.0]]], [10.0])
-    np.testing.assert_allclose(np.ravel(trace), [1.2, 0.4, 2.75, 5.775])
+    np.testing.assert_allclose(np.ravel(trace), [0.8, 0.2, 2.65, 5.725])
 
 
 def test_pid_counts_an_excess_in_units_of_its_scale() -> None:
@@ -134,7 +141,7 @@ def test_a_falling_cost_has_no_derivative() -> None:
 HANDLERS = [
     Lagrangian(),
     Lagrangian(rule="sgd"),
-    Lagrangian(rule="log-sgd", init=0.5),
+    Lagrangian(rule="log-sgd", init=0.5, upper=5.0),
     PidLagrangian(),
 ]
 

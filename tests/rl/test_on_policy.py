@@ -57,6 +57,29 @@ def test_each_cost_needs_its_limit(tmp_path):
         trained(tmp_path, Constrained, cost_limit=[1.0, 2.0])
 
 
+@pytest.mark.parametrize("limit", [-1.0, float("nan"), float("inf")])
+def test_a_limit_no_episode_could_meet_is_refused(tmp_path, limit):
+    with pytest.raises(ConfigError, match="0 or more"):
+        trained(tmp_path, Constrained, cost_limit=limit)
+
+
+def test_layouts_that_failed_do_not_steer_the_multiplier(tmp_path, rng, monkeypatch):
+    # Every episode is one of a failed layout, so J_C of fresh layouts is never measured and λ stays where it began.
+    _, config = findings(tmp_path, "respond", rng)
+    config = build(
+        Constrained,
+        {**TINY, "env": "SafetyPointGoal1-v0", "steps_per_epoch": 4000, "total_steps": 8000, "layouts_share": 1.0,
+         "layouts": list(config.layouts), "constraint": {"init": 0.5}},
+    )  # fmt: skip
+    with make_run(tmp_path, config) as run:
+        trainer = Trainer(config, run, {})
+        policy = trainer.train()
+    assert len(trainer.recent_return) == 8
+    assert len(trainer.recent_cost) == 0
+    assert policy.multipliers.tolist() == [0.5]
+    assert {split_of(int(seed)).split for seed in policy.layouts_met} == {"respond"}
+
+
 def test_training_never_meets_a_layout_held_out_for_a_verdict(tmp_path):
     config = build(OnPolicy, TINY)
     with make_run(tmp_path, config) as run:
@@ -70,7 +93,7 @@ def findings(tmp_path, split, rng):
     folder.mkdir(parents=True)
     rows = [{"case": {"data": {"seed": int(seed)}}} for seed in seeds]
     (folder / "found.json").write_text(json.dumps(rows))
-    return seeds, build(OnPolicy, {**TINY, "layouts": "run://audited/found.json", "layouts_share": 0.25})
+    return seeds, build(OnPolicy, {**TINY, "layouts": ["run://audited/found.json"], "layouts_share": 0.25})
 
 
 def test_failed_layouts_get_their_share_of_the_episodes(tmp_path, rng):

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.core.config import build
-from trueline.core.errors import RunError, Stopped
+from trueline.core.errors import BadWorld, Diverged, RunError, Stopped
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan
 from trueline.core.run import Run, read_evidence, read_manifest, resolve
+from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.gate import Decision
 from trueline.cycle.spec import CycleSpec, make_audit, make_response
@@ -129,29 +130,50 @@ def finished_rounds(folder: Path) -> list[RoundRecord]:
 def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) -> RoundRecord:
     number = 1 if previous is None else previous.number + 1
     began, began_wall = time.process_time(), time.monotonic()
-    headline = f"round {number} of at most {spec.rounds}"
-    stage(f"{headline}: train {plan.recipe}")
-    trained, subject = _train(spec, run, plan, number)
-    plan = plan.model_copy(update={"trained": trained})
-    stage(f"{headline}: audit on held-out cases")
-    evidence = _audit(spec, run, subject, number, "verdict", [use.name for use in spec.audit])
-    decision = spec.gate.decide(evidence)
     changed = () if previous is None else changes(previous.plan, plan)
+    headline = f"round {number} of at most {spec.rounds}"
     next_plan = None
-    if not decision.release and number < spec.rounds:
-        troubled = {e.audit for e in evidence if e.requirement is not None and e.verdict is not Verdict.PASS}
-        stage(f"{headline}: look for what to change")
-        names = [use.name for use in spec.audit if use.name in troubled]
-        findings = _audit(spec, run, subject, number, "respond", names)
-        next_plan = plan
-        for use in spec.respond:
-            next_plan = make_response(use.name, use.config)(findings, next_plan)
-        if next_plan == plan:
-            next_plan = None
-            note = "No response to these findings is configured, so another round would change nothing."
-            decision = Decision(False, (*decision.reasons, note))
+    try:
+        stage(f"{headline}: train {plan.recipe}")
+        trained, subject = _train(spec, run, plan, number)
+    except (Diverged, BadWorld) as failure:
+        # It would fail the same way again: a round without a subject is decided, and said to be.
+        decision = Decision(False, (f"Round {number} trained no subject. {failure}",))
+    else:
+        plan = plan.model_copy(update={"trained": trained})
+        stage(f"{headline}: audit on held-out cases")
+        evidence = _audit(spec, run, subject, number, "verdict", [use.name for use in spec.audit])
+        decision = spec.gate.decide(evidence)
+        if not decision.release and number < spec.rounds:
+            stage(f"{headline}: look for what to change")
+            next_plan = _respond(spec, run, plan, subject, number, evidence)
+            if next_plan is None:
+                note = "No response to these findings is configured, so another round would change nothing."
+                decision = Decision(False, (*decision.reasons, note))
     cpu_s, wall_s = time.process_time() - began, time.monotonic() - began_wall
     return RoundRecord(number, plan, changed, decision, next_plan, cpu_s, wall_s)
+
+
+def _respond(
+    spec: CycleSpec, run: Run, plan: Plan, subject: Subject, number: int, verdicts: Sequence[Evidence]
+) -> Plan | None:
+    """The next round's plan from fresh respond cases of what did not pass; None when no response changes anything.
+
+    Whether a requirement is met was decided on the verdict cases; the respond cases, which may be trained on, only say
+    how far it is missed and where.
+    """
+    troubled = {(e.audit, e.metric) for e in verdicts if e.requirement is not None and e.verdict is not Verdict.PASS}
+    names = [use.name for use in spec.audit if use.name in {audit for audit, _ in troubled}]
+    found = [e for e in _audit(spec, run, subject, number, "respond", names) if (e.audit, e.metric) in troubled]
+    next_plan = plan
+    for use in spec.respond:
+        next_plan = make_response(use.name, use.config)(found, next_plan)
+    return None if next_plan == plan else next_plan
+
+
+def round_seed(seed: int, number: int) -> int:
+    """The seed of a round's runs: with the cycle's own in all of them, each would train on the same layouts again."""
+    return seed * ROUNDS + number
 
 
 def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
@@ -180,7 +202,7 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
             kind="train",
             name=plan.recipe,
             config=config,
-            seed=spec.seed,
+            seed=round_seed(spec.seed, number),
             inputs=inputs,
             threads=spec.threads,
             id=id,
@@ -206,7 +228,13 @@ def _audit(spec: CycleSpec, run: Run, subject: Subject, number: int, split: Spli
         run,
         f"r{number}-{'audit' if split == 'verdict' else 'respond'}",
         lambda id: Run.create(
-            run.folder.parent, kind="audit", name=split, config=config, seed=spec.seed, threads=spec.threads, id=id
+            run.folder.parent,
+            kind="audit",
+            name=split,
+            config=config,
+            seed=round_seed(spec.seed, number),
+            threads=spec.threads,
+            id=id,
         ),
     )
     if child is not None:

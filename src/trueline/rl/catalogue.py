@@ -26,6 +26,14 @@ RESPONSES: tuple[Entry, ...] = (
     ),
     Entry(
         kind="response",
+        name="loosen",
+        target="trueline.rl.responses:Loosen",
+        summary="raise the trained limit of a policy that has become useless",
+        level="exact",
+        test="tests/cycle/test_plans.py::test_a_useless_policy_gets_its_limit_raised_unless_it_is_unsafe_too",
+    ),
+    Entry(
+        kind="response",
         name="add-layouts",
         target="trueline.rl.responses:AddLayouts",
         summary="train a share of the episodes on the layouts that failed",

@@ -40,6 +40,7 @@ class Batch:
     episode_return: NDArray[np.float64]  # [E] episodes that ended during the collection
     episode_cost: NDArray[np.float64]  # [E, K]
     episode_length: NDArray[np.int64]  # [E]
+    episode_seed: NDArray[np.uint32]  # [E] the layouts they ran on
 
 
 class Collector:
@@ -81,11 +82,12 @@ class Collector:
         for buffer in self.inputs.values():
             buffer[0].copy_(buffer[self.steps])
         final_t, final_i, final_inputs = [], [], []
-        returns, costs, lengths = [], [], []
+        returns, costs, lengths, seeds = [], [], [], []
         for t in range(self.steps):
             policy = network.policy(network.features({name: x[t] for name, x in self.inputs.items()}))
             draw = policy.sample(rng)
             self.draw[t].copy_(draw)
+            layouts = env.episode_seed.copy()  # an autoreset within the step replaces those that end
             step = env.step(action.to_world(policy.to_action(draw).numpy()))
             self.reward[t].numpy()[...] = step.reward
             self.cost[t].numpy()[...] = step.cost
@@ -106,6 +108,7 @@ class Collector:
                 returns.append(self.running_return[rows].copy())
                 costs.append(self.running_cost[rows].copy())
                 lengths.append(self.running_length[rows].copy())
+                seeds.append(layouts[rows])
                 self.running_return[rows] = 0.0
                 self.running_cost[rows] = 0.0
                 self.running_length[rows] = 0
@@ -131,6 +134,7 @@ class Collector:
             np.concatenate(returns) if returns else np.zeros(0),
             np.concatenate(costs) if costs else np.zeros((0, k)),
             np.concatenate(lengths) if lengths else np.zeros(0, np.int64),
+            np.concatenate(seeds) if seeds else np.zeros(0, np.uint32),
         )
 
     def _refuse_what_is_not_finite(self, finals: Finals) -> None:

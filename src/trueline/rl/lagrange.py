@@ -18,7 +18,8 @@ class Lagrangian(Config):
     """λ ← max(0, λ + step(J_C − d)), one multiplier per cost.
 
     `adam` takes Adam's step on −λ(J_C − d), which is what the published 0.035 means: plain ascent (`sgd`) at the same
-    number is another method, some forty times faster. `log-sgd` ascends in log λ (safe RLHF) and needs init > 0.
+    number is another method, some forty times faster. `log-sgd` ascends in log λ (safe RLHF, with lr 0.1 and upper 5):
+    its step grows with λ itself, so it needs init > 0 and an upper bound.
     """
 
     kind: Literal["lagrangian"] = "lagrangian"
@@ -31,13 +32,15 @@ class Lagrangian(Config):
     def _log_needs_a_start(self) -> Self:
         if self.rule == "log-sgd" and self.init == 0.0:
             raise ValueError("rule 'log-sgd' never leaves a multiplier of 0: give an init above 0")
+        if self.rule == "log-sgd" and self.upper is None:
+            raise ValueError("rule 'log-sgd' grows without bound: give an upper, such as 5")
         return self
 
     def start(self, costs: int, multiplier: Tensor | None = None) -> HandlerState:
         """λ₀ for K costs (or the given ones), with Adam's moments."""
         zeros = torch.zeros(costs, dtype=torch.float64)
         start = zeros + self.init if multiplier is None else multiplier
-        return state_of(multiplier=start, first=zeros, second=zeros, updates=0.0)
+        return state_of(multiplier=start.clamp(max=self.upper), first=zeros, second=zeros, updates=0.0)
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
         """One dual step from E episodes [E, K]."""

@@ -6,6 +6,7 @@ A row of the table of recipes is an `OnPolicyRecipe`: the update, the constraint
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,6 +40,10 @@ from trueline.rl.worlds import make
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
 
+MOST_MET = 512  # training layouts a policy remembers, for the audit that compares them with unseen ones
+FAILED_FROM = 1 << 31  # layout seeds from here on belong to audits (core/streams.py)
+
+
 class OnPolicy(Config):
     """Settings every on-policy recipe shares."""
 
@@ -57,7 +62,7 @@ class OnPolicy(Config):
     checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
-    layouts: str | None = None  # run://ID/artefact listing layouts that failed an audit
+    layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
     layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
 
@@ -90,18 +95,23 @@ class OnPolicyRecipe:
 def _limits(config: OnPolicy, env: VectorEnv) -> Tensor:
     if not isinstance(config, Constrained):
         return torch.zeros(len(env.costs), dtype=torch.float64)
+    if not env.costs:
+        raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
     limits = config.cost_limit if isinstance(config.cost_limit, tuple) else (config.cost_limit,) * len(env.costs)
     if len(limits) != len(env.costs):
         raise ConfigError(
             f"cost_limit has {len(limits)} values, but {env.id} reports {len(env.costs)} costs "
             f"({', '.join(env.costs)}). Give one limit per cost, or a single number for all."
         )
-    if not env.costs:
-        raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
+    wrong = [limit for limit in limits if not (math.isfinite(limit) and limit >= 0.0)]
+    if wrong:
+        raise ConfigError(
+            f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
+        )
     return torch.tensor(limits, dtype=torch.float64)
 
 
-def failing_layouts(reference: str, run: Run) -> NDArray[np.uint32]:
+def failing_layouts(reference: str, run: Run) -> list[int]:
     """Layout seeds of a findings artefact. Raises ConfigError when it lists none, or one held out for verdicts."""
     found = json.loads(resolve(reference, run.folder.parent).read_text())
     seeds = sorted({int(f["case"]["data"]["seed"]) for f in found if "seed" in f["case"]["data"]})
@@ -113,17 +123,17 @@ def failing_layouts(reference: str, run: Run) -> NDArray[np.uint32]:
             f"{reference} lists layout {held_out[0]}, which is held out for verdicts. "
             "Train on findings of the respond split."
         )
-    return np.array(seeds, dtype=np.uint32)
+    return seeds
 
 
 def training_seeds(config: OnPolicy, run: Run) -> Callable[[int], NDArray[np.uint32]]:
     """The layouts of training episodes: fresh ones, mixed with those that failed an audit where there are any."""
     rng = run.rng("layouts")
-    failed = failing_layouts(config.layouts, run) if config.layouts else None
+    failed = np.unique([seed for ref in config.layouts for seed in failing_layouts(ref, run)]).astype(np.uint32)
 
     def draw(n: int) -> NDArray[np.uint32]:
         fresh = case_seeds("train", 0, n, rng)
-        if failed is None:
+        if not len(failed):
             return fresh
         return np.where(rng.random(n) < config.layouts_share, rng.choice(failed, n), fresh).astype(np.uint32)
 
@@ -207,12 +217,13 @@ class Trainer:
         self.averaged = 0
         self.epoch = 0
         self.epochs = -(-config.total_steps // (steps * config.num_envs))
-        self.shape = {
+        self.shape: dict[str, Any] = {
             "actor": config.actor.model_dump(mode="json"),
             "critic": config.critic.model_dump(mode="json"),
             "costs": list(self.env.costs),
         }
-        self.parent_id = getattr(parent, "parent", None)
+        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
 
     def _warm_start(self, parent: Subject) -> None:
         if not isinstance(parent, NetworkPolicy):
@@ -237,6 +248,7 @@ class Trainer:
             "recent_cost": self.recent_cost,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
+            "met": self.met,
             "average": dict(self.average),
             "averaged": self.averaged,
             "epoch": self.epoch,
@@ -249,7 +261,7 @@ class Trainer:
         self.handler_state = dict(state["handler"])
         self.collector.restore(state["collector"])
         self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
-        self.total_cost = state["total_cost"]
+        self.total_cost, self.met = state["total_cost"], state["met"]
         self.average, self.averaged = dict(state["average"]), int(state["averaged"])
         self.epoch = int(state["epoch"])
 
@@ -278,7 +290,8 @@ class Trainer:
         if self.handler is not None:
             self.shape["multipliers"] = self.handler_state["multiplier"].tolist()
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
-        return NetworkPolicy(self.network, self.collector.codec, world, self.shape, self.run.id)
+        self.shape["layouts_met"] = self.met.tolist()
+        return NetworkPolicy(self.network, self.collector.codec, world, self.shape, self.parent)
 
     def _one_epoch(self) -> str:
         config, run = self.config, self.run
@@ -288,10 +301,13 @@ class Trainer:
             self.env.set_scale(1.0 / norm.scale32.numpy())
         batch = self.collector.collect(self.network, run.torch_rng("collect"))
         window = config.window if isinstance(config, Constrained) else 100
-        self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost])[-window:]
+        # The multiplier is steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
+        fresh = batch.episode_seed < FAILED_FROM
+        self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost[fresh]])[-window:]
+        self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
         self.recent_return = np.concatenate([self.recent_return, batch.episode_return])[-window:]
         self.total_cost += batch.cost.sum(dim=(0, 1)).double().numpy()
-        if self.handler is not None and len(batch.episode_cost):
+        if self.handler is not None and fresh.any():
             measured = torch.as_tensor(self.recent_cost)
             self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
         weights = self.handler.weights(self.handler_state) if self.handler else unconstrained(len(self.env.costs))

@@ -49,9 +49,9 @@ class PidLagrangian(Config):
         cost = mean_cost(episode_cost)
         excess = (cost - limit.to(torch.float64)) / self.scale
         first = bool(state["updates"] == 0)
-        # The first measurement starts both averages: from zero they would report a rise that never happened.
+        proportional = self.smoothing * state["proportional"] + (1.0 - self.smoothing) * excess
+        # The first measurement starts the cost's average: from zero it would report a rise that never happened.
         blend = 0.0 if first else self.smoothing
-        proportional = blend * state["proportional"] + (1.0 - blend) * excess
         smooth_cost = blend * state["smooth_cost"] + (1.0 - blend) * cost
         integral = (state["integral"] + self.ki * excess).clamp(0.0, self.integral_max)
         earlier = torch.where(state["history"][0].isnan(), smooth_cost, state["history"][0])

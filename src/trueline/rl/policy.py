@@ -65,7 +65,8 @@ class NetworkPolicy:
     ) -> None:
         """shape: what `load` needs to build the network again: {"actor": …, "critic": …, "costs": [names]}.
 
-        It also holds the constraint's last "multipliers" [K], where there was one: a warm start goes on from them.
+        It also holds the constraint's last "multipliers" [K], where there was one: a warm start goes on from them; and
+        "layouts_met", seeds of training episodes.
         """
         self.network, self.observation, self.world = network, observation, world
         self.shape, self.parent = dict(shape), parent
@@ -75,6 +76,11 @@ class NetworkPolicy:
     def costs(self) -> tuple[str, ...]:
         """Names of the costs the critics were trained on."""
         return tuple(self.shape["costs"])
+
+    @property
+    def layouts_met(self) -> NDArray[np.uint32]:
+        """Layout seeds of the last training episodes, up to 512; empty when unknown."""
+        return np.array(self.shape.get("layouts_met", []), dtype=np.uint32)
 
     @property
     def multipliers(self) -> torch.Tensor | None:
@@ -144,5 +150,5 @@ def load(folder: Path) -> NetworkPolicy:
         raise RunError(f"{folder} holds no saved policy: {Path(missing.filename).name} is missing.") from None
     except (KeyError, ValueError, RuntimeError, json.JSONDecodeError) as damage:
         raise RunError(f"the policy in {folder} is damaged or of another version: {damage}.") from None
-    shape = {key: record[key] for key in ("actor", "critic", "costs", "multipliers") if key in record}
+    shape = {key: record[key] for key in ("actor", "critic", "costs", "multipliers", "layouts_met") if key in record}
     return NetworkPolicy(network, observation, build(WorldRef, record["world"]), shape, record["parent"])

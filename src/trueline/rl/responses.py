@@ -14,19 +14,20 @@ from typing import Any, Literal
 from pydantic import Field
 
 from trueline.core.config import Config
+from trueline.core.errors import ConfigError
 from trueline.core.recipe import Plan
-from trueline.evidence.records import Evidence, Verdict
+from trueline.evidence.records import Evidence
 
-__all__ = ["AddLayouts", "Constrain", "Randomise", "troubling"]
+__all__ = ["AddLayouts", "Constrain", "Loosen", "Randomise", "troubling"]
 
 
 def troubling(evidence: Sequence[Evidence], pattern: str) -> list[Evidence]:
-    """The evidence named AUDIT:METRIC by the pattern whose requirement was not passed."""
-    return [
-        e
-        for e in evidence
-        if e.requirement is not None and e.verdict is not Verdict.PASS and fnmatchcase(f"{e.audit}:{e.metric}", pattern)
-    ]
+    """The evidence named AUDIT:METRIC by the pattern.
+
+    A cycle hands a response only what did not pass on verdict cases; the few respond cases say how bad it is and where,
+    and are not asked again whether.
+    """
+    return [e for e in evidence if e.requirement is not None and fnmatchcase(f"{e.audit}:{e.metric}", pattern)]
 
 
 class Constrain(Config):
@@ -34,7 +35,9 @@ class Constrain(Config):
 
     The first time, training starts from scratch: a policy that has learnt to ignore the cost stays near it for longer
     than the rest of the training lasts. It is trained to `share` of the audited limit, since training at the limit
-    itself ends up around it. Later rounds go on from the last policy and lower the trained limit by the excess.
+    itself ends up around it. Later rounds go on from the last policy, its multipliers included, and lower the trained
+    limit by what the measured cost exceeds `aim` times the audited limit: an interval has a width, and all of it has
+    to clear the limit.
     """
 
     kind: Literal["constrain"] = "constrain"
@@ -43,6 +46,7 @@ class Constrain(Config):
     preset: str | None = "fast"
     limit: str = "cost_limit"  # the recipe's setting
     share: float = Field(0.6, gt=0, le=1)  # of the audited limit, in the first constrained round
+    aim: float = Field(0.75, gt=0, le=1)  # of the audited limit: the cost at which an audit can be passed
     lowest: float = Field(0.3, gt=0, le=1)  # share of the audited limit below which training is never asked to go
     first: Mapping[str, Any] = {}  # settings of the first constrained round
     later: Mapping[str, Any] = {}  # settings of the rounds after it
@@ -58,9 +62,13 @@ class Constrain(Config):
         if plan.recipe != self.recipe:
             new = Plan(recipe=self.recipe, preset=self.preset, config=plan.config)
             return _with(new, {**self.first, self.limit: self.share * audited})
-        trained = float(plan.setting(self.limit, audited))
-        # The whole interval has to clear the limit, so the excess is that of its upper end.
-        excess = max(worst.estimate.high - audited, 0.0)
+        trained = plan.setting(self.limit, audited)
+        if not isinstance(trained, int | float):
+            raise ConfigError(
+                f"{self.limit} is {trained}, one limit per cost. This response tightens a single limit; "
+                "audit and constrain the sum of the costs, or write a response of your own."
+            )
+        excess = max(worst.estimate.value - self.aim * audited, 0.0)
         tightened = max(self.lowest * audited, trained - excess)
         new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
         return _with(new, {**self.later, self.limit: tightened})
@@ -75,11 +83,31 @@ class AddLayouts(Config):
     share: float = Field(0.25, gt=0, le=1)
 
     def __call__(self, evidence: Sequence[Evidence], plan: Plan) -> Plan:
-        """The plan with a reference to the failing cases, when there are any."""
-        references = [e.findings_ref for e in troubling(evidence, self.evidence) if e.findings_ref]
-        if not references:
+        """The plan with one more reference to failing cases, when there are any; earlier ones are kept."""
+        known = list(plan.setting(self.setting, ()))
+        new = [e.findings_ref for e in troubling(evidence, self.evidence) if e.findings_ref]
+        if not new:
             return plan
-        return _with(plan, {self.setting: references[0], f"{self.setting}_share": self.share})
+        return _with(plan, {self.setting: list(dict.fromkeys(known + new)), f"{self.setting}_share": self.share})
+
+
+class Loosen(Config):
+    """Raise the trained limit when the policy has become useless and its cost is not what holds it back."""
+
+    kind: Literal["loosen"] = "loosen"
+    evidence: str = "controllability/usefulness:*"
+    unless: str = "ethicality/*"  # a cost that did not pass either: then nothing is loosened
+    limit: str = "cost_limit"
+    by: float = Field(1.5, gt=1)  # factor on the trained limit
+    highest: float = 25.0  # never above this
+
+    def __call__(self, evidence: Sequence[Evidence], plan: Plan) -> Plan:
+        """The plan with a higher limit, going on from the last policy."""
+        trained = plan.setting(self.limit)
+        if trained is None or not troubling(evidence, self.evidence) or troubling(evidence, self.unless):
+            return plan
+        new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
+        return _with(new, {self.limit: min(self.highest, self.by * trained)})
 
 
 class Randomise(Config):

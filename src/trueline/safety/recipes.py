@@ -6,7 +6,8 @@ Departures from the published PPO-Lag (Ray, Achiam & Amodei 2019; OmniSafe 0.5.0
 2. Observation statistics are updated once per epoch, by the trainer, and never by an evaluation.
 3. Costs may have a discount of their own (`cost_gamma`); the original ignores that setting.
 4. An epoch in which no episode ends leaves the multiplier alone, and logs no estimate in place of a NaN.
-5. Policy and critics take one joint step; they share no parameter, so each moves exactly as with its own Adam.
+5. Policy and critics take one joint step. Without pictures they share no parameter, so each moves exactly as with an
+   Adam of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FAST_LAG: Mapping[str, Any] = {
     "window": 64,
     "averaged_share": 0.15,
     "standardise": "mix",
-    "constraint": {"kind": "pid", "kp": 0.06, "ki": 0.025, "kd": 0.0, "smoothing": 0.5, "scale": 25.0, "init": 0.05},
+    "constraint": {"kind": "pid", "kp": 0.1, "ki": 0.05, "kd": 0.0, "smoothing": 0.5, "scale": 25.0, "init": 0.05},
 }
 
 PPO = OnPolicyRecipe("ppo", OnPolicy, {"faithful": FAITHFUL, "fast": FAST})
