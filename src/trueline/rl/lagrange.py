@@ -40,7 +40,7 @@ class Lagrangian(Config):
         """λ₀ for K costs (or the given ones), with Adam's moments."""
         zeros = torch.zeros(costs, dtype=torch.float64)
         start = zeros + self.init if multiplier is None else multiplier
-        return state_of(multiplier=start.clamp(max=self.upper), first=zeros, second=zeros, updates=0.0)
+        return state_of(multiplier=start.clamp(0.0, self.upper), first=zeros, second=zeros, updates=0.0)
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:
         """One dual step from E episodes [E, K]."""

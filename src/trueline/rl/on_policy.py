@@ -59,6 +59,7 @@ class OnPolicy(Config):
     actor: ActorNetwork = ActorNetwork()
     critic: Network = Network()
     update: Ppo = Ppo()
+    learner_threads: int = Field(1, ge=1)  # of the networks; more than one pays from thousands of rows or pictures on
     checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
@@ -184,7 +185,9 @@ class Trainer:
     def __init__(self, config: OnPolicy, run: Run, inputs: Mapping[str, Subject]) -> None:
         """Builds the world and the networks."""
         self.config, self.run = config, run
-        torch.set_num_threads(run.manifest["threads"])
+        # Worlds give the same bits on any number of threads, the learner does not: its number is a setting, so that a
+        # run's result depends on its settings and seed alone.
+        torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
         self.limits = _limits(config, world)
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
