@@ -354,5 +354,7 @@ class Trainer:
         self.run.log(self.collector.total_steps, **scalars)
         if not len(self.recent_return):
             return ""
-        costs = " ".join(f"{x:.1f}" for x in self.recent_cost.mean(0))
-        return f"return {self.recent_return.mean():.1f} cost {costs}"
+        note = f"return {self.recent_return.mean():.1f}"
+        if len(self.recent_cost) and self.env.costs:
+            note += " cost " + " ".join(f"{x:.1f}" for x in self.recent_cost.mean(0))
+        return note
