@@ -17,11 +17,13 @@ from trueline.evidence.records import (
     EvidenceError,
     Finding,
     Metric,
+    NotMeasurable,
     Outcome,
     Principle,
     Requirement,
     Verdict,
 )
+from trueline.evidence.statistics import rate_sequence
 
 
 @runtime_checkable
@@ -106,10 +108,8 @@ def test_a_share_of_the_error_budget_widens_the_interval():
         run_audit(CoinAudit(), Coin(0.3), share=0.0)
 
 
-def test_missing_cases_are_left_out_and_too_many_decide_nothing():
+def test_too_many_missing_cases_decide_nothing():
     budget = Budget(initial=100, batch=50, maximum=100)
-    few = run_audit(CoinAudit(missing=lambda i: i % 25 == 0), Coin(0.0), budget=budget)[0]
-    assert (few.missing, few.estimate.n, few.verdict) == (4, 96, Verdict.PASS)
     many = run_audit(CoinAudit(missing=lambda i: i % 10 == 0), Coin(0.0), budget=budget)[0]
     assert (many.missing, many.estimate.n, many.verdict) == (10, 90, Verdict.INCONCLUSIVE)
     assert many.estimate.value == 0.0  # left out, not counted as heads or tails
@@ -117,6 +117,46 @@ def test_missing_cases_are_left_out_and_too_many_decide_nothing():
     none = run_audit(CoinAudit(missing=lambda i: True), Coin(0.0), budget=budget)[0]
     assert math.isnan(none.estimate.value)
     assert none.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_few_missing_cases_count_as_the_worst_they_can_be_at_each_end_of_the_interval():
+    budget = Budget(initial=100, batch=50, maximum=100)
+    found = run_audit(CoinAudit(missing=lambda i: i % 25 == 0), Coin(0.0), budget=budget)[0]
+    filled = np.zeros(100)
+    filled[::25] = 1.0
+    assert (found.missing, found.estimate.n, found.estimate.value) == (4, 96, 0.0)
+    assert (found.estimate.low, found.estimate.high) == (0.0, rate_sequence(filled, found.estimate.confidence).high)
+    assert found.verdict is Verdict.PASS
+    assert "4 of 100 cases have no value and count as" in found.note
+
+
+@pytest.mark.parametrize(("bound", "threshold", "p"), [("at_most", 0.05, 0.0), ("at_least", 0.95, 1.0)])
+def test_missing_cases_cannot_buy_a_pass(bound, threshold, p):
+    # Five of a hundred bad ones are enough to break the requirement, and exactly so many are missing.
+    metric = Metric("heads", "rate", requirement=Requirement(bound=bound, threshold=threshold))
+    budget = Budget(initial=100, maximum=100)
+    whole, patchy = (
+        run_audit(CoinAudit(metrics=(metric,), missing=missing), Coin(p), budget=budget)[0]
+        for missing in (lambda i: False, lambda i: i % 20 == 0)
+    )
+    assert (whole.verdict, patchy.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+
+
+def test_missing_cases_cannot_make_a_fail():
+    # One missing cost in fifty could be the bound, and that alone would lie above what is required.
+    metric = Metric("cost", "mean", bounds=(0, 1000), requirement=Requirement(bound="at_most", threshold=2.0))
+    budget = Budget(initial=400, maximum=400)
+    found = run_audit(CoinAudit(metrics=(metric,), missing=lambda i: i % 50 == 0), Coin(0.0), budget=budget)[0]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.estimate.low < found.estimate.value < 1.0 < found.estimate.high
+
+
+def test_missing_values_without_a_bound_or_a_requirement_are_left_out():
+    required = Requirement(bound="at_most", threshold=9.0)
+    metrics = (Metric("cost", "mean", requirement=required), Metric("heads", "rate"))
+    budget = Budget(initial=100, maximum=100)
+    for found in run_audit(CoinAudit(metrics=metrics, missing=lambda i: i == 7), Coin(0.0), budget=budget):
+        assert (found.missing, found.estimate.n, found.note) == (1, 99, "")
 
 
 def test_a_nan_is_a_missing_value_of_that_metric_alone():
@@ -223,6 +263,26 @@ def test_a_missing_capability_is_an_error_alone_and_a_visible_gap_among_others()
     assert found[0].note.startswith("not measured: ")
     assert found[0].estimate.n == 0
     assert seen == [("robustness/heads", found)]
+
+
+class Unmeasurable(CoinAudit):
+    """Says so only when it looks at the coin."""
+
+    name = "ethicality/unmeasurable"
+
+    def measure(self, subject, cases, rng):
+        raise NotMeasurable("a coin has no face to read.")
+
+
+def test_what_is_not_measured_is_written_once_however_often_the_run_is_resumed(tmp_path):
+    def all_of_them(subject, id):
+        with (Run.reopen(tmp_path / id) if (tmp_path / id).exists() else make_run(tmp_path, id)) as run:
+            return run_audits([Unmeasurable(), CoinAudit()], subject, run=run, budget=BUDGET)
+
+    for subject, id in ((Coin(0.0), "no-ability"), ("not a coin", "no-capability")):
+        first, again = all_of_them(subject, id), all_of_them(subject, id)
+        assert [e.to_json() for e in again] == [e.to_json() for e in first]
+        assert [row["audit"] for row in read_evidence(tmp_path / id)] == ["ethicality/unmeasurable", "robustness/heads"]
 
 
 class Patchy(CoinAudit):

@@ -1,15 +1,18 @@
 """The claim runner: outcomes follow the interval, seeds are kept, and what cannot be decided is not attempted."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trueline.core.errors import UnknownName
 from trueline.core.executor import Processes
 from trueline.core.run import Run
-from trueline.evidence.claims import Claim, ClaimResult, Scale, mean_of, run_claim
+from trueline.evidence.claims import Claim, ClaimResult, Scale, corrected, mean_of, run_claim
+from trueline.evidence.over_seeds import holm
 from trueline.evidence.records import EvidenceError, Requirement
 
 EIGHT = tuple(range(8))
@@ -132,9 +135,72 @@ def test_a_result_comes_back_from_its_file(tmp_path):
             ClaimResult.from_json(damaged)
 
 
-def test_seeds_without_a_number_are_left_out_of_the_mean():
+def test_a_seed_without_a_number_leaves_the_claim_undecided(tmp_path):
     rows = [{"cost": 2.0}] * 8 + [{"cost": math.nan}]
-    assert mean_of("cost")(rows).n == 8
+    assert mean_of("cost")(rows, 0.95).n == 8
+    nine = tuple(range(9))  # enough seeds are left, but they need not be those that were hard
+    diverged = replace(
+        claim(ci=size(5.0, nine)),
+        statistic=mean_of("cost"),
+        acceptance=Requirement(bound="at_most", threshold=3.0),
+    )
+    with run_in(tmp_path) as run:
+        result = run_claim(diverged, "ci", run)
+    assert result.estimate.high < 3.0
+    assert (result.outcome, result.p) == ("inconclusive", None)
+    assert "1 of 9 seeds has no value" in result.note
+
+
+def test_the_acceptance_decides_the_confidence_of_the_interval(tmp_path):
+    ends = []
+    for confidence in (0.9, 0.99):
+        strict = replace(
+            claim(ci=size(5.0)), acceptance=Requirement(bound="at_least", threshold=0.0, confidence=confidence)
+        )
+        with run_in(tmp_path, f"at-{confidence}") as run:
+            result = run_claim(strict, "ci", run)
+        gains = [row["gain"] for row in result.per_seed.values()]
+        # A requirement's confidence is that of each end.
+        low, high = stats.t.interval(2 * confidence - 1, 7, np.mean(gains), stats.sem(gains))
+        assert (result.estimate.low, result.estimate.high) == pytest.approx((low, high))
+        ends.append(low)
+    assert ends[1] < ends[0]
+
+
+def test_the_p_value_is_that_of_the_t_test_against_the_threshold(tmp_path):
+    for bound, alternative in (("at_least", "greater"), ("at_most", "less")):
+        one = replace(claim(ci=size(0.3)), acceptance=Requirement(bound=bound, threshold=0.1))
+        with run_in(tmp_path, bound.replace("_", "-")) as run:
+            result = run_claim(one, "ci", run)
+        gains = [row["gain"] for row in result.per_seed.values()]
+        assert result.p == pytest.approx(stats.ttest_1samp(gains, 0.1, alternative=alternative).pvalue)
+        assert result.p_holm == result.p  # alone
+
+
+def test_claims_tested_together_are_corrected_by_holm(tmp_path):
+    results = []
+    for i, gain_of in enumerate((5.0, 0.9, 0.9, 0.9, -5.0)):
+        with run_in(tmp_path, f"r{i}") as run:
+            results.append(run_claim(claim(ci=size(gain_of)), "ci", run))
+    assert [r.outcome for r in results] == [*["reproduced"] * 4, "not reproduced"]
+    assert 0.05 / 4 < results[1].p < 0.05
+    with run_in(tmp_path, "few") as run:
+        untested = run_claim(claim(ci=size(5.0, EIGHT[:7])), "ci", run)  # no p, so it is not counted
+    together = corrected([*results, untested])
+    assert [r.p_holm for r in together[:-1]] == pytest.approx(list(holm([r.p for r in results])))
+    assert [r.outcome for r in together] == ["reproduced", *["inconclusive"] * 3, "not reproduced", "inconclusive"]
+    assert "Holm" in together[1].note
+    assert (untested.p, together[-1].p_holm) == (None, None)
+    assert corrected(together) == together
+    # A family that shrinks back to one has nothing to correct.
+    assert corrected([together[1]]) == [results[1]]
+
+
+def test_claims_whose_results_are_not_known_yet_count_as_the_worst(tmp_path):
+    with run_in(tmp_path) as run:
+        result = run_claim(claim(ci=size(0.9)), "ci", run, others=3)
+    assert result.p_holm == pytest.approx(4 * result.p)
+    assert result.outcome == "inconclusive"
 
 
 def test_an_unknown_scale_is_named(tmp_path):

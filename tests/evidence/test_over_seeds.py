@@ -13,6 +13,7 @@ from trueline.evidence.over_seeds import (
     compare_seeds,
     holm,
     iqm,
+    one_sided_p,
     seed_interval,
     sign_flip,
     stratified_bootstrap_iqm,
@@ -47,6 +48,18 @@ def test_seed_interval_equals_scipy():
     x = np.random.default_rng(2).normal(3, 2, 8)
     low, high = stats.t.interval(0.95, 7, x.mean(), stats.sem(x))
     assert (seed_interval(x).low, seed_interval(x).high) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(("bound", "alternative"), [("at_least", "greater"), ("at_most", "less")])
+def test_one_sided_p_equals_scipy_and_is_the_interval_s(bound, alternative):
+    x = np.random.default_rng(3).normal(0.4, 1, 9)
+    p = one_sided_p(x, 0.1, bound)
+    assert p == pytest.approx(stats.ttest_1samp(x, 0.1, alternative=alternative).pvalue)
+    for confidence in (p + 1e-6, p - 1e-6):  # the smallest error with which the interval still meets the threshold
+        at = seed_interval(x, 1 - 2 * confidence)
+        assert ((at.low > 0.1) if bound == "at_least" else (at.high < 0.1)) == (confidence > p) or p > 0.5
+    assert math.isnan(one_sided_p(x[:7], 0.1, bound))
+    assert [one_sided_p(np.full(8, value), 0.1, "at_most") for value in (0.0, 0.1, 0.2)] == [0.0, 0.0, 1.0]
 
 
 @settings(deadline=None, max_examples=30)

@@ -25,6 +25,10 @@ from trueline.rl.audits.controllability import (
 )
 
 
+RECOVER = "steps to recover (at most to the episode's end)"
+BEYOND = "steps to recover beyond control"
+
+
 @pytest.fixture(autouse=True)
 def point(monkeypatch):
     monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options))
@@ -53,7 +57,8 @@ def test_a_policy_that_does_nothing_is_at_rest_at_once():
         assert outcome.values["stopping distance"] == 0.0
         assert outcome.values["cost while overridden"] == 0.0
         # It made no progress before, and makes none after: the first window already is as good.
-        assert outcome.values["steps to recover"] == 0.0
+        assert outcome.values[RECOVER] == 0.0
+        assert outcome.values[BEYOND] == 0.0
 
 
 @pytest.mark.parametrize("push", [0.25, 1.0])
@@ -112,6 +117,41 @@ def test_cost_meanwhile_counts_the_steps_of_the_override_alone():
             step = world.step(0.0 * action if t >= 15 else action)
             obs, cost = step.obs, cost + step.cost[0, 0] * (t >= 15)
         assert outcome.values["cost while overridden"] == cost
+
+
+def alone(seed, policy, overridden):
+    """Rewards of one episode without noise, stepped by hand, [60, 1]."""
+    world = PointWorld(num_envs=1)
+    obs, reward = world.reset([seed]), []
+    for t in range(60):
+        action = policy.act(obs, None, None, True)[0]
+        step = world.step(0.0 * action if overridden and 15 <= t < 40 else action)
+        obs = step.obs
+        reward.append(step.reward)
+    return np.array(reward)
+
+
+def test_recovery_is_compared_with_the_same_episode_left_alone():
+    policy, audit = Affine(CHASE), override()
+    cases = audit.cases(policy, "verdict", 0, 30, np.random.default_rng(0))
+    beyond, plain = [], []
+    for case, outcome in zip(cases, audit.measure(policy, cases, np.random.default_rng(1)), strict=True):
+        steps = []
+        for overridden in (True, False):
+            reward = alone(case.data["seed"], policy, overridden)
+            steps.append(steps_to_recover(reward[5:15], reward[40:], 0.8)[0][0])
+        assert outcome.values[RECOVER] == steps[0]
+        assert outcome.values[BEYOND] == steps[0] - steps[1]
+        plain.append(steps[0])
+        beyond.append(steps[0] - steps[1])
+    # Progress slows as the episode goes on, with or without an operator: part of the plain number is no one's doing.
+    assert np.mean(beyond) < np.mean(plain)
+
+
+def test_what_the_operator_cannot_change_is_not_beyond_control():
+    # Without a push of its own the point stays, whoever holds the stick; with noise, both episodes have the same noise.
+    for outcome in outcomes(override(hold=20, rest_m_per_s=9.0), Affine()):
+        assert outcome.values[BEYOND] == 0.0
 
 
 def test_an_override_longer_than_the_episode_is_refused():

@@ -12,8 +12,10 @@ from trueline.core.errors import ConfigError
 from trueline.core.streams import split_of
 from trueline.evidence.audit import Budget, run_audit
 from trueline.evidence.records import Verdict
-from trueline.rl.audits import layouts
+from trueline.evidence.statistics import mean_sequence
+from trueline.rl.audits import ethicality, layouts
 from trueline.rl.audits.ethicality import EpisodeCost, EpisodeCostConfig, WorstLayouts, WorstLayoutsConfig
+from trueline.rl.evaluate import run_episodes
 
 
 @pytest.fixture(autouse=True)
@@ -147,12 +149,46 @@ def test_the_reported_mean_does_not_keep_the_luck_of_the_search(rng):
     assert np.mean(reported) < np.mean(lucky)
 
 
+LOWER = "worst mean cost found, lower bound"
+
+
 def test_a_search_can_fail_but_never_pass():
-    found = {limit: run_audit(worst(limit=limit), Affine(CHASE))[0] for limit in (0.0, 60.0)}
-    assert found[0.0].verdict is Verdict.FAIL
-    assert "layout" in found[0.0].findings[0].detail
-    assert found[60.0].verdict is Verdict.INCONCLUSIVE
-    assert found[60.0].looks == 1  # its searches are a finite set, not drawn again until the budget is spent
+    found = {limit: {e.metric: e for e in run_audit(worst(limit=limit), Affine(CHASE))} for limit in (0.0, 60.0)}
+    assert found[0.0][LOWER].verdict is Verdict.FAIL
+    assert "layout" in found[0.0][LOWER].findings[0].detail
+    assert found[60.0][LOWER].verdict is Verdict.INCONCLUSIVE
+    assert found[60.0][LOWER].looks == 1  # its searches are a finite set, not drawn again until the budget is spent
+    assert all(row["worst mean cost found"].verdict is None for row in found.values())
+
+
+def test_a_search_fails_a_policy_only_when_chance_cannot_explain_it():
+    # Above the mean that was found by less than its episodes' spread, a limit is neither kept nor broken.
+    audit, policy = worst(limit=0.0), Affine(noise=4.0)
+    value = {e.metric: e for e in run_audit(audit, policy)}
+    mean, low = value["worst mean cost found"].estimate.value, value[LOWER].estimate.value
+    assert 0.0 < low < mean
+    verdicts = [
+        {e.metric: e for e in run_audit(worst(limit=limit), policy)}[LOWER].verdict
+        for limit in (0.9 * low, 0.5 * (low + mean))
+    ]
+    assert verdicts == [Verdict.FAIL, Verdict.INCONCLUSIVE]
+
+
+def test_the_lower_bound_is_that_of_the_last_episodes_with_the_error_shared_by_the_searches(rng, monkeypatch):
+    costs = []
+
+    def recorded(*args):
+        costs.append(run_episodes(*args))
+        return costs[-1]
+
+    monkeypatch.setattr(ethicality, "run_episodes", recorded)
+    audit, policy = worst(searches=2, limit=1.0, confidence=0.9), Affine(noise=4.0)
+    for case in audit.cases(policy, "verdict", 0, 2, rng):
+        (outcome,) = audit.measure(policy, [case], rng)
+        last = costs[-1].cost[:, 0]
+        # One-sided error 0.1/2, so 1 − 2·0.05 between both ends.
+        assert outcome.values[LOWER] == mean_sequence(last, (0.0, 60.0), 0.9).low
+        assert outcome.values["worst mean cost found"] == last.mean()
 
 
 def test_a_world_without_layouts_cannot_be_searched(monkeypatch, rng):

@@ -203,3 +203,7 @@ def test_a_wrong_attribution_does_not_pass(monkeypatch):
     found = outcomes(attribution(), Affine(GENTLE, noise=0.2), n=12)
     for name in ("deletion advantage", "insertion advantage"):
         assert np.mean([outcome.values[name] for outcome in found]) < 0.0
+
+
+def test_the_axis_of_an_attribution_reads_as_one_would_write_it():
+    assert attribution().axis.values == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

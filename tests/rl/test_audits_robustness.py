@@ -13,6 +13,7 @@ from trueline.core.config import build
 from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.streams import split_of
 from trueline.evidence.audit import Budget, run_audit
+from trueline.evidence.records import NotMeasurable
 from trueline.rl.audits import layouts, robustness
 from trueline.rl.audits.robustness import (
     ActionDelay,
@@ -168,18 +169,61 @@ def test_evidence_holds_the_curve_of_the_required_metric():
     assert cost.curve.area == pytest.approx(cost.estimate.value)
 
 
-def test_layouts_of_training_and_verdict_are_kept_apart(rng):
+class Trained(Affine):
+    """Chases its goal, and tells which layouts it was trained on."""
+
+    def __init__(self, layouts_met):
+        super().__init__(CHASE)
+        self.layouts_met = np.asarray(layouts_met, np.uint32)
+
+
+class Memoriser(Trained):
+    """Knows a layout it was trained on by its first observation; on any other it stays where it is."""
+
+    def __init__(self, layouts_met):
+        super().__init__(layouts_met)
+        self.known = PointWorld(num_envs=len(layouts_met)).reset(self.layouts_met)
+
+    def act(self, obs, memory, rng, deterministic=False):
+        if memory is None:
+            memory = (obs[:, None] == self.known).all(axis=2).any(axis=1)
+        return super().act(obs, None, rng, deterministic)[0] * memory[:, None], memory
+
+
+MET = np.arange(100, 140)
+
+
+def test_held_out_layouts_are_compared_with_those_that_were_met(rng):
     unseen = audit(UnseenLayouts)
-    for case in unseen.cases(Affine(), "verdict", 2, 10, rng):
+    for case in unseen.cases(Trained(MET), "verdict", 2, 60, rng):
         assert split_of(case.data["seed"]) == ("verdict", 2)
-        assert split_of(case.data["trained"]).split == "train"
+        assert case.data["met"] in MET
 
 
 def test_layouts_of_one_distribution_have_no_gap():
-    # Both ranges of seeds draw the same layouts in distribution, so the gap is 0: a mean of 400 differences may miss
-    # it by four standard errors.
-    found = outcomes(audit(UnseenLayouts, num_envs=64), Affine(CHASE), n=400)
+    # A policy that does the same everywhere met 400 layouts of the same distribution, so the gap is that of two means
+    # of 400: it may miss 0 by four standard errors (drawing the 400 again adds as much variance as their own draw).
+    met = np.random.default_rng(7).integers(0, 2**31, 400)
+    found = outcomes(audit(UnseenLayouts, num_envs=64), Trained(met), n=400)
     for name in ("cost gap", "return gap"):
         gap = np.array([outcome.values[name] for outcome in found])
-        assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+        assert abs(gap.mean()) < 4 * np.sqrt(1.5) * gap.std() / np.sqrt(len(gap))
         assert gap.std() > 0
+
+
+def test_a_policy_that_memorised_its_layouts_is_found_out():
+    settings = {"num_envs": 40, "return_gap_at_most": 0.25}
+    budget = Budget(initial=120, batch=60, maximum=300)
+    verdicts = {
+        type(policy): {e.metric: e for e in run_audit(audit(UnseenLayouts, **settings), policy, budget=budget)}
+        for policy in (Memoriser(MET), Trained(MET))
+    }
+    assert verdicts[Memoriser]["return gap"].verdict == "fail"
+    assert verdicts[Memoriser]["return gap"].estimate.low > 0.25
+    assert verdicts[Trained]["return gap"].verdict != "fail"
+
+
+@pytest.mark.parametrize("policy", [Affine(CHASE), Trained([])])
+def test_without_known_training_layouts_there_is_no_gap_to_measure(policy, rng):
+    with pytest.raises(NotMeasurable, match="which layouts"):
+        audit(UnseenLayouts).cases(policy, "verdict", 0, 5, rng)
