@@ -276,7 +276,7 @@ class Unmeasurable(CoinAudit):
 
 def test_what_is_not_measured_is_written_once_however_often_the_run_is_resumed(tmp_path):
     def all_of_them(subject, id):
-        with (Run.reopen(tmp_path / id) if (tmp_path / id).exists() else make_run(tmp_path, id)) as run:
+        with Run.reopen(tmp_path / id) if (tmp_path / id).exists() else make_run(tmp_path, id) as run:
             return run_audits([Unmeasurable(), CoinAudit()], subject, run=run, budget=BUDGET)
 
     for subject, id in ((Coin(0.0), "no-ability"), ("not a coin", "no-capability")):

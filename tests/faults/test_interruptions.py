@@ -140,3 +140,57 @@ def test_a_stopped_sweep_trains_only_what_is_missing(process, tmp_path):
     rows = json.loads((tmp_path / "s" / "artefacts" / "table.json").read_text())
     assert [row["settings"] for row in rows] == [{"gamma": 0.9}, {"gamma": 0.99}]
     assert all(row["mean"]["train/return"]["n"] == 2 for row in rows)
+
+
+CYCLE = """
+name = "drift"
+rounds = 3
+respond_cases = 8
+show = []
+train = { recipe = "ppo", config = { env = "Drift-v0", num_envs = 4, steps_per_epoch = 80, total_steps = 1600, \
+actor = { hidden = [8] }, critic = { hidden = [8] }, update = { passes = 2, minibatch = 40 }, checkpoint_epochs = 1 } }
+audit = [{ name = "ethicality/episode-cost", config = { cost_limit = 0.0, num_envs = 4, return_at_least = 1e6 }, \
+budget = { initial = 8, batch = 8, maximum = 24 } }]
+respond = [{ name = "constrain", config = { preset = "none" } }, { name = "add-layouts" }, \
+{ name = "randomise", config = { evidence = "nothing:*", setting = "disturbance.delay" } }]
+"""
+
+
+def of_cycle(root: Path) -> dict:
+    """What every run of a cycle came to: evidence and, where something was trained, its hash and numbers."""
+    found = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        assert read_manifest(folder)["status"] == "done"
+        evidence = folder / "evidence.jsonl"
+        found[folder.name] = (
+            evidence.read_text() if evidence.exists() else "",
+            (subject_hash(folder), numbers(folder)) if folder.name.endswith("train") else (),
+        )
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_a_cycle_of_policies_killed_between_and_inside_rounds_ends_the_same(process, tmp_path):
+    toml = tmp_path / "drift.toml"
+    toml.write_text(CYCLE)
+    began = time.monotonic()
+    child = process("cycle", toml, "--root", tmp_path / "whole", "--id", "c")
+    child.join()
+    assert child.exitcode == 0
+    whole_s = time.monotonic() - began
+    expected = of_cycle(tmp_path / "whole")
+    assert sum(name.endswith("train") for name in expected) == 3  # the third starts warm and on failed layouts
+
+    draw, root = random.Random(2), tmp_path / "killed"
+    child = process("cycle", toml, "--root", root, "--id", "c")
+    for _ in range(8):
+        wait_for(child, root / "c" / "manifest.json")
+        child.join(draw.uniform(0.05, 0.4) * whole_s)
+        if not child.is_alive():
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        child = process("resume", root / "c")
+    child.join()
+    assert child.exitcode == 0
+    assert of_cycle(root) == expected

@@ -24,7 +24,6 @@ from trueline.rl.audits.controllability import (
     steps_until_rest,
 )
 
-
 RECOVER = "steps to recover (at most to the episode's end)"
 BEYOND = "steps to recover beyond control"
 

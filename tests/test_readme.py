@@ -1,0 +1,29 @@
+"""The README says what the committed results and the registry say."""
+
+import re
+import sys
+from pathlib import Path
+
+from trueline.core import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import _tables as tables  # noqa: E402  the script that fills the README in
+
+
+def test_every_table_is_the_committed_result():
+    assert tables.filled(README) == README, "run `python benchmarks/_tables.py`"
+
+
+def test_only_verified_names_are_counted():
+    said = {plural: int(n) for n, plural in re.findall(r"(\d+) (recipes|worlds|audits|responses)\b", README)}
+    kinds = {"recipes": "recipe", "worlds": "env", "audits": "audit", "responses": "response"}
+    verified = {p: sum(e.level != "unverified" for e in registry.entries(k)) for p, k in kinds.items()}
+    assert said == verified
+
+
+def test_every_linked_file_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert "://" in target or (ROOT / target).exists(), target
