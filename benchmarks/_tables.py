@@ -1,7 +1,7 @@
 """The README's tables, from the committed results: `python benchmarks/_tables.py` puts them in.
 
-Each table stands in README.md between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares the two, so that no figure in
-the README can part from the file it comes from.
+Each table stands in README.md between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares the two, so that no figure
+in the README can part from the file it comes from.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_settings_are_listed_with_their_presets(trueline):
     said = trueline("settings", "ppo-lag").out
     assert any(line.split()[:3] == ["cost_limit", "number", "|"] for line in said.splitlines())
     assert "constraint.lr" in said
-    assert "preset fast: num_envs=16" in said
+    assert "preset fast: num_envs=64" in said
     assert trueline("train", "ppo-lag", "--help-settings").out == said
 
 

@@ -23,7 +23,7 @@ from trueline.core.run import Run, read_manifest
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_audit, subject_folder, verdicts
 from trueline.cycle.report import write_report
-from trueline.cycle.reproduction import claims_of, reproduce_claim, resume_claim
+from trueline.cycle.reproduction import claims_of, reproduce_claims, resume_claim
 from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
 from trueline.cycle.spec import CycleSpec, make_audit, read_cycle
 from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
@@ -193,15 +193,19 @@ def reproduce(
 ) -> list[ClaimResult]:
     """Tests the claims of a system, or those whose name matches a pattern, or all, at one scale.
 
-    A claim that cannot see its effect at that scale, or needs more than `most_cpu_hours`, is *not attempted*. Raises
-    UnknownName for a claim or a scale that does not exist.
+    A claim that cannot see its effect at that scale, or needs more than `most_cpu_hours`, is *not attempted*. The
+    claims of one system are corrected for being tested together. Raises UnknownName for a claim or a scale that does
+    not exist.
     """
-    return [
-        reproduce_claim(
-            named, scale, root=Path(root), most_cpu_hours=most_cpu_hours, with_executor=executor, workers=workers
-        )[1]
-        for named in claims_of(system)
-    ]
+    tested = reproduce_claims(
+        claims_of(system),
+        scale,
+        root=Path(root),
+        most_cpu_hours=most_cpu_hours,
+        with_executor=executor,
+        workers=workers,
+    )
+    return [result for _, result in tested]
 
 
 def sweep(

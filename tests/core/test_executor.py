@@ -1,6 +1,9 @@
 import os
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -113,3 +116,34 @@ def test_ray_maps_in_order_and_leaves_the_cluster_it_started(monkeypatch):
         with pytest.raises(Diverged, match="step 2"):
             cluster.map(diverge_on_two, [0, 2, 3])
     assert heard == ["init", ("cancel", 3), "shutdown"]
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    # A killed sweep must not go on in the background, holding cores and the locks of its runs.
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "from trueline.core.executor import executor\n"
+        "def item(folder):\n"
+        "    (pathlib.Path(folder) / 'worker').write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        f"    executor('processes', 1).map(item, [{str(tmp_path)!r}])\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    note, deadline = tmp_path / "worker", time.monotonic() + 30
+    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = int(note.read_text())
+    parent.kill()
+    parent.wait()
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False

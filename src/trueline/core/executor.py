@@ -8,9 +8,11 @@ import functools
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -189,6 +191,15 @@ def _begin_worker(modules: Sequence[str]) -> None:
         torch.set_num_threads(1)
     for module in modules:
         registry.add_module(module)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone: nobody would read its results, and a run resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _ray_task(fn: Callable[[T], R], item: T, modules: Sequence[str]) -> R:

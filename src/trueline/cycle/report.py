@@ -32,7 +32,7 @@ def write_report(spec: CycleSpec, run: Run) -> Path:
         title=spec.name,
         subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {run.id}",
         seed=spec.seed,
-        command=_command(run),
+        command=f"trueline cycle {run.folder / 'config.toml'}",
         manifest={key: run.manifest[key] for key in ("python", "versions", "machine", "threads", "git")},
         started=run.manifest["started"],
         ended=run.manifest["ended"] or "",
@@ -49,11 +49,6 @@ def write_report(spec: CycleSpec, run: Run) -> Path:
     path = run.folder / "report.html"
     write_text(path, build_report(data))
     return path
-
-
-def _command(run: Run) -> str:
-    source = run.manifest["summary"].get("source") if run.manifest["summary"] else None
-    return f"trueline cycle {source or run.id + '/config.toml'}"
 
 
 def _round(run: Run, record: RoundRecord) -> Round:

@@ -1,7 +1,8 @@
-"""Reproducing claims: which ones a user means, and a run of its own for each."""
+"""Reproducing claims: which ones a user means, a run of its own for each, and one correction for those of a system."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,9 +12,9 @@ from trueline.core.errors import UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
 from trueline.core.run import Run, read_manifest
-from trueline.evidence.claims import Claim, ClaimResult, run_claim
+from trueline.evidence.claims import Claim, ClaimResult, corrected, run_claim
 
-__all__ = ["Named", "claims_of", "reproduce_claim", "resume_claim"]
+__all__ = ["Named", "claims_of", "reproduce_claim", "reproduce_claims", "resume_claim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,57 @@ def claims_of(system: str | None = None) -> list[Named]:
     return found
 
 
+def reproduce_claims(
+    claims: Sequence[Named],
+    scale: str,
+    *,
+    root: Path,
+    most_cpu_hours: float,
+    with_executor: str = "inline",
+    workers: int = 1,
+) -> list[tuple[Path, ClaimResult]]:
+    """Tests each claim in a new run, those of one system corrected together; returns folders and what came out.
+
+    Raises UnknownName for a scale that a claim does not have.
+    """
+    systems = [named.claim.system for named in claims]
+    tested = [
+        reproduce_claim(
+            named,
+            scale,
+            root=root,
+            most_cpu_hours=most_cpu_hours,
+            with_executor=with_executor,
+            workers=workers,
+            together=systems.count(named.claim.system),
+        )
+        for named in claims
+    ]
+    for system in dict.fromkeys(systems):
+        family = [i for i, own in enumerate(systems) if own == system]
+        for i, result in zip(family, corrected([tested[i][1] for i in family]), strict=True):
+            folder = tested[i][0]
+            if result != tested[i][1]:
+                with Run.reopen(folder) as run:
+                    run.write_text("claim.json", result.to_json())
+                    _finish(run, result)
+            tested[i] = (folder, result)
+    return tested
+
+
 def reproduce_claim(
-    named: Named, scale: str, *, root: Path, most_cpu_hours: float, with_executor: str = "inline", workers: int = 1
+    named: Named,
+    scale: str,
+    *,
+    root: Path,
+    most_cpu_hours: float,
+    with_executor: str = "inline",
+    workers: int = 1,
+    together: int = 1,
 ) -> tuple[Path, ClaimResult]:
     """Tests one claim at one scale in a new run; returns its folder and what came out.
 
+    It is one of `together` claims; the others count as the worst they can be, also when the run is resumed alone.
     Raises UnknownName for a scale the claim does not have.
     """
     if scale not in named.claim.scales:
@@ -48,7 +95,7 @@ def reproduce_claim(
         raise UnknownName(
             f"claim {named.name!r} has no scale {scale!r}.{nearest(scale, known)} It has {', '.join(known)}."
         )
-    config = {"claim": named.name, "scale": scale, "most_cpu_hours": most_cpu_hours}
+    config = {"claim": named.name, "scale": scale, "most_cpu_hours": most_cpu_hours, "together": together}
     seed = named.claim.scales[scale].seeds[0]
     run = Run.create(root, kind="claim", name=named.name, config=config, seed=seed)
     return run.folder, _run(named, run, with_executor, workers)
@@ -65,7 +112,16 @@ def _run(named: Named, run: Run, with_executor: str, workers: int) -> ClaimResul
         stage(f"run {run.folder}: {named.claim.sentence}")
         with executor(with_executor, workers) as pool:
             result = run_claim(
-                named.claim, run.config["scale"], run, pool, most_cpu_hours=float(run.config["most_cpu_hours"])
+                named.claim,
+                run.config["scale"],
+                run,
+                pool,
+                most_cpu_hours=float(run.config["most_cpu_hours"]),
+                others=int(run.config.get("together", 1)) - 1,
             )
-        run.finish("done", summary={"outcome": result.outcome, "scale": result.scale})
+        _finish(run, result)
     return result
+
+
+def _finish(run: Run, result: ClaimResult) -> None:
+    run.finish("done", summary={"outcome": result.outcome, "scale": result.scale})

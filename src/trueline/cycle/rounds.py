@@ -50,7 +50,7 @@ class RoundRecord:
     changed: tuple[str, ...]  # sentences: how this plan differs from the round before
     decision: Decision
     next_plan: Plan | None  # None when this was the last round
-    cpu_s: float
+    cpu_s: float  # of the process that finished the round, as is the next
     wall_s: float
 
     def to_dict(self) -> dict[str, Any]:

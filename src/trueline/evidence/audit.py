@@ -1,8 +1,8 @@
 """The audit runner: draw cases, measure, estimate, look again while a requirement is undecided and the budget lasts.
 
 An audit only says how to draw cases and how to measure them. Everything statistical happens here: a metric's
-interval holds under every look (`statistics`), the cases of a cluster are averaged, a case without a value is counted
-and left out, and the cases beyond a requirement become findings.
+interval holds under every look (`statistics`), the cases of a cluster are averaged, a case without a value counts as
+the worst it could be where that is known, and the cases beyond a requirement become findings.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def run_audits(
         own = budget.get(audit.name) if isinstance(budget, Mapping) else budget
         terms = _agreed(run, split, round, seed, own, share, findings)
         try:
-            if not isinstance(subject, audit.needs):
+            # What is finished stays as it is, a gap too: asking the subject again would write the gap once more.
+            if _key(audit, terms) not in journal.finished and not isinstance(subject, audit.needs):
                 raise NotMeasurable(_lacks(audit, subject))
             found = _run_audit(audit, subject, journal, terms)
         except NotMeasurable as gap:
@@ -340,23 +341,42 @@ def estimate_metric(
 
 
 def _evidence(audit: Audit, metric: Metric, tried: Sequence[_Tried], terms: _Terms) -> Evidence:
-    """The metric's evidence from all cases so far, without findings and curve."""
+    """The metric's evidence from all cases so far, without findings and curve.
+
+    The value is that of the cases that have one. Of a bounded metric on which a verdict rests, up to 5 % missing cases
+    (no outcome, or none for this metric) widen the interval to what it could be with them: its worse end counts them as
+    the metric's worse bound, its better end as the better one, so that neither a pass nor a fail can come of what is
+    missing. More than 5 % are inconclusive; without bounds, or in a search, they are left out.
+    """
     requirement = metric.requirement
     confidence = DESCRIPTIVE if requirement is None else requirement.interval_confidence(terms.share)
     values = np.array([t.value(metric.name) for t in tried], dtype=np.float64)
+    units = [t.case.unit for t in tried]
     given = ~np.isnan(values)
-    clusters = [t.case.unit for t, has in zip(tried, given, strict=True) if has]
-    with _named(f"metric {metric.name!r} of audit {audit.name!r}"):
-        estimate = estimate_metric(metric, values[given], clusters, confidence)
     missing = len(tried) - int(given.sum())
+    many = missing > MOST_MISSING * len(tried)
+    counted = missing > 0 and not many and requirement is not None and metric.bounds is not None
+    counted = counted and metric.estimator != "extreme"
+    with _named(f"metric {metric.name!r} of audit {audit.name!r}"):
+        clusters = [unit for unit, has in zip(units, given, strict=True) if has]
+        estimate = estimate_metric(metric, values[given], clusters, confidence)
+        if counted:
+            estimate = _widened(metric, estimate, values, units, confidence)
     verdict, note = _verdict(metric, estimate), ""
     if not tried:
         note = "not measured: there were no cases"
-    elif missing > MOST_MISSING * len(tried):
+    elif many:
         note = f"{missing} of {len(tried)} cases have no value"
         if requirement is not None:
             note += ", so nothing is concluded from the others"
             verdict = Verdict.INCONCLUSIVE
+    elif counted:
+        assert metric.bounds is not None
+        worse, better = metric.bounds[::-1] if metric.worse == "high" else metric.bounds
+        note = (
+            f"{missing} of {len(tried)} cases have no value and count as {worse:g} at the interval's worse end, as "
+            f"{better:g} at its better end"
+        )
     return Evidence(
         principle=audit.principle,
         audit=audit.name,
@@ -374,6 +394,20 @@ def _evidence(audit: Audit, metric: Metric, tried: Sequence[_Tried], terms: _Ter
         missing=missing,
         note=note,
     )
+
+
+def _widened(
+    metric: Metric, estimate: Estimate, values: NDArray[np.float64], units: Sequence[str], confidence: float
+) -> Estimate:
+    """`estimate` with the interval that holds whatever the missing values (nan in `values` [n]) are within the bounds.
+
+    Each end is that of the interval in which they all have the bound on that side (Horowitz & Manski 2000).
+    """
+    assert metric.bounds is not None
+    lowest, highest = (
+        estimate_metric(metric, np.where(np.isnan(values), bound, values), units, confidence) for bound in metric.bounds
+    )
+    return replace(estimate, low=lowest.low, high=highest.high)
 
 
 def _not_measured(audit: Audit, metric: Metric, terms: _Terms, why: str) -> Evidence:

@@ -1,27 +1,39 @@
 """Claims: one sentence of a paper, the experiment that tests it, and the rule that decides, all stated before it runs.
 
 A claim's *scale* says what a run costs and how small an effect it could see. A scale that could not see the effect, or
-costs more than is allowed, is *not attempted*; that and *inconclusive* are ordinary results.
+costs more than is allowed, is *not attempted*; that and *inconclusive* are ordinary results. Claims that are tested
+together are corrected by Holm: of twenty false ones, one would else come out as reproduced.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from trueline.core.errors import UnknownName, unknown
 from trueline.core.executor import Executor, Inline
 from trueline.core.files import jsonable, to_json, write_json
 from trueline.core.run import Run
-from trueline.evidence.over_seeds import seed_interval
+from trueline.evidence.over_seeds import holm, one_sided_p, seed_interval
 from trueline.evidence.records import Estimate, EvidenceError, Requirement, Verdict
 
-__all__ = ["Claim", "ClaimOutcome", "ClaimResult", "Measure", "Scale", "mean_of", "run_claim"]
+__all__ = [
+    "Claim",
+    "ClaimOutcome",
+    "ClaimResult",
+    "Measure",
+    "Scale",
+    "Statistic",
+    "Tests",
+    "corrected",
+    "mean_of",
+    "run_claim",
+]
 
 ClaimOutcome = Literal["reproduced", "not reproduced", "inconclusive", "not attempted"]
 Rows = Sequence[Mapping[str, float]]  # one row of named numbers per seed
@@ -50,13 +62,31 @@ class Measure(Protocol):
         ...
 
 
+class Statistic(Protocol):
+    """What decides a claim, from the rows of its seeds."""
+
+    def __call__(self, rows: Rows, confidence: float) -> Estimate:
+        """Estimate with a two-sided interval of this confidence; its `clusters` are the seeds that had a number."""
+        ...
+
+
+@runtime_checkable
+class Tests(Protocol):
+    """A statistic that also tests the acceptance, so that claims tested together can be corrected."""
+
+    def p(self, rows: Rows, acceptance: Requirement) -> float:
+        """p-value of "the acceptance is not met"; nan when there are too few seeds to tell."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A statement of a paper with the experiment and the statistic that decide it.
 
-    `statistic` maps the seeds' rows to an Estimate, and `acceptance` is the requirement its interval has to meet for
-    *reproduced* and to miss for *not reproduced*. Over seeds use `mean_of` or `over_seeds`: fewer than eight print
-    points and decide nothing.
+    `acceptance` is the requirement that the statistic's interval has to meet for *reproduced* and to miss for *not
+    reproduced*, and its confidence, that of either end, decides the interval's. Over seeds use `mean_of` or
+    `over_seeds`: fewer than eight print points and decide nothing. A statistic over fewer seeds than the scale has
+    decides nothing either: the missing seeds may be the hard ones.
     """
 
     system: str
@@ -64,7 +94,7 @@ class Claim:
     sentence: str  # what the paper says
     source: str  # paper, section or table
     measure: Measure
-    statistic: Callable[[Rows], Estimate]
+    statistic: Statistic
     acceptance: Requirement
     scales: Mapping[str, Scale]  # by name: "ci", "laptop", "gpu"
     effect: float = math.inf  # size of the effect claimed, in the unit of the estimate; inf: any scale can see it
@@ -89,6 +119,8 @@ class ClaimResult:
     smallest_effect: float
     params: Mapping[str, Any]
     environment: Mapping[str, Any]  # versions, machine, commit
+    p: float | None = None  # of "the acceptance is not met"; None when the statistic has none
+    p_holm: float | None = None  # the same, adjusted for the claims it was tested with
     note: str = ""
 
     def to_json(self) -> str:
@@ -111,24 +143,45 @@ class ClaimResult:
             raise EvidenceError(f"this is not a claim's result ({error}). Was the file cut off?") from error
 
 
-def mean_of(value: str, confidence: float = 0.95) -> Callable[[Rows], Estimate]:
-    """The statistic "mean over seeds of the number called `value`" with its t interval; seeds with nan are left out."""
+@dataclass(frozen=True, slots=True)
+class _MeanOf:
+    """The statistic that `mean_of` makes."""
 
-    def statistic(rows: Rows) -> Estimate:
-        return seed_interval([row[value] for row in rows if math.isfinite(row[value])], confidence)
+    value: str
 
-    return statistic
+    def __call__(self, rows: Rows, confidence: float) -> Estimate:
+        return seed_interval(self._given(rows), confidence)
+
+    def p(self, rows: Rows, acceptance: Requirement) -> float:
+        return one_sided_p(self._given(rows), acceptance.threshold, acceptance.bound)
+
+    def _given(self, rows: Rows) -> list[float]:
+        return [row[self.value] for row in rows if math.isfinite(row[self.value])]
+
+
+def mean_of(value: str) -> Statistic:
+    """The statistic "mean over seeds of the number called `value`", with its t interval and one-sided t test.
+
+    Seeds with nan are left out of the mean; a claim with such a seed is inconclusive.
+    """
+    return _MeanOf(value)
 
 
 def run_claim(
-    claim: Claim, scale: str, run: Run, executor: Executor | None = None, most_cpu_hours: float = math.inf
+    claim: Claim,
+    scale: str,
+    run: Run,
+    executor: Executor | None = None,
+    most_cpu_hours: float = math.inf,
+    others: int = 0,
 ) -> ClaimResult:
     """Runs the claim's seeds at the named scale and decides.
 
     Each finished seed is kept in the run's artefacts/seeds/SEED.json, and a killed run measures only the seeds that are
     missing. `executor` maps over seeds, one after the other without one. The result is also written to
     artefacts/claim.json. Not attempted (nothing runs): when the scale cannot detect the claimed effect, or states more
-    than `most_cpu_hours`. Raises UnknownName for an unknown scale.
+    than `most_cpu_hours`. `others` claims are tested together with this one: until they are known (see `corrected`)
+    each counts as the worst it can be. Raises UnknownName for an unknown scale.
     """
 
     if scale not in claim.scales:
@@ -136,14 +189,53 @@ def run_claim(
     size = claim.scales[scale]
     obstacle = _obstacle(claim, size, most_cpu_hours)
     if obstacle:
-        result = _result(claim, scale, run, "not attempted", None, {}, obstacle)
+        result = _result(claim, scale, run, None, None, {}, obstacle)
     else:
         per_seed = _measured(claim, scale, run, executor)
-        estimate = claim.statistic([per_seed[seed] for seed in size.seeds])
-        outcome = _OUTCOME[claim.acceptance.verdict(estimate.low, estimate.high)]
-        result = _result(claim, scale, run, outcome, estimate, per_seed, "")
+        rows = [per_seed[seed] for seed in size.seeds]
+        estimate = claim.statistic(rows, claim.acceptance.interval_confidence())
+        p = math.nan
+        if isinstance(claim.statistic, Tests) and estimate.clusters >= len(rows):
+            p = claim.statistic.p(rows, claim.acceptance)
+        result = _result(claim, scale, run, estimate, None if math.isnan(p) else p, per_seed, "")
+        (result,) = corrected([result], others)
     run.write_text("claim.json", result.to_json())
     return result
+
+
+def corrected(results: Sequence[ClaimResult], others: int = 0) -> list[ClaimResult]:
+    """The results of claims that were tested together, decided again with p-values adjusted by Holm, in the same order.
+
+    *Reproduced* needs the interval and an adjusted p of at most 1 − confidence, where the claim has a p at all; those
+    without one are not counted. `others` further claims, not known yet, are counted with p = 1, which no later result
+    can make worse.
+    """
+    p = [math.nan if result.p is None else result.p for result in results]
+    adjusted = holm([*p, *[1.0] * others])[: len(p)]
+    together = sum(not math.isnan(own) for own in p) + others
+    return [
+        _decided(replace(result, p_holm=None if math.isnan(own) else float(own)), together)
+        for result, own in zip(results, adjusted, strict=True)
+    ]
+
+
+def _decided(result: ClaimResult, together: int) -> ClaimResult:
+    """Outcome and note of an attempted claim from its estimate, its seeds and its adjusted p."""
+    estimate, acceptance = result.estimate, result.acceptance
+    if estimate is None:
+        return result
+    missing = len(result.per_seed) - estimate.clusters
+    if missing > 0:
+        has = "has" if missing == 1 else "have"
+        note = f"{missing} of {len(result.per_seed)} seeds {has} no value, so nothing is concluded from the others"
+        return replace(result, outcome="inconclusive", note=note)
+    outcome = _OUTCOME[acceptance.verdict(estimate.low, estimate.high)]
+    # Of one claim alone p says what the interval says, up to rounding.
+    rejected = result.p_holm is None or together == 1 or result.p_holm <= 1.0 - acceptance.confidence
+    if outcome == "reproduced" and not rejected:
+        note = f"alone it would be reproduced; p = {result.p:.2g} is {result.p_holm:.2g} by Holm, of {together} claims"
+        return replace(result, outcome="inconclusive", note=note)
+    return replace(result, outcome=outcome, note="")
 
 
 def _obstacle(claim: Claim, size: Scale, most_cpu_hours: float) -> str:
@@ -192,11 +284,12 @@ def _result(
     claim: Claim,
     scale: str,
     run: Run,
-    outcome: ClaimOutcome,
     estimate: Estimate | None,
+    p: float | None,
     per_seed: Mapping[int, Mapping[str, float]],
     note: str,
 ) -> ClaimResult:
+    """The record of a claim, not decided yet: without an estimate it stays *not attempted*."""
     size = claim.scales[scale]
     return ClaimResult(
         system=claim.system,
@@ -204,7 +297,7 @@ def _result(
         sentence=claim.sentence,
         source=claim.source,
         scale=scale,
-        outcome=outcome,
+        outcome="not attempted" if estimate is None else "inconclusive",
         acceptance=claim.acceptance,
         estimate=estimate,
         unit=claim.unit,
@@ -213,6 +306,7 @@ def _result(
         smallest_effect=size.smallest_effect,
         params=jsonable(size.params),
         environment={key: run.manifest[key] for key in ("python", "versions", "machine", "git")},
+        p=p,
         note=note,
     )
 

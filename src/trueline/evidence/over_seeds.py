@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trueline.evidence.records import Estimate, EvidenceError
+from trueline.evidence.records import Bound, Estimate, EvidenceError
 
 __all__ = [
     "FEWEST_SEEDS",
@@ -22,6 +22,7 @@ __all__ = [
     "compare_seeds",
     "holm",
     "iqm",
+    "one_sided_p",
     "seed_interval",
     "sign_flip",
     "stratified_bootstrap_iqm",
@@ -79,6 +80,24 @@ def compare_seeds(a: ArrayLike, b: ArrayLike, *, paired: bool, confidence: float
     return Comparison(
         _t_interval(difference, error, freedom, seeds, confidence, "Welch t"), 2.0 * float(stdtr(freedom, -abs(t)))
     )
+
+
+def one_sided_p(values: ArrayLike, threshold: float, bound: Bound) -> float:
+    """p-value of "the mean over seeds is not on the good side of the threshold", Student's t.  values [S].
+
+    At most α exactly when all of `seed_interval` at confidence 1 − 2α is on the good side. nan for fewer than eight
+    seeds.
+    """
+    from scipy.special import stdtr
+
+    x = _rows(values)
+    if len(x) < FEWEST_SEEDS:
+        return math.nan
+    beyond = float(x.mean() - threshold) * (1.0 if bound == "at_least" else -1.0)
+    error = _error(x)
+    if error == 0.0:
+        return 0.0 if beyond >= 0.0 else 1.0
+    return float(stdtr(len(x) - 1.0, -beyond / error))
 
 
 def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None, samples: int = 20_000) -> float:

@@ -242,7 +242,7 @@ class Evidence:
     looks: int  # how often the interval was looked at; it is valid under all of them
     budget: int  # cases that could have been used
     seeds: tuple[int, ...]  # of the runs that drew the cases
-    missing: int = 0  # cases without a value: left out, never counted as 0
+    missing: int = 0  # cases without a value: never counted as 0; the note says where they widen the interval
     failing: int = 0  # cases beyond the requirement's threshold
     findings: tuple[Finding, ...] = ()  # the worst of them
     findings_ref: str | None = None  # "run://ID/findings/AUDIT/SPLIT/ROUND.json": all of them

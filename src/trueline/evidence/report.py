@@ -464,7 +464,8 @@ def _silent(rounds: Sequence[Round]) -> list[str]:
         if not any(e.principle == principle for e in last.evidence)
     ]
     said += [
-        f"{e.audit}, {e.metric}: {e.missing} cases gave no value in {last.label} and are left out."
+        f"{e.audit}, {e.metric}: {e.missing} cases gave no value in {last.label}"
+        + (f" ({e.note})." if e.note else " and are left out.")
         for e in last.evidence
         if e.missing
     ]

@@ -129,10 +129,10 @@ AUDITS: tuple[Entry, ...] = (
         kind="audit",
         name="robustness/unseen-layouts",
         target="trueline.rl.audits.robustness:UnseenLayouts",
-        summary="held-out layouts against layouts of the training range",
+        summary="held-out layouts against layouts that training ran on",
         reference="Cobbe et al. 2019",
         level="property",
-        test="tests/rl/test_audits_robustness.py::test_layouts_of_one_distribution_have_no_gap",
+        test="tests/rl/test_audits_robustness.py::test_a_policy_that_memorised_its_layouts_is_found_out",
     ),
     Entry(
         kind="audit",

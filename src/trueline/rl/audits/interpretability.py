@@ -296,7 +296,7 @@ class Attribution:
 
     def __init__(self, config: AttributionConfig) -> None:
         self.config = config
-        self._share = np.linspace(0.0, 1.0, config.points)
+        self._share = np.round(np.linspace(0.0, 1.0, config.points), 10)  # 0.3, not 0.30000000000000004
         self.axis: Axis | None = Axis("sensors replaced", "share", tuple(self._share.tolist()))
         required = requirement("at_least", config.at_least, config.confidence)
         self.metrics: Sequence[Metric] = (

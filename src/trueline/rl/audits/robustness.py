@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.core.streams import case_seeds
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.rl.audits.layouts import (
     Arena,
@@ -313,16 +312,20 @@ class ObservationAttack(Sweep):
 class UnseenLayoutsConfig(LayoutAudit):
     """Settings of `UnseenLayouts`."""
 
-    cost_gap_at_most: float | None = None  # required of held-out minus training cost; none: only reported
-    return_gap_at_most: float | None = None  # required of training minus held-out return; none: only reported
+    cost_gap_at_most: float | None = None  # required of held-out minus met cost; none: only reported
+    return_gap_at_most: float | None = None  # required of met minus held-out return; none: only reported
 
 
 class UnseenLayouts:
-    """Generalisation gap: held-out layouts against layouts of the range that training draws from.
+    """Generalisation gap: held-out layouts against layouts that training ran on.
 
-    A case is one layout of each kind, both drawn independently and matched by nothing but their number. Their
-    differences are independent of each other and have the gap as their mean, so the interval of a mean of differences
-    is valid at every look; the matching buys no precision and is not meant to.
+    The subject says which those are: `layouts_met`, uint32 [M], seeds of episodes of its training. A fresh draw from
+    the range of training seeds would not do: a policy has met next to none of the range, so those are held out as well.
+
+    A case is a held-out layout and one that was met, drawn independently (the latter with replacement) and matched by
+    nothing but their number. The differences are independent of each other and have as their mean the gap to the M
+    layouts met, so the interval of a mean of differences is valid at every look; the matching buys no precision and is
+    not meant to.
     """
 
     name = "robustness/unseen-layouts"
@@ -342,12 +345,18 @@ class UnseenLayouts:
         )
         self._arena = Arena(config.num_envs, config.threads)
 
-    def cases(self, _: Acts, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
-        """Pairs of a held-out layout and one from the training range."""
-        trained = case_seeds("train", 0, n, rng)
+    def cases(self, subject: Acts, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
+        """Pairs of a held-out layout and one that was met.  Raises NotMeasurable when none is known."""
+        known = np.asarray(getattr(subject, "layouts_met", ()), dtype=np.uint32)
+        if len(known) == 0:
+            raise NotMeasurable(
+                "the subject does not tell which layouts it was trained on (`layouts_met`), so there is nothing to "
+                "compare held-out layouts with."
+            )
+        met = rng.choice(known, size=n)
         return [
-            Case(case.id, case.cluster, {**case.data, "trained": int(seed)})
-            for case, seed in zip(layout_cases(split, round, n, rng), trained, strict=True)
+            Case(case.id, case.cluster, {**case.data, "met": int(seed)})
+            for case, seed in zip(layout_cases(split, round, n, rng), met, strict=True)
         ]
 
     def measure(self, subject: Acts, cases: Sequence[Case], rng: np.random.Generator) -> Sequence[Outcome | None]:
@@ -355,9 +364,9 @@ class UnseenLayouts:
         c = self.config
         env = self._arena.world(subject, len(cases))
         column = cost_column(env, c.cost, c.cost_bound)
-        trained = np.array([case.data["trained"] for case in cases], dtype=np.uint32)
+        met = np.array([case.data["met"] for case in cases], dtype=np.uint32)
         new = run_episodes(env, seeds_of(cases), acting(subject, new_noise(rng)))
-        old = run_episodes(env, trained, acting(subject, new_noise(rng)))
+        old = run_episodes(env, met, acting(subject, new_noise(rng)))
         return [
             Outcome(
                 {
