@@ -50,9 +50,8 @@ def test_level_is_backed_by_a_test_that_exists(entry):
     assert not function or function.partition("[")[0] in functions_of(ROOT / file), f"{file} has no {function}"
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.level == "unverified"], ids=name)
-def test_what_is_unverified_names_no_test(entry):
-    assert entry.test == ""
+def test_what_is_unverified_names_no_test():
+    assert [entry.name for entry in ENTRIES if entry.level == "unverified" and entry.test] == []
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.kind == "recipe"], ids=name)
