@@ -125,6 +125,7 @@ def test_a_cycle_killed_between_and_inside_its_rounds_ends_with_the_same_evidenc
         while child.is_alive():
             if until and any(tmp_path.glob(until)):
                 os.kill(child.pid, signal.SIGKILL)
+                child.join()  # a second signal would find nobody
             child.join(0.002)
         return child.exitcode
 
