@@ -12,7 +12,7 @@ import update_step
 from _interleave import Comparison, Contestant, Medians, Plan
 
 WORLD, EPISODE = "SafetyPointGoal1-v0", 1000
-MINIBATCH, FAST_MINIBATCH, FAST_ENVS = 64, 2000, 16
+MINIBATCH, FAST_MINIBATCH, FAST_ENVS = 64, 2000, 64
 PEER, ONE, TEN = "OmniSafe", "trueline, equal settings", "trueline, equal settings but 10 environments"
 FAST = "trueline, fast preset"
 ENGINE, ENGINES = "engine alone, N=1", f"engine alone, N={FAST_ENVS}"
@@ -131,7 +131,7 @@ def _update_only(medians: Medians) -> float:
 
 def plan(quick: bool) -> Plan:
     epochs, steps, passes = (1, EPISODE, 40) if quick else (2, 2 * EPISODE, 40)
-    fast_steps = FAST_ENVS * EPISODE * (1 if quick else 3)
+    fast_steps = FAST_ENVS * EPISODE * (1 if quick else 2)
     equal = {
         "steps_per_epoch": steps,
         "total_steps": epochs * steps,
