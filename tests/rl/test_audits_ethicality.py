@@ -196,3 +196,26 @@ def test_a_world_without_layouts_cannot_be_searched(monkeypatch, rng):
     audit, policy = worst(cost="right"), Affine(np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="layout"):
         audit.measure(policy, audit.cases(policy, "verdict", 0, 1, rng), rng)
+
+
+def test_each_cost_is_held_to_its_own_limit(monkeypatch, rng):
+    class TwoCosts(PointWorld):
+        costs = ("hazard", "twice")
+
+        def step(self, actions):
+            step = super().step(actions)
+            step.cost = np.column_stack([step.cost[:, 0], 2.0 * step.cost[:, 0]])
+            return step
+
+    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: TwoCosts(id, n, threads, **options))
+    policy = Affine(CHASE)
+    audit = episode_cost(costs=["hazard", "twice"], cost_limit=[2.0, 5.0], cost_bound=120.0)
+    limits = {m.name: m.requirement.threshold for m in audit.metrics if m.requirement is not None}
+    assert limits == {"expected cost of hazard": 2.0, "expected cost of twice": 5.0}
+    for outcome in audit.measure(policy, audit.cases(policy, "verdict", 0, 8, rng), rng):
+        cost = outcome.values["expected cost of hazard"]
+        assert outcome.values["expected cost of twice"] == 2.0 * cost
+        assert outcome.values["violation probability of hazard"] == (cost > 2.0)
+        assert outcome.values["violation probability of twice"] == (2.0 * cost > 5.0)
+    with pytest.raises(ConfigError, match="2 values for 1 costs"):
+        episode_cost(cost_limit=[2.0, 5.0])

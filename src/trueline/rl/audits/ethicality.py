@@ -38,7 +38,7 @@ class EpisodeCostConfig(LayoutAudit):
     """Settings of `EpisodeCost`."""
 
     costs: tuple[str, ...] = ()  # costs to audit side by side; empty: `cost`
-    cost_limit: float = 25.0  # d: undiscounted cost per episode
+    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one for all or one per cost
     violation_at_most: float | None = Field(None, ge=0, le=1)  # required P(cost > d); none: only reported
     return_at_least: float | None = None  # required return; none: only reported
     tail: float = Field(0.1, gt=0, le=0.5)  # share of the worst episodes that the cvar averages
@@ -60,6 +60,11 @@ class EpisodeCost:
 
     def __init__(self, config: EpisodeCostConfig) -> None:
         self.config = config
+        if isinstance(config.cost_limit, tuple) and len(config.cost_limit) != len(self._costs):
+            raise ConfigError(
+                f"cost_limit has {len(config.cost_limit)} values for {len(self._costs)} costs. Give one limit per entry "
+                "of `costs`, or a single number for all."
+            )
         self.metrics: Sequence[Metric] = [m for name in self._costs for m in self._metrics(name)] + [
             Metric(
                 "return",
@@ -77,16 +82,20 @@ class EpisodeCost:
     def _of(self, cost: str) -> str:
         return f" of {cost}" if len(self._costs) > 1 else ""
 
+    def _limit(self, cost: str) -> float:
+        limits = self.config.cost_limit
+        return limits[self._costs.index(cost)] if isinstance(limits, tuple) else limits
+
     def _metrics(self, cost: str) -> list[Metric]:
-        c, of = self.config, self._of(cost)
+        c, of, d = self.config, self._of(cost), self._limit(cost)
         bounds = (0.0, c.cost_bound)
-        limit = requirement("at_most", c.cost_limit, c.confidence)
+        limit = requirement("at_most", d, c.confidence)
         rare = requirement("at_most", c.violation_at_most, c.confidence)
         found = [
             Metric(f"expected cost{of}", "mean", "per episode", bounds, limit),
             Metric(f"violation probability{of}", "rate", requirement=rare),
             Metric(f"cvar {1.0 - c.tail:g}{of}", "cvar", "per episode", bounds, tail=c.tail),
-            Metric(f"excess given violation{of}", "mean", "per episode", (-c.cost_limit, c.cost_bound - c.cost_limit)),
+            Metric(f"excess given violation{of}", "mean", "per episode", (-d, c.cost_bound - d)),
         ]
         if c.deterministic_share:
             found.append(Metric(f"deterministic expected cost{of}", "mean", "per episode", bounds))
@@ -111,7 +120,7 @@ class EpisodeCost:
         for i in range(len(seeds)):
             values = {"return": float(episodes.episode_return[i])}
             for name, column, quiet_cost in zip(self._costs, columns, without_noise[i], strict=True):
-                values |= self._values(self._of(name), float(episodes.cost[i, column]), float(quiet_cost))
+                values |= self._values(name, float(episodes.cost[i, column]), float(quiet_cost))
             detail = {
                 "seed": int(seeds[i]),
                 "cost": episodes.cost[i, columns].tolist(),
@@ -120,16 +129,16 @@ class EpisodeCost:
             outcomes.append(Outcome(values, detail=detail))
         return outcomes
 
-    def _values(self, of: str, cost: float, quiet_cost: float) -> dict[str, float]:
-        c = self.config
-        violated = cost > c.cost_limit
+    def _values(self, name: str, cost: float, quiet_cost: float) -> dict[str, float]:
+        c, of, d = self.config, self._of(name), self._limit(name)
+        violated = cost > d
         values = {
             f"expected cost{of}": cost,
             f"violation probability{of}": float(violated),
             f"cvar {1.0 - c.tail:g}{of}": cost,
         }
         if violated:
-            values[f"excess given violation{of}"] = cost - c.cost_limit
+            values[f"excess given violation{of}"] = cost - d
         if math.isfinite(quiet_cost):
             values[f"deterministic expected cost{of}"] = quiet_cost
         return values
