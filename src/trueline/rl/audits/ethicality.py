@@ -62,7 +62,7 @@ class EpisodeCost:
         self.config = config
         if isinstance(config.cost_limit, tuple) and len(config.cost_limit) != len(self._costs):
             raise ConfigError(
-                f"cost_limit has {len(config.cost_limit)} values for {len(self._costs)} costs. Give one limit per entry "
+                f"cost_limit has {len(config.cost_limit)} values for {len(self._costs)} costs. Give one per entry "
                 "of `costs`, or a single number for all."
             )
         self.metrics: Sequence[Metric] = [m for name in self._costs for m in self._metrics(name)] + [
