@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -40,7 +40,6 @@ class Constrain(Config):
     to clear the limit.
     """
 
-    kind: Literal["constrain"] = "constrain"
     evidence: str = "ethicality/episode-cost:expected*"  # AUDIT:METRIC, a pattern
     recipe: str = "ppo-lag"
     preset: str | None = "fast"
@@ -77,7 +76,6 @@ class Constrain(Config):
 class AddLayouts(Config):
     """Train a share of the episodes on the layouts that failed."""
 
-    kind: Literal["add-layouts"] = "add-layouts"
     evidence: str = "ethicality/episode-cost:*"
     setting: str = "layouts"
     share: float = Field(0.25, gt=0, le=1)
@@ -94,7 +92,6 @@ class AddLayouts(Config):
 class Loosen(Config):
     """Raise the trained limit when the policy has become useless and its cost is not what holds it back."""
 
-    kind: Literal["loosen"] = "loosen"
     evidence: str = "controllability/usefulness:*"
     unless: str = "ethicality/*"  # a cost that did not pass either: then nothing is loosened
     limit: str = "cost_limit"
@@ -113,7 +110,6 @@ class Loosen(Config):
 class Randomise(Config):
     """Draw a disturbance in training up to the largest level at which the audit was made."""
 
-    kind: Literal["randomise"] = "randomise"
     evidence: str  # AUDIT:METRIC, such as "robustness/sensor-noise:*"
     setting: str  # of the recipe, such as "disturbance.observation_noise"
     two_sided: bool = False  # the levels are factors around 1: train on their whole range
