@@ -66,11 +66,11 @@ def our_pass(network, minibatch: int, batch: dict[str, Tensor]):
 
     config = Ppo(passes=1, minibatch=minibatch, target_kl=None, lr=RATE, critic_lr=RATE, clip=CLIP)
     adam = optimiser(network, config)
-    features = {"vector": batch["obs"]}
     with torch.no_grad():
-        policy = network.policy(network.features(features)).detach()
+        inputs = network.encoder.normalised({"vector": batch["obs"]})
+        policy = network.policy(network.encoder(inputs)).detach()
     target = torch.stack([batch["target_r"], batch["target_c"]], dim=-1)
-    rows = PpoBatch(features, batch["draw"], batch["log_prob"], policy, batch["advantage"], target)
+    rows = PpoBatch(inputs, batch["draw"], batch["log_prob"], policy, batch["advantage"], target)
     return lambda rng: ppo_update(network, adam, rows, config, rng)
 
 

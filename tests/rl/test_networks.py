@@ -133,7 +133,7 @@ def test_the_encoder_joins_the_normalised_vector_and_each_picture(torch_rng: tor
         "image/map": torch.randint(0, 256, (5, 40, 36, 1), generator=torch_rng, dtype=torch.uint8),
     }
     encoder.norm.update(3.0 + inputs["vector"])
-    out = encoder(inputs)
+    out = encoder(encoder.normalised(inputs))
     assert out.shape == (5, encoder.width) == (5, 2 + 2 * 128)
     torch.testing.assert_close(out[:, :2], encoder.norm(inputs["vector"]))
     torch.testing.assert_close(out[:, 2:130], encoder.pictures["image_eye"](inputs["image/eye"]))

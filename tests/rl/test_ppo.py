@@ -40,13 +40,13 @@ def some_batch(network: ActorCritic) -> PpoBatch:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
-    features = {"vector": normal(ROWS, WIDTH)}
+    inputs = {"vector": normal(ROWS, WIDTH)}
     with torch.no_grad():
-        policy = network.policy(network.features(features)).detach()
+        policy = network.policy(network.encoder(inputs)).detach()
         draw = policy.sample(rng)
         # The policy has moved since it acted, so that the ratio is not 1 and some rows are clipped.
         log_prob = policy.log_prob(draw) + 0.2 * normal(ROWS)
-    return PpoBatch(features, draw, log_prob, policy, normal(ROWS), 3.0 * normal(ROWS, 1 + COSTS))
+    return PpoBatch(inputs, draw, log_prob, policy, normal(ROWS), 3.0 * normal(ROWS, 1 + COSTS))
 
 
 def separate(weights: Any, biases: Any) -> nn.Sequential:
@@ -75,7 +75,7 @@ class Reference:
         self.critic_adams = [torch.optim.Adam(c.parameters(), lr=config.critic_lr) for c in self.critics]
 
     def step(self, batch: PpoBatch, rows: torch.Tensor) -> None:
-        c, x = self.config, batch.features["vector"][rows].clamp(-5, 5)
+        c, x = self.config, batch.inputs["vector"][rows]
         policy = torch.distributions.Normal(self.actor(x), self.log_std.exp())
         ratio = (policy.log_prob(batch.draw[rows]).sum(-1) - batch.log_prob[rows]).exp()
         advantage = batch.advantage[rows]
@@ -148,7 +148,7 @@ def test_the_report_is_what_the_final_policy_gives() -> None:
     batch = some_batch(network)
     report = ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        policy = network.policy(network.features(batch.features))
+        policy = network.policy(network.encoder(batch.inputs))
     assert isinstance(policy, Gaussian)
     assert report.passes == 3
     assert report.kl == pytest.approx(batch.policy.kl(policy).mean().item(), rel=1e-6)

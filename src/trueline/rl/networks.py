@@ -12,11 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trueline.core.config import Config
+from trueline.rl.activations import tanh
 from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian
 from trueline.rl.normalise import RunningNorm
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "silu": nn.functional.silu}
+ACTIVATIONS = {"tanh": tanh, "relu": torch.relu, "silu": nn.functional.silu}
 
 
 class Network(Config):
@@ -148,10 +149,15 @@ class Encoder(nn.Module):
             self.pictures[name.replace("/", "_")] = PictureEncoder(height, width, channels, rng)
         self.width = codec.width + PictureEncoder.features * len(codec.images)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """{"vector": [B, D], "image/...": [B, H, W, C]} -> [B, width]."""
-        parts = [self.norm(features["vector"])] if self.norm is not None else []
-        parts += [net(features[name.replace("image_", "image/", 1)]) for name, net in self.pictures.items()]
+    def normalised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs with their vector normalised; pictures as they are."""
+        norm = self.norm
+        return {name: x if norm is None or name != "vector" else norm(x) for name, x in inputs.items()}
+
+    def forward(self, normalised: Mapping[str, Tensor]) -> Tensor:
+        """{"vector": [B, D], "image/...": [B, H, W, C]}, as `normalised` gives them -> [B, width]."""
+        parts = [normalised["vector"]] if self.norm is not None else []
+        parts += [net(normalised[name.replace("image_", "image/", 1)]) for name, net in self.pictures.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -176,8 +182,8 @@ class ActorCritic(nn.Module):
         self.log_std = nn.Parameter(torch.full(action.sizes, actor.log_std)) if action.kind == "continuous" else None
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """One row per observation."""
-        return self.encoder(inputs)
+        """One row per observation, of inputs as the world gives them."""
+        return self.encoder(self.encoder.normalised(inputs))
 
     def policy(self, features: Tensor) -> Distribution:
         """The action distribution."""

@@ -144,9 +144,9 @@ def training_seeds(config: OnPolicy, run: Run) -> Callable[[int], NDArray[np.uin
 def estimate(batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weights) -> PpoBatch:
     """Values, advantages of reward and costs with truncation bootstrapping, and their mix."""
     steps, n = batch.reward.shape
-    flat = {name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()}
     with torch.no_grad():
-        features = network.features(flat)
+        inputs = network.encoder.normalised({name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()})
+        features = network.encoder(inputs)
         policy = network.policy(features).detach()
         draw = batch.draw.flatten(0, 1)
         log_prob = policy.log_prob(draw)
@@ -164,7 +164,7 @@ def estimate(batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weig
     advantage = gae(signal, value, next_value, ended[..., None], gamma, lam)
     target = (advantage + value).flatten(0, 1)
     mixed = weighed(advantage[..., 0], advantage[..., 1:], weights, config.standardise)
-    return PpoBatch(flat, draw, log_prob, policy, mixed.flatten(), target)
+    return PpoBatch(inputs, draw, log_prob, policy, mixed.flatten(), target)
 
 
 def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standardise: str) -> Tensor:
@@ -320,7 +320,7 @@ class Trainer:
         self._refuse_divergence()
         if self.network.encoder.norm is not None:
             # After the update, so that the policy that acted and the one that is updated see the same inputs.
-            self.network.encoder.norm.update(rows.features["vector"])
+            self.network.encoder.norm.update(batch.inputs["vector"][:-1].flatten(0, 1))
         self.epoch += 1
         if config.averaged_share and self.epoch > self.epochs * (1.0 - config.averaged_share):
             self.averaged += 1

@@ -35,7 +35,7 @@ class Ppo(Config):
 class PpoBatch:
     """One collection, flattened to B = T·N rows."""
 
-    features: dict[str, Tensor]  # network inputs
+    inputs: dict[str, Tensor]  # normalised: the statistics stand still during an update
     draw: Tensor  # [B, A]
     log_prob: Tensor  # [B] under the policy that acted
     policy: Distribution  # that policy, without gradient
@@ -85,7 +85,7 @@ def ppo_update(network: ActorCritic, adam: FlatAdam, batch: PpoBatch, config: Pp
         starts = range(0, size, config.minibatch)
         for start in starts:
             rows = order[start : start + config.minibatch]
-            features = network.features({name: x[rows] for name, x in batch.features.items()})
+            features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
             policy = network.policy(features)
             surrogate = clipped_surrogate(
                 policy.log_prob(batch.draw[rows]), batch.log_prob[rows], batch.advantage[rows], config.clip
@@ -101,7 +101,7 @@ def ppo_update(network: ActorCritic, adam: FlatAdam, batch: PpoBatch, config: Pp
             sums[1] += value_loss.detach()
         sums[:2] /= len(starts)
         with torch.no_grad():
-            policy = network.policy(network.features(batch.features))
+            policy = network.policy(network.encoder(batch.inputs))
             kl = batch.policy.kl(policy).mean()
             sums[2] = policy.entropy().mean()
         if not torch.isfinite(kl) or (config.target_kl is not None and kl > config.target_kl):
