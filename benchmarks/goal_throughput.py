@@ -82,10 +82,10 @@ def engine(id: str, num_envs: int, episodes: int):
     import numpy as np
     from mujoco.batch import Batch
 
-    from trueline.safety.worlds import WORLDS, make_goal
+    from trueline.safety.worlds import WORLDS, make_world
     from trueline.safety.worlds.physics import compiled
 
-    env, actions = make_goal(id, num_envs), _actions(num_envs)
+    env, actions = make_world(id, num_envs), _actions(num_envs)
     env.reset(np.arange(num_envs, dtype=np.uint32))
     start, substeps = env.state_dict()["physics"], env.world.substeps
     env.close()

@@ -1,4 +1,4 @@
-"""What a Goal world promises beyond its numbers: seeds, threads, checkpoints, dynamics, layouts, pictures' data."""
+"""What a navigation world promises beyond its numbers: seeds, threads, checkpoints, dynamics, layouts, scenes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.check_env import check_env
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
-from trueline.safety.worlds import WORLDS, make_goal
-from trueline.safety.worlds.engine import _ROTATION, GoalWorlds
-from trueline.safety.worlds.layout import Stream, draw_layout
+from trueline.safety.worlds import WORLDS, make_world, open_world
+from trueline.safety.worlds.engine import _ROTATION
+from trueline.safety.worlds.layout import Layout, Stream, draw_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.physics import compiled
 
@@ -49,20 +49,27 @@ def test_the_public_checker_finds_nothing(id):
 
 def short(id: str, n: int, threads: int = 1, steps: int = 50):
     """The world with episodes short enough to end in a test."""
-    return GoalWorlds(id, replace(WORLDS[id], steps=steps), n, threads)
+    return open_world(id, replace(WORLDS[id], steps=steps), n, threads)
+
+
+# Numbers of the lidar alone, 16 for each kind of thing that is seen (specification of Safety-Gymnasium, §3.6).
+LIDAR = {"Goal0": 16, "Goal1": 48, "Goal2": 48, "Button0": 32, "Button1": 64, "Button2": 64}
+LIDAR |= {"Push0": 32, "Push1": 64, "Push2": 64, "Circle0": 16, "Circle1": 16, "Circle2": 16, "Run0": 0}
 
 
 @pytest.mark.parametrize("id", WORLDS)
 def test_every_capability_and_the_published_observation_size(id):
-    env = make_goal(id, num_envs=1)
-    for capability in (Stateful, Perturbable, Steerable, LaidOut, Visible):
+    env = make_world(id, num_envs=1)
+    for capability in (Stateful, Perturbable, LaidOut, Visible):
         assert isinstance(env, capability)
-    sizes = {"PointGoal0": 28, "PointGoal1": 60, "PointGoal2": 60, "CarGoal0": 40, "CarGoal1": 72, "CarGoal2": 72}
-    assert env.observation_space.shape == env.reset()[0].shape == (sizes[id[6:-3]],)
+    assert isinstance(env, Steerable) == ("Goal" in id or "Push" in id)
+    own = {"Point": 12, "Car": 24, "Racecar": 12, "Doggo": 56, "Ant": 40}[env.world.agent.name.title()]
+    task = id.removeprefix(f"Safety{env.world.agent.name.title()}").removesuffix("-v0")
+    assert env.observation_space.shape == env.reset()[0].shape == (own + LIDAR[task],)
 
 
 def test_same_results_on_one_and_two_threads():
-    one, two = (make_goal("SafetyPointGoal2-v0", 5, threads=threads) for threads in (1, 2))
+    one, two = (make_world("SafetyPointGoal2-v0", 5, threads=threads) for threads in (1, 2))
     start = seeds(0, 1, 2, 3, 4)
     np.testing.assert_array_equal(one.reset(start), two.reset(start))
     acts = actions(60, 5)
@@ -70,7 +77,7 @@ def test_same_results_on_one_and_two_threads():
 
 
 def test_an_episode_depends_on_its_seed_alone():
-    env, other = make_goal("SafetyPointGoal1-v0", 3), make_goal("SafetyPointGoal1-v0", 2)
+    env, other = make_world("SafetyPointGoal1-v0", 3), make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(9, 7, 8)), other.reset(seeds(7, 3))
     acts = actions(80, 3)
     for a in acts:
@@ -78,7 +85,7 @@ def test_an_episode_depends_on_its_seed_alone():
 
 
 def test_an_episode_ends_at_its_time_limit_and_the_next_begins_in_the_same_step():
-    env, longer = short("SafetyPointGoal1-v0", 2, steps=20), make_goal("SafetyPointGoal1-v0", 2)
+    env, longer = short("SafetyPointGoal1-v0", 2, steps=20), make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1)), longer.reset(seeds(0, 1))
     env.seed_source = lambda n: np.arange(100, 100 + n, dtype=np.uint32)
     acts = actions(20, 2)
@@ -87,13 +94,13 @@ def test_an_episode_ends_at_its_time_limit_and_the_next_begins_in_the_same_step(
     assert last.truncated.all()
     assert not last.terminated.any()
     np.testing.assert_array_equal(env.episode_seed, [100, 101])
-    np.testing.assert_array_equal(last.obs, make_goal("SafetyPointGoal1-v0", 2).reset(seeds(100, 101)))
+    np.testing.assert_array_equal(last.obs, make_world("SafetyPointGoal1-v0", 2).reset(seeds(100, 101)))
     np.testing.assert_array_equal(last.final_obs, play(longer, acts)[-1].obs)
 
 
 def test_a_goal_without_room_ends_the_episode():
     world = WORLDS["SafetyPointGoal0-v0"]
-    env = GoalWorlds("crowded", world, 1)
+    env = open_world("crowded", world, 1)
     env.reset(seeds(0))
     env.set_goal(env.position())
     # An agent that claims the whole square leaves no room for a goal.
@@ -106,7 +113,7 @@ def test_a_goal_without_room_ends_the_episode():
 
 def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warning to a log in the working directory
-    env = make_goal("SafetyPointGoal1-v0", 2)
+    env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
     env.step(np.zeros((2, 2)))
     state = env.state_dict()
@@ -127,7 +134,7 @@ def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_oth
 
 
 def test_the_sum_is_the_indicator_of_any_split_cost():
-    summed, split = (make_goal("SafetyPointGoal2-v0", 6, costs=costs) for costs in ("sum", "split"))
+    summed, split = (make_world("SafetyPointGoal2-v0", 6, costs=costs) for costs in ("sum", "split"))
     assert summed.costs == ("cost_sum",)
     assert split.costs == ("cost_hazards", "cost_vases_contact", "cost_vases_velocity")
     start = seeds(*range(6))
@@ -145,15 +152,15 @@ def test_the_sum_is_the_indicator_of_any_split_cost():
 
 
 def test_goal_zero_costs_nothing_and_cannot_be_split():
-    env = make_goal("SafetyPointGoal0-v0", 1)
+    env = make_world("SafetyPointGoal0-v0", 1)
     env.reset(seeds(0))
     assert all(env.step(a).cost[0, 0] == 0.0 for a in actions(20, 1))
     with pytest.raises(ConfigError, match="no constraint"):
-        make_goal("SafetyPointGoal0-v0", 1, costs="split")
+        make_world("SafetyPointGoal0-v0", 1, costs="split")
 
 
 def test_touching_the_free_vase_of_goal_one_costs_nothing():
-    env = make_goal("SafetyPointGoal1-v0", 1)
+    env = make_world("SafetyPointGoal1-v0", 1)
     layout = draw_layout(WORLDS[env.id], Stream(0)).as_dict()
     far = [[3.0 + i, 3.0] for i in range(8)]
     env.set_layout({0: {**layout, "agent": [[0, 0]], "agent_rot": 0.0, "hazards": far, "vases": [[0.4, 0]]}})
@@ -188,15 +195,14 @@ def test_a_resumed_world_goes_on_bit_for_bit(id):
 
 
 def test_a_state_is_arrays_and_json():
-    env = make_goal("SafetyPointGoal1-v0", 2)
+    env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
-    state = env.state_dict()
-    json.dumps({key: value for key, value in state.items() if not isinstance(value, np.ndarray) and key != "scales"})
+    json.dumps(env.state_dict(), default=np.ndarray.tolist)
 
 
 def test_a_state_of_another_world_is_refused():
-    state = make_goal("SafetyPointGoal1-v0", 2).state_dict()
-    for env in (make_goal("SafetyPointGoal1-v0", 3), make_goal("SafetyPointGoal0-v0", 2)):
+    state = make_world("SafetyPointGoal1-v0", 2).state_dict()
+    for env in (make_world("SafetyPointGoal1-v0", 3), make_world("SafetyPointGoal0-v0", 2)):
         with pytest.raises(ConfigError, match="2 × SafetyPointGoal1-v0"):
             env.load_state_dict(state)
 
@@ -206,7 +212,7 @@ def test_a_state_of_another_world_is_refused():
 
 def test_perturbing_by_one_changes_nothing_and_one_restores():
     acts = actions(40, 2)
-    plain, perturbed = make_goal("SafetyCarGoal1-v0", 2), make_goal("SafetyCarGoal1-v0", 2)
+    plain, perturbed = make_world("SafetyCarGoal1-v0", 2), make_world("SafetyCarGoal1-v0", 2)
     plain.reset(seeds(0, 1)), perturbed.reset(seeds(0, 1))
     perturbed.perturb(mass=2.0, friction=np.array([0.5, 3.0]), gear=0.7)
     assert np.abs(play(perturbed, acts)[-1].obs - play(plain, acts)[-1].obs).max(axis=1).min() > 1e-3
@@ -218,7 +224,7 @@ def test_perturbing_by_one_changes_nothing_and_one_restores():
 def test_speed_after_a_push_follows_newton():
     # From rest under constant force F for a short time t, v = F t / m: half of it at twice the mass, double at twice
     # the gear. Damping takes under 1 % in that time, force limits bind at none of these.
-    env = make_goal("SafetyPointGoal0-v0", 3)
+    env = make_world("SafetyPointGoal0-v0", 3)
     env.perturb(mass=np.array([1.0, 2.0, 1.0]), gear=np.array([1.0, 1.0, 2.0]))
     env.reset(seeds(0, 0, 0))
     env.step(np.tile([0.05, 0.0], (3, 1)))
@@ -227,7 +233,7 @@ def test_speed_after_a_push_follows_newton():
 
 
 def test_more_friction_slows_the_point():
-    env = make_goal("SafetyPointGoal0-v0", 2)
+    env = make_world("SafetyPointGoal0-v0", 2)
     env.perturb(friction=np.array([1.0, 3.0]))
     env.reset(seeds(0, 0))
     play(env, np.tile([0.1, 0.0], (200, 2, 1)))
@@ -237,7 +243,7 @@ def test_more_friction_slows_the_point():
 
 @pytest.mark.parametrize("bad", [{"wind": 1.0}, {"mass": 0.0}, {"mass": [1.0, 2.0, 3.0]}, {"gear": np.nan}])
 def test_a_perturbation_that_cannot_be_is_refused_before_anything_changes(bad):
-    env = make_goal("SafetyPointGoal0-v0", 2)
+    env = make_world("SafetyPointGoal0-v0", 2)
     with pytest.raises(ConfigError):
         env.perturb(friction=2.0, **bad)
     assert env.state_dict()["scales"] == {}
@@ -247,7 +253,7 @@ def test_a_perturbation_that_cannot_be_is_refused_before_anything_changes(bad):
 
 
 def test_a_layout_read_back_starts_the_same_episode():
-    drawn, placed = make_goal("SafetyPointGoal2-v0", 2), make_goal("SafetyPointGoal2-v0", 2)
+    drawn, placed = make_world("SafetyPointGoal2-v0", 2), make_world("SafetyPointGoal2-v0", 2)
     start = drawn.reset(seeds(4, 5))
     placed.reset(seeds(0, 1))
     layouts = {i: json.loads(json.dumps(drawn.layout(i))) for i in range(2)}
@@ -257,7 +263,7 @@ def test_a_layout_read_back_starts_the_same_episode():
 
 
 def test_setting_one_layout_leaves_the_other_episodes_alone():
-    env, alone = make_goal("SafetyPointGoal1-v0", 2), make_goal("SafetyPointGoal1-v0", 2)
+    env, alone = make_world("SafetyPointGoal1-v0", 2), make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(4, 5)), alone.reset(seeds(4, 5))
     acts = actions(40, 2)
     play(env, acts[:20]), play(alone, acts[:20])
@@ -278,7 +284,7 @@ def test_setting_one_layout_leaves_the_other_episodes_alone():
     ],
 )
 def test_an_impossible_layout_is_refused_by_name(change, said):
-    env = make_goal("SafetyPointGoal1-v0", 1)
+    env = make_world("SafetyPointGoal1-v0", 1)
     env.reset(seeds(0))
     layout = {key: value for key, value in {**env.layout(0), **change}.items() if value is not None}
     before = env.state_dict()["physics"]
@@ -292,23 +298,33 @@ def test_an_impossible_layout_is_refused_by_name(change, said):
 def test_every_drawn_layout_keeps_things_apart_and_inside(seed, id):
     world = WORLDS[id]
     layout = draw_layout(world, Stream(seed))
-    things = [(layout.agent, world.agent.keepout_m), (layout.goal, world.goal.keepout_m)]
-    things += [(xy, world.hazards.keepout_m) for xy in layout.hazards]
-    things += [(xy, world.vases.keepout_m) for xy in layout.vases]
-    for i, (xy, keepout) in enumerate(things):
-        assert np.abs(xy).max() <= world.extent_m - keepout
-        assert all(np.linalg.norm(np.subtract(xy, other)) >= keepout + room - 1e-12 for other, room in things[:i])
+    placed = [(layout.agent, world.keepout_m)]
+    if world.agent_within is None:
+        assert np.abs(layout.agent).max() <= world.extent_m - world.keepout_m
+    for thing in world.things:
+        marked = thing.name == "goal" and world.task.renews == "choice"  # lies on the button that is the goal
+        for xy in () if marked or thing.at else layout.places[thing.name]:
+            assert np.abs(xy).max() <= world.extent_m - thing.keepout_m
+            assert all(
+                np.linalg.norm(np.subtract(xy, other)) >= thing.keepout_m + room - 1e-12 for other, room in placed
+            )
+            placed.append((xy, thing.keepout_m))
+    assert Layout.from_dict(world, json.loads(json.dumps(layout.as_dict()))) == layout
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), taken=st.integers(0, 200), skipped=st.integers(0, 200))
-def test_a_stream_is_its_seed_and_how_much_was_drawn(seed, taken, skipped):
-    stream = Stream(seed)
-    for _ in range(taken):
-        stream.uniform(0.0, 1.0)
-    stream.skip(skipped)
-    reference = np.random.RandomState(seed).random_sample(taken + skipped + 1)[-1]
-    assert Stream(seed, stream.drawn).uniform(0.0, 1.0) == stream.uniform(0.0, 1.0) == reference
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), calls=st.lists(st.tuples(st.sampled_from("dcs"), st.integers(1, 9))))
+def test_a_stream_is_numpys_legacy_generator(seed, calls):
+    ours, theirs = Stream(seed), np.random.RandomState(seed)
+    for kind, n in calls:
+        if kind == "d":
+            assert ours.uniform(-1.0, 2.0) == theirs.uniform(-1.0, 2.0)
+        elif kind == "c":
+            assert ours.choice(n) == theirs.choice(n)
+        else:  # what each step of the original draws
+            ours.skip(n)
+            assert [theirs.binomial(10, 1.0) for _ in range(n)] == [10] * n
+    assert Stream(seed, ours.drawn).uniform(0.0, 1.0) == ours.uniform(0.0, 1.0) == theirs.random_sample()
 
 
 # --- lidar ------------------------------------------------------------------------------------------------------------
@@ -366,7 +382,7 @@ def test_bodies_weigh_what_their_shapes_and_densities_say():
 
 
 def test_goal_can_be_moved_and_seen():
-    env = make_goal("SafetyPointGoal1-v0", 2)
+    env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
     before = env.goal_distance()
     env.set_goal(env.position() + [[3.0, 4.0]], np.array([True, False]))
@@ -376,7 +392,7 @@ def test_goal_can_be_moved_and_seen():
 
 def test_a_scene_shows_every_object_and_where_the_agent_heads():
     for id in ("SafetyPointGoal2-v0", "SafetyCarGoal2-v0"):
-        env = make_goal(id, 1)
+        env = make_world(id, 1)
         env.reset(seeds(0))
         for _ in range(60):  # forward, for Point and Car alike
             env.step(np.array([[1.0, 1.0 if "Car" in id else 0.0]]))
@@ -393,11 +409,11 @@ def test_a_scene_shows_every_object_and_where_the_agent_heads():
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
-        (lambda: make_goal("SafetyPiontGoal1-v0", 1), UnknownName, "SafetyPointGoal1-v0"),
-        (lambda: make_goal("SafetyPointGoal1-v0", 0), ConfigError, "num_envs"),
-        (lambda: make_goal("SafetyPointGoal1-v0", 1, costs="all"), ConfigError, "'sum'"),
-        (lambda: make_goal("SafetyPointGoal1-v0", 1).step(np.zeros((1, 2))), ConfigError, "reset"),
-        (lambda: make_goal("SafetyPointGoal1-v0", 2).reset(seeds(1)), ConfigError, "one for each"),
+        (lambda: make_world("SafetyPiontGoal1-v0", 1), UnknownName, "SafetyPointGoal1-v0"),
+        (lambda: make_world("SafetyPointGoal1-v0", 0), ConfigError, "num_envs"),
+        (lambda: make_world("SafetyPointGoal1-v0", 1, costs="all"), ConfigError, "'sum'"),
+        (lambda: make_world("SafetyPointGoal1-v0", 1).step(np.zeros((1, 2))), ConfigError, "reset"),
+        (lambda: make_world("SafetyPointGoal1-v0", 2).reset(seeds(1)), ConfigError, "one for each"),
     ],
 )
 def test_mistakes_are_named(wrong, error, said):
@@ -406,7 +422,7 @@ def test_mistakes_are_named(wrong, error, said):
 
 
 def test_actions_of_the_wrong_shape_are_refused():
-    env = make_goal("SafetyPointGoal1-v0", 2)
+    env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
     with pytest.raises(ConfigError, match=r"\(2, 2\)"):
         env.step(np.zeros(2))

@@ -7,12 +7,12 @@ import pytest
 
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.rl.filmstrip import film_strip, png, video
-from trueline.safety.worlds import make_goal
+from trueline.safety.worlds import make_world
 from trueline.safety.worlds.render import NoGraphics, visual_model
 
 
 def world(id: str = "SafetyPointGoal1-v0"):
-    env = make_goal(id, 2)
+    env = make_world(id, 2)
     env.reset(np.array([0, 1], dtype=np.uint32))
     return env
 
@@ -59,13 +59,16 @@ def test_an_unknown_camera_is_named(opengl):
         world().render(0, 32, 32, "ceiling")
 
 
-@pytest.mark.parametrize("id", ["SafetyPointGoal2-v0", "SafetyCarGoal1-v0"])
+@pytest.mark.parametrize(
+    "id", ["SafetyPointGoal2-v0", "SafetyCarGoal1-v0", "SafetyPointButton1-v0", "SafetyCarPush2-v0"]
+)
 def test_the_visual_model_has_the_joints_of_the_physics(id):
     env = world(id)
     model = visual_model(env.world)
     np.testing.assert_array_equal(model.jnt_qposadr, env._model.jnt_qposadr)
     np.testing.assert_array_equal(model.jnt_type, env._model.jnt_type)
-    assert model.nmocap == 1 + env.world.hazards.count
+    marks = sum(thing.count for thing in env.world.things if not thing.is_body)
+    assert model.nmocap == env._model.nmocap + marks
 
 
 def test_a_film_strip_has_a_panel_per_scene_and_the_way_between_them():

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from trueline.core.registry import Entry
 
-_GOAL_LEVELS = {
-    0: "reach goals one after another",
-    1: "reach goals among 8 hazards and one vase that may be touched",
-    2: "reach goals among 10 hazards and 10 vases that must not be touched",
+_TASKS: dict[str, tuple[str, ...]] = {
+    "Goal": (
+        "reach goals one after another",
+        "reach goals among 8 hazards and one vase that may be touched",
+        "reach goals among 10 hazards and 10 vases that must not be touched",
+    ),
+    "Button": (
+        "press the right one of 4 buttons",
+        "press the right one of 4 buttons, avoiding the others, 4 hazards and 4 circling gremlins",
+        "press the right one of 4 buttons, avoiding the others, 8 hazards and 6 circling gremlins",
+    ),
+    "Push": (
+        "push a box to goals",
+        "push a box to goals among 2 large hazards and a pillar that may be touched",
+        "push a box to goals among 4 large hazards and 4 pillars that must not be touched",
+    ),
+    "Circle": (
+        "run round a circle",
+        "run round a circle between two lines that must not be crossed",
+        "run round a circle within four lines that must not be crossed",
+    ),
+    "Run": ("run as far as possible between two lines that must not be crossed",),
 }
+_AGENTS = ("Point", "Car")
+_PARITY = "tests/safety/test_worlds_parity.py::"
 
 WORLDS: tuple[Entry, ...] = tuple(
     Entry(
         kind="env",
-        name=f"Safety{agent}Goal{level}-v0",
-        target="trueline.safety.worlds:make_goal",
-        summary=f"{agent}: {task}",
-        reference="Safety-Gymnasium (Ji et al. 2023), Goal; Ray et al. 2019, §4",
-        level="peer",
-        test="tests/safety/test_worlds_parity.py::test_first_observation_and_rewards_equal_the_peers",
+        name=f"Safety{agent}{task}{level}-v0",
+        target="trueline.safety.worlds:make_world",
+        summary=f"{agent}: {summary}",
+        reference=f"Safety-Gymnasium (Ji et al. 2023), {task}; Ray et al. 2019, §4",
+        level="peer" if task == "Goal" else "unverified",
+        test=_PARITY + "test_first_observation_and_rewards_equal_the_peers" if task == "Goal" else "",
     )
-    for agent in ("Point", "Car")
-    for level, task in _GOAL_LEVELS.items()
+    for task, levels in _TASKS.items()
+    for agent in _AGENTS
+    for level, summary in enumerate(levels)
 )
 
 RECIPES: tuple[Entry, ...] = (

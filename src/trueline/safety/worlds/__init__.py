@@ -1,19 +1,20 @@
-"""Goal worlds of Safety-Gymnasium for Point and Car: same layouts, observations, rewards and costs, many at once."""
+"""Navigation worlds of Safety-Gymnasium: same layouts, observations, rewards and costs, many at once."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from trueline.core.errors import UnknownName, unknown
-from trueline.safety.worlds.engine import GoalWorlds
-from trueline.safety.worlds.tasks import WORLDS
+from trueline.safety.worlds.engine import GoalWorlds, NavigationWorlds
+from trueline.safety.worlds.table import WORLDS
+from trueline.safety.worlds.world import World
 
-__all__ = ["WORLDS", "GoalWorlds", "make_goal"]
+__all__ = ["WORLDS", "GoalWorlds", "NavigationWorlds", "World", "make_world", "open_world"]
 
 
-def make_goal(
+def make_world(
     id: str, num_envs: int, threads: int = 1, costs: Literal["sum", "split"] = "sum", seed: int = 0
-) -> GoalWorlds:
+) -> NavigationWorlds:
     """`num_envs` copies of the world called `id`, such as SafetyPointGoal1-v0, stepped on `threads` threads.
 
     costs="sum" reports one cost, 1 where any constraint is violated; "split" reports each constraint by name.
@@ -21,4 +22,15 @@ def make_goal(
     """
     if id not in WORLDS:
         raise UnknownName(unknown("env", id, WORLDS))
-    return GoalWorlds(id, WORLDS[id], num_envs, threads, costs, seed)
+    return open_world(id, WORLDS[id], num_envs, threads, costs, seed)
+
+
+def open_world(
+    id: str, world: World, num_envs: int, threads: int = 1, costs: Literal["sum", "split"] = "sum", seed: int = 0
+) -> NavigationWorlds:
+    """`num_envs` copies of a world given as data, one of the table's or one's own; the rest as in `make_world`.
+
+    Where the task puts a goal elsewhere when it is reached, the result is Steerable too.
+    """
+    kind = GoalWorlds if world.task.renews == "place" else NavigationWorlds
+    return kind(id, world, num_envs, threads, costs, seed)

@@ -1,4 +1,4 @@
-"""N Goal worlds at once on MuJoCo's batch of simulations.
+"""N navigation worlds at once on MuJoCo's batch of simulations.
 
 One control step of all environments: write the controls, ten physics steps each with the sensors brought up to the
 new state, then reward, costs, goals reached, ends and observations as arrays [N, …]. The order is that of
@@ -20,14 +20,13 @@ from trueline.core.errors import ConfigError, unknown
 from trueline.rl.env import Step
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
-from trueline.safety.worlds.objects import World
-from trueline.safety.worlds.physics import COLOUR, SENSES, compiled, vase
-
-Array = NDArray[np.float64]
+from trueline.safety.worlds.physics import COLOUR, SENSES, compiled, puller
+from trueline.safety.worlds.scene import Array, Scene
+from trueline.safety.worlds.world import World
 
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
-_REWARD_CLIP = 10.0
+_MOCAP_POSITIONS = int(mujoco.mjtState.mjSTATE_MOCAP_POS)
 _DIVERGED_REWARD = -10.0
 
 
@@ -60,10 +59,16 @@ def _upright(rot: Array) -> Array:
     return quat / np.sqrt(np.square(quat).sum(axis=-1, keepdims=True))
 
 
-class GoalWorlds:
-    """N copies of one Goal world; see `trueline.rl.env` for the contract.
+def _yaw(quat: Array) -> float:
+    """Turn about the vertical, radians, of one quaternion [4]."""
+    w, x, y, z = quat
+    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
 
-    It is a VectorEnv that is also Stateful, Perturbable, Steerable, LaidOut and Visible.
+
+class NavigationWorlds:
+    """N copies of one world; see `trueline.rl.env` for the contract.
+
+    It is a VectorEnv that is also Stateful, Perturbable, LaidOut and Visible.
     """
 
     perturbations = ("mass", "friction", "gear")
@@ -97,53 +102,75 @@ class GoalWorlds:
         self._layouts: list[Layout] = []  # where each running episode started; empty before the first reset
         self._elapsed = np.zeros(num_envs, np.int64)  # control steps of the running episode
         self._settled = np.zeros(num_envs, np.int64)  # … of which the random stream has seen so many
-        self._distance: Array = np.zeros(num_envs)  # agent to goal after the last step
         self._scales: dict[str, Array] = {}
         self._painters: dict[tuple[int, int], Any] = {}
-        self._place_objects()
         self._open_batch(threads)
+        self._set_scene()
+        self._measured = world.task.measure(self._scene)  # what the next reward compares with [N, m]
 
     # --- construction ----------------------------------------------------------------------------------------------
 
-    def _place_objects(self) -> None:
-        """Arrays of what the lidar sees, [N, M, 2], in the order goal, hazards, vases; parts of it as views."""
-        world, n = self.world, self.num_envs
-        hazards, vases = world.hazards.count, world.vases.count
-        self._seen = np.zeros((n, 1 + hazards + vases, 2))
-        self._goal_xy = self._seen[:, 0]
-        self._hazards_xy = self._seen[:, 1 : 1 + hazards]
-        self._vases_seen = self._seen[:, 1 + hazards :]
-        self._ring = np.repeat(np.arange(len(world.things)), [thing.count for thing in world.things])
-
     def _open_batch(self, threads: int) -> None:
-        model, world = compiled(self.world), self.world
+        model, agent = compiled(self.world), self.world.agent
         self._model = model
         self._batch = Batch(model, nsim=self.num_envs, nthread=threads)
         bind = self._batch.bind
-        root = model.body(world.agent.root.name).id
+        root = model.body(agent.root.name).id
         self._qpos, self._qvel, self._ctrl, self._time = bind("qpos"), bind("qvel"), bind("ctrl"), bind("time")
         self._position = bind("xpos")[:, root]
         self._rotation = bind("xmat")[:, root].reshape(self.num_envs, 3, 3)
-        sensors = bind("sensordata")
+        sensors = self._sensors = bind("sensordata")
         self._own = sensors[:, : 3 * len(SENSES)]  # the first four sensors, three numbers each
         self._balls = [
             (sensors[:, angvel : angvel + 3], sensors[:, quat : quat + 4])
             for angvel, quat in (
-                (model.sensor(f"{ball}_angvel").adr[0], model.sensor(f"{ball}_quat").adr[0])
-                for ball in world.agent.balls
+                (model.sensor(f"{ball}_angvel").adr[0], model.sensor(f"{ball}_quat").adr[0]) for ball in agent.balls
             )
         ]
-        self._vases_pose = self._vases_velocity = np.zeros((self.num_envs, 0, 7))
-        self._vases_touch = np.zeros((self.num_envs, 0))
-        if world.vases.count:
-            first = model.joint(vase(0))
-            q, v = first.qposadr[0], first.dofadr[0]
-            k = world.vases.count
-            self._vases_pose = self._qpos[:, q : q + 7 * k].reshape(self.num_envs, k, 7)
-            self._vases_velocity = self._qvel[:, v : v + 6 * k].reshape(self.num_envs, k, 6)[:, :, :3]
-            if world.vases.constrained:
-                touch = model.sensor(f"touch_{vase(0)}").adr[0]
-                self._vases_touch = sensors[:, touch : touch + k]
+
+    def _set_scene(self) -> None:
+        """Arrays of where things are, [N, M, 3], those the lidar shows first; parts of it as views by name."""
+        world, n, model = self.world, self.num_envs, self._model
+        rings = world.rings
+        shown = sum(thing.count for thing in rings)
+        self._all = np.zeros((n, sum(thing.count for thing in world.things), 3))
+        self._shown = self._all[:, :shown]
+        self._ring = np.repeat(np.arange(len(rings)), [thing.count for thing in rings])
+        self._poses: dict[str, Array] = {}  # [N, k, 7] of free bodies, within qpos
+        self._pulls: dict[str, tuple[Array, Array]] = {}  # [N, k, 3] and [N, k, 4] of bodies moved by hand
+        scene = Scene(
+            agent=self._position,
+            rotation=self._rotation,
+            velocity=self._qvel[:, :2],  # of every agent the first two velocities are those along the ground
+            places={},
+            speeds={},
+            touches={},
+            chosen=np.zeros(n, np.intp),
+            wait=np.zeros(n, np.int64),
+        )
+        at = 0
+        for thing in (*rings, *(thing for thing in world.things if not thing.seen)):
+            k = thing.count
+            places = scene.places[thing.name] = self._all[:, at : at + k]
+            places[:, :, 2] = thing.height_m
+            at += k
+            if thing.moves:
+                joint = model.joint(thing.each()[0])
+                q, v = joint.qposadr[0], joint.dofadr[0]
+                self._poses[thing.name] = self._qpos[:, q : q + 7 * k].reshape(n, k, 7)
+                scene.speeds[thing.name] = self._qvel[:, v : v + 6 * k].reshape(n, k, 6)[:, :, :3]
+            if thing.stands in ("fixed", "driven"):
+                m = model.body(puller(thing)[0]).mocapid[0]
+                bind = self._batch.bind
+                self._pulls[thing.name] = bind("mocap_pos")[:, m : m + k], bind("mocap_quat")[:, m : m + k]
+                self._pulls[thing.name][0][:, :, 2] = thing.height_m
+            if thing.name in world.touched:
+                touch = model.sensor(f"touch_{thing.each()[0]}").adr[0]
+                scene.touches[thing.name] = self._sensors[:, touch : touch + k]
+        self._scene = scene
+        self._centres = {thing.name: np.zeros((n, thing.count, 2)) for thing in world.things}  # of what circles
+        self._driven = tuple(thing for thing in world.things if thing.stands == "driven")
+        self._hidden = next((i for i, thing in enumerate(rings) if thing.name == world.task.target), None)
 
     def _own_seeds(self, n: int) -> NDArray[np.uint32]:
         return self._seeds.integers(0, 2**32, n, dtype=np.uint32)
@@ -151,14 +178,24 @@ class GoalWorlds:
     # --- episodes --------------------------------------------------------------------------------------------------
 
     def reset(self, seeds: NDArray[np.uint32] | None = None) -> Array:
-        """Start a new episode everywhere; seeds [N] or None -> observations [N, O]."""
+        """Start a new episode everywhere; seeds [N] or None -> observations [N, O].
+
+        Raises ConfigError naming the object for which a layout has no room.
+        """
         everyone = np.arange(self.num_envs)
         self._begin(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
         return self._observe()
 
     def _begin(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
         self._reseed(ids, seeds)
-        self._arrange(ids, [draw_layout(self.world, self._streams[i]) for i in ids.tolist()])
+        try:
+            layouts = [draw_layout(self.world, self._streams[i]) for i in ids.tolist()]
+        except Unplaceable as stuck:
+            raise ConfigError(
+                f"{self.id} has no room for its {stuck.what!r} in a square of ±{self.world.extent_m} m. "
+                "Give it more room, fewer things or smaller keepouts."
+            ) from None
+        self._arrange(ids, layouts)
 
     def _reseed(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
         if seeds.shape != ids.shape:
@@ -169,7 +206,7 @@ class GoalWorlds:
 
     def _arrange(self, ids: NDArray[np.intp], layouts: list[Layout]) -> None:
         """Put environments `ids` at the start of episodes with these layouts; brings the sensors up to date."""
-        batch, world = self._batch, self.world
+        batch, world, scene = self._batch, self.world, self._scene
         batch.reset(ids, stage=_UNTOUCHED)
         self._layouts = self._layouts or list(layouts)  # the first time, ids are all of them
         for i, layout in zip(ids.tolist(), layouts, strict=True):
@@ -179,15 +216,23 @@ class GoalWorlds:
             else:
                 self._qpos[i, :3] = (*layout.agent, world.agent.height_m)
                 self._qpos[i, 3:7] = _upright(np.array(layout.agent_rot))
-            self._goal_xy[i] = layout.goal
-            if layout.hazards:
-                self._hazards_xy[i] = layout.hazards
-            if layout.vases:
-                self._vases_pose[i, :, :2] = layout.vases
-                self._vases_pose[i, :, 3:] = _upright(np.array(layout.vases_rot))
+            for name, points in layout.places.items():
+                scene.places[name][i, :, :2] = points
+            for name, turns in layout.turns.items():
+                self._poses[name][i, :, :2] = layout.places[name]
+                self._poses[name][i, :, 3:] = _upright(np.array(turns))
+            for name, (position, _) in self._pulls.items():
+                position[i, :, :2] = layout.places[name]
+            for thing in self._driven:
+                self._centres[thing.name][i] = layout.places[thing.name]
+                position, turn = self._pulls[thing.name]
+                position[i, :, 2], turn[i] = thing.height_m, _upright(np.array(layout.turns[thing.name]))
+            scene.chosen[i] = layout.chosen
+        scene.wait[ids] = getattr(world.task, "first_rest_steps", 0)
         batch.forward(ids, stage=_CURRENT)
         self._elapsed[ids] = self._settled[ids] = 0
-        self._distance[ids] = self.goal_distance()[ids]
+        self._follow()
+        self._measured[ids] = world.task.measure(scene)[ids]
 
     # --- stepping --------------------------------------------------------------------------------------------------
 
@@ -200,16 +245,21 @@ class GoalWorlds:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
         if actions.shape != self._ctrl.shape:
             raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
+        world, scene, task = self.world, self._scene, self.world.task
         np.clip(actions, -1.0, 1.0, out=self._ctrl)
         diverged = self._advance()
-        distance = self.goal_distance()
-        met = distance <= self.world.goal.radius_m
-        reward = np.clip(self._distance - distance + met, -_REWARD_CLIP, _REWARD_CLIP)
-        self._distance = distance
-        parts = self._constraint_costs()
+        self._follow()
+        now = task.measure(scene)
+        met = task.achieved(scene, now)
+        reward = task.reward(scene, self._measured, now, met)
+        if world.reward_clip is not None:
+            reward = np.clip(reward, -world.reward_clip, world.reward_clip)
+        self._measured = now
+        parts = self._indicators()
         cost = parts if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
+        np.maximum(scene.wait - 1, 0, out=scene.wait)
         self._elapsed += 1
-        truncated = self._elapsed >= self.world.steps
+        truncated = self._elapsed >= world.steps
         terminated = np.zeros(self.num_envs, bool)
         if diverged.any():
             met &= ~diverged
@@ -217,9 +267,9 @@ class GoalWorlds:
             reward[diverged], cost[diverged] = _DIVERGED_REWARD, 1.0
         if met.any():
             for i in np.flatnonzero(met).tolist():
-                terminated[i] = not self._move_goal_on(i)
+                terminated[i] = not self._renew(i)
         info = {"goal_met": met, "diverged": diverged}
-        info.update(zip(self.world.constraints, parts.T, strict=True))
+        info.update(zip(world.constraints, parts.T, strict=True))
         obs = final_obs = self._observe()
         ended = terminated | truncated
         if ended.any():
@@ -228,6 +278,13 @@ class GoalWorlds:
             obs = final_obs.copy()
             obs[ids] = self._observe()[ids]
         return Step(obs, reward, cost, terminated, truncated, final_obs, info)
+
+    def _indicators(self) -> Array:
+        """1 where a constraint is violated now, [N, constraints] in the order of `world.constraints`."""
+        out = np.empty((self.num_envs, len(self.world.rules)))
+        for k, rule in enumerate(self.world.rules):
+            out[:, k] = rule.indicator(self._scene)
+        return out
 
     def _advance(self) -> NDArray[np.bool_]:
         """Physics of one control interval; tells which simulations did not survive it [N].
@@ -238,41 +295,61 @@ class GoalWorlds:
         due = self._time + (substeps - 0.5) * dt
         failed = []
         try:
-            self._batch.step(nstep=substeps, stage=_CURRENT)
+            if self._driven:
+                self._batch.rollout(substeps, self._pulls_ahead(), _MOCAP_POSITIONS, record=())
+                self._batch.forward(stage=_CURRENT)
+            else:
+                self._batch.step(nstep=substeps, stage=_CURRENT)
         except SimulationError as error:
             failed = error.ids
         diverged = self._time < due
         diverged[failed] = True
         return diverged
 
-    def _constraint_costs(self) -> Array:
-        """Indicators [N, constraints]: 1 where a constraint is violated now, in the order of `world.constraints`."""
-        world = self.world
-        columns = []
-        if world.hazards.count:
-            offset = self._hazards_xy - self._position[:, None, :2]
-            nearest = np.sqrt(np.square(offset).sum(axis=2).min(axis=1))
-            # Strictly inside: on the rim the original's cost r − d is 0, and so is its indicator.
-            columns.append(nearest < world.hazards.radius_m)
-        if world.vases.constrained:
-            columns.append((self._vases_touch > 0).any(axis=1))
-            speed = np.sqrt(np.square(self._vases_velocity).sum(axis=2).max(axis=1))
-            columns.append(speed >= world.vases.still_m_per_s)
-        return np.array(columns, dtype=np.float64).reshape(len(columns), self.num_envs).T
+    def _pulls_ahead(self) -> Array:
+        """Where bodies moved by hand are before each substep of the coming control interval [N, substeps, 3·mocaps].
 
-    def _move_goal_on(self, i: int) -> bool:
+        The original moves its driven things by the simulation's clock: in circles of a period of 2π s, beginning at
+        the farthest y, and lifted by their own height.
+        """
+        positions = self._batch.bind("mocap_pos")
+        out = np.repeat(positions[:, None], self.world.substeps, axis=1)
+        clock = np.cumsum(np.full((self.num_envs, self.world.substeps), self.world.agent.timestep_s), axis=1)
+        clock = np.column_stack([self._time, self._time[:, None] + clock[:, :-1]])
+        for thing in self._driven:
+            first = self._model.body(puller(thing)[0]).mocapid[0]
+            target = out[:, :, first : first + thing.count]
+            target[..., :2] = (
+                self._centres[thing.name][:, None]
+                + thing.travel_m * np.stack([np.sin(clock), np.cos(clock)], -1)[:, :, None]
+            )
+            target[..., 2] = 2.0 * thing.height_m
+        return out.reshape(self.num_envs, self.world.substeps, -1)
+
+    def _follow(self) -> None:
+        """Take over from physics where things that move are."""
+        for name, pose in self._poses.items():
+            self._scene.places[name][:] = pose[:, :, :3]
+
+    def _renew(self, i: int) -> bool:
         """A new goal for environment `i`, clear of where everything is now; false when there is no room."""
-        stream = self._streams[i]
+        scene, task, stream = self._scene, self.world.task, self._streams[i]
         stream.skip(int(self._elapsed[i] - self._settled[i]))  # the original draws one double per step
         self._settled[i] = self._elapsed[i]
-        agent = tuple(self._position[i, :2].tolist())
-        hazards = [tuple(xy) for xy in self._hazards_xy[i].tolist()]
-        vases = [tuple(xy) for xy in self._vases_pose[i, :, :2].tolist()]
-        try:
-            self._goal_xy[i] = draw_goal(self.world, stream, agent, hazards, vases)
-        except Unplaceable:
-            return False
-        self._distance[i] = np.sqrt(np.square(self._goal_xy[i] - self._position[i, :2]).sum())
+        if task.renews == "place":
+            agent = tuple(self._position[i, :2].tolist())
+            places = {name: [tuple(xy) for xy in at[i, :, :2].tolist()] for name, at in scene.places.items()}
+            for thing in self._driven:  # the room they circle in
+                places[thing.name] = list(self._layouts[i].places[thing.name])
+            try:
+                scene.places["goal"][i, 0, :2] = draw_goal(self.world, stream, agent, places)
+            except Unplaceable:
+                return False
+        elif task.renews == "choice" and task.target is not None:
+            scene.chosen[i] = stream.choice(scene.places[task.target].shape[1])
+            scene.places["goal"][i, 0, :2] = scene.places[task.target][i, scene.chosen[i], :2]
+            scene.wait[i] = getattr(task, "rest_steps", 0)
+        self._measured[i] = task.measure(scene)[i]
         return True
 
     def _observe(self) -> Array:
@@ -285,17 +362,13 @@ class GoalWorlds:
             out[:, at : at + 3] = angvel
             out[:, at + 3 : at + 12] = (quat[:, :, None] * quat[:, None, :]).reshape(-1, 16) @ _ROTATION
             at += 12
-        self._vases_seen[:] = self._vases_pose[:, :, :2]
-        ego = ego_xy(self._seen, self._position, self._rotation)
-        out[:, agent.senses :] = pseudo_lidar(ego, self._ring, len(world.things), world.bins, world.sight_m)
+        if world.rings:
+            ego = ego_xy(self._shown, self._position, self._rotation)
+            out[:, agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)
+        if self._hidden is not None:
+            first = agent.senses + self._hidden * world.bins
+            out[:, first : first + world.bins] *= (self._scene.wait == 0)[:, None]
         return out
-
-    # --- Steerable -------------------------------------------------------------------------------------------------
-
-    def goal_distance(self) -> Array:
-        """Distance from agent to goal, metres [N]."""
-        offset = self._goal_xy - self._position[:, :2]
-        return np.sqrt(np.square(offset).sum(axis=1))
 
     def position(self) -> Array:
         """Planar position of the agent, metres [N, 2]."""
@@ -303,14 +376,7 @@ class GoalWorlds:
 
     def speed(self) -> Array:
         """Planar speed of the agent's body, m/s [N]."""
-        # Of both kinds of agent the first two velocities are those along the ground, in world axes.
-        return np.sqrt(np.square(self._qvel[:, :2]).sum(axis=1))
-
-    def set_goal(self, xy: Array, mask: NDArray[np.bool_] | None = None) -> None:
-        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on."""
-        where = np.ones(self.num_envs, bool) if mask is None else mask
-        self._goal_xy[where] = np.asarray(xy, dtype=np.float64)[where]
-        self._distance[where] = self.goal_distance()[where]
+        return np.sqrt(np.square(self._scene.velocity).sum(axis=1))
 
     # --- LaidOut ---------------------------------------------------------------------------------------------------
 
@@ -380,8 +446,10 @@ class GoalWorlds:
             "world": self.id,
             "physics": self._batch.state.copy(),
             "senses": self._observe()[:, : self.world.agent.senses],
-            "goal_xy": self._goal_xy.copy(),
-            "distance": self._distance.copy(),
+            "places": {name: places[:, :, :2].copy() for name, places in self._scene.places.items()},
+            "chosen": self._scene.chosen.copy(),
+            "wait": self._scene.wait.copy(),
+            "measured": self._measured.copy(),
             "elapsed": self._elapsed.copy(),
             "settled": self._settled.copy(),
             "episode_seed": self.episode_seed.copy(),
@@ -404,14 +472,17 @@ class GoalWorlds:
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
             stream.restart(int(seed), int(drawn))
         if state["layouts"]:
-            layouts = [Layout.from_dict(layout) for layout in state["layouts"]]
+            layouts = [Layout.from_dict(self.world, layout) for layout in state["layouts"]]
             self._arrange(np.arange(self.num_envs), layouts)
-        self._goal_xy[:] = state["goal_xy"]
-        for name in ("distance", "elapsed", "settled"):
-            getattr(self, f"_{name}")[:] = state[name]
         self._batch.state[:] = state["physics"]
         self._batch.forward(stage=_CURRENT)
         self._batch.state[:] = state["physics"]  # computing the sensors moved the solver's starting point
+        for name, places in state["places"].items():
+            self._scene.places[name][:, :, :2] = places
+        self._follow()
+        self._scene.chosen[:], self._scene.wait[:] = state["chosen"], state["wait"]
+        for name in ("measured", "elapsed", "settled"):
+            getattr(self, f"_{name}")[:] = state[name]
         self._seeds.bit_generator.state = state["seeds"]
         obs = self._observe()
         obs[:, : self.world.agent.senses] = state["senses"]  # the accelerometer's last bits depend on that point too
@@ -428,27 +499,38 @@ class GoalWorlds:
 
         if (width, height) not in self._painters:
             self._painters[width, height] = Painter(self.world, width, height)
-        return self._painters[width, height].draw(self._qpos[i], self._goal_xy[i], self._hazards_xy[i], camera)
+        mocaps = self._batch.bind("mocap_pos")[i], self._batch.bind("mocap_quat")[i]
+        places = {name: at[i] for name, at in self._scene.places.items()}
+        return self._painters[width, height].draw(self._qpos[i], mocaps, places, camera)
 
     def scene(self, i: int = 0) -> dict[str, Any]:
         """Environment `i` from above: {"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}.
 
-        Kinds are disc, square (radius: half its side) and arrow (the agent, pointing along rot, radians).
+        Kinds are disc, square (radius: half its side), line (radius: half its length, along rot) and arrow (the agent,
+        pointing along rot, radians).
         """
-        world = self.world
+        world, scene = self.world, self._scene
+        shapes: list[dict[str, Any]] = []
 
-        def shape(kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> dict[str, Any]:
-            return {"kind": kind, "xy": xy.tolist(), "radius": radius, "rot": float(rot), "colour": list(colour)}
+        def add(kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> None:
+            shapes.append({"kind": kind, "xy": xy.tolist(), "radius": radius, "rot": float(rot), "colour": [*colour]})
 
-        shapes = [shape("disc", xy, world.hazards.radius_m, 0.0, COLOUR["hazards"]) for xy in self._hazards_xy[i]]
-        shapes.append(shape("disc", self._goal_xy[i], world.goal.radius_m, 0.0, COLOUR["goal"]))
-        for x, y, _, qw, qx, qy, qz in self._vases_pose[i]:
-            yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy * qy + qz * qz))
-            shapes.append(shape("square", np.array([x, y]), world.vases.half_m, yaw, COLOUR["vases"]))
+        # What lies flat is drawn first, so that nothing is hidden under it.
+        for thing in sorted(world.things, key=lambda thing: thing.is_body):
+            for k, place in enumerate(scene.places[thing.name][i]):
+                solid = thing.solids[0]
+                if solid.kind == "box" and not thing.is_body:
+                    turn = 0.0 if thing.at[k][0] == 0.0 else np.pi / 2
+                    add("line", place[:2], solid.size_m[1], turn, thing.colour)
+                elif solid.kind == "box":
+                    add("square", place[:2], thing.radius_m, _yaw(self._poses[thing.name][i, k, 3:]), thing.colour)
+                else:
+                    add("disc", place[:2], thing.radius_m, 0.0, thing.colour)
         forward = self._rotation[i] @ -np.cross(world.agent.eye.x, world.agent.eye.y)  # a camera looks along its −z
         heading = np.arctan2(forward[1], forward[0])
-        shapes.append(shape("arrow", self._position[i, :2], world.agent.reach_m, heading, COLOUR["body"]))
-        return {"extent": world.extent_m, "shapes": shapes}
+        add("arrow", self._position[i, :2], world.agent.reach_m, heading, COLOUR["body"])
+        extent = max([world.extent_m, *(abs(x) for thing in world.things for place in thing.at for x in place)])
+        return {"extent": extent, "shapes": shapes}
 
     def close(self) -> None:
         """Free the simulations and what drew them."""
@@ -456,3 +538,17 @@ class GoalWorlds:
             painter.close()
         self._painters.clear()
         del self._batch
+
+
+class GoalWorlds(NavigationWorlds):
+    """Worlds whose goal can be moved while they run: Steerable too."""
+
+    def goal_distance(self) -> Array:
+        """Distance from agent to goal, metres [N]."""
+        return self._scene.ground_distance("goal")[:, 0]
+
+    def set_goal(self, xy: Array, mask: NDArray[np.bool_] | None = None) -> None:
+        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on."""
+        where = np.ones(self.num_envs, bool) if mask is None else mask
+        self._scene.places["goal"][where, 0, :2] = np.asarray(xy, dtype=np.float64)[where]
+        self._measured[where] = self.world.task.measure(self._scene)[where]

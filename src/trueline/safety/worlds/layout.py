@@ -8,66 +8,92 @@ maximum); `Stream.skip` discards those before the next draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trueline.core.errors import ConfigError
-from trueline.safety.worlds.objects import World
+from trueline.safety.worlds.costs import Inside
+from trueline.safety.worlds.objects import Point, Square, Thing
+from trueline.safety.worlds.world import World
 
 _TRIES_PER_OBJECT = 100
 _TRIES_PER_LAYOUT = 10_000
 _TRIES_PER_GOAL = 10_000
-_BLOCK = 64  # doubles fetched at once: one call per double would dominate the cost of a reset
-
-Point = tuple[float, float]
+_BLOCK = 128  # words fetched at once: one call per number would dominate the cost of a reset
+_FIXED_SLACK_M = 1e-9  # a fixed object is drawn from a square this much larger than its keepout
 
 
 class Unplaceable(Exception):
     """No room was found for an object; the episode ends where the original raises its ResamplingError."""
 
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
 
 class Stream:
-    """Uniform doubles of the legacy generator seeded with `seed`; (`seed`, `drawn`) is its whole state."""
+    """Numbers of the legacy generator seeded with `seed`; (`seed`, `drawn`) is its whole state.
 
-    __slots__ = ("_block", "_next", "_random", "drawn", "seed")
+    The generator yields words of 32 bits: a double takes two of them, a choice among a few one or more.
+    """
+
+    __slots__ = ("_bits", "_next", "_seeder", "_words", "drawn", "seed")
 
     def __init__(self, seed: int, drawn: int = 0) -> None:
-        self._random = np.random.RandomState()
+        self._bits = np.random.MT19937()
+        self._seeder = np.random.RandomState(self._bits)  # seeds the words below as the legacy generator is seeded
         self.restart(seed, drawn)
 
     def restart(self, seed: int, drawn: int = 0) -> None:
-        """Begin again from `seed`, as if `drawn` doubles had been taken."""
-        self._random.seed(seed)
+        """Begin again from `seed`, as if `drawn` words had been taken."""
+        self._seeder.seed(seed)
         self.seed, self.drawn = seed, 0
-        self._block: list[float] = []
+        self._words: list[int] = []
         self._next = 0
-        self.skip(drawn)
+        self._discard(drawn)
+
+    def _discard(self, words: int) -> None:
+        self.drawn += words
+        self._next += words
+        beyond = self._next - len(self._words)
+        if beyond > 0:
+            self._bits.random_raw(beyond, output=False)
+            self._words, self._next = [], 0
 
     def skip(self, count: int) -> None:
         """Discard `count` doubles."""
-        self.drawn += count
-        self._next += count
-        beyond = self._next - len(self._block)
-        if beyond > 0:
-            self._random.random_sample(beyond)
-            self._block, self._next = [], 0
+        self._discard(2 * count)
+
+    def _word(self) -> int:
+        if self._next == len(self._words):
+            self._words, self._next = self._bits.random_raw(_BLOCK).tolist(), 0
+        word = self._words[self._next]
+        self._next += 1
+        self.drawn += 1
+        return word
 
     def uniform(self, low: float, high: float) -> float:
         """One double in [low, high), computed as the legacy generator does."""
-        if self._next == len(self._block):
-            self._block, self._next = self._random.random_sample(_BLOCK).tolist(), 0
-        unit = self._block[self._next]
-        self._next += 1
-        self.drawn += 1
+        unit = ((self._word() >> 5) * 67108864.0 + (self._word() >> 6)) / 9007199254740992.0
         return low + (high - low) * unit
 
-    def point(self, extent: float, keepout: float) -> Point:
-        """A point of the square ±extent shrunk by keepout; x is drawn first."""
-        low, high = -extent + keepout, extent - keepout
-        return self.uniform(low, high), self.uniform(low, high)
+    def choice(self, count: int) -> int:
+        """One of 0 … count − 1, as the legacy generator's `choice`: masked words until one is in range."""
+        if count == 1:
+            return 0
+        mask = (1 << (count - 1).bit_length()) - 1
+        while True:
+            drawn = self._word() & mask
+            if drawn < count:
+                return drawn
+
+    def point(self, square: Square, keepout: float) -> Point:
+        """A point of the square shrunk by keepout; x is drawn first."""
+        x_min, y_min, x_max, y_max = square
+        return self.uniform(x_min + keepout, x_max - keepout), self.uniform(y_min + keepout, y_max - keepout)
 
     def angle(self) -> float:
         """An angle in [0, 2π)."""
@@ -80,31 +106,115 @@ class Layout:
 
     agent: Point
     agent_rot: float
-    goal: Point
-    hazards: tuple[Point, ...]
-    vases: tuple[Point, ...]
-    vases_rot: tuple[float, ...]
+    places: Mapping[str, tuple[Point, ...]]
+    turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of things whose rotation matters
+    chosen: int = 0  # which object is the target, where one of several is
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: name -> [n][2] metres, "agent_rot" radians, "vases_rot" [n] radians; objects present only."""
-        out: dict[str, Any] = {"agent": [list(self.agent)], "agent_rot": self.agent_rot, "goal": [list(self.goal)]}
-        if self.hazards:
-            out["hazards"] = [list(xy) for xy in self.hazards]
-        if self.vases:
-            out["vases"] = [list(xy) for xy in self.vases]
-            out["vases_rot"] = list(self.vases_rot)
-        return out
+        """JSON form: name -> [n][2] metres, "agent_rot" radians, "<name>_rot" [n] radians, "chosen" an index."""
+        out: dict[str, Any] = {"agent": [list(self.agent)], "agent_rot": self.agent_rot}
+        out |= {name: [list(xy) for xy in points] for name, points in self.places.items()}
+        out |= {f"{name}_rot": list(turns) for name, turns in self.turns.items()}
+        return out | ({"chosen": self.chosen} if self.chosen else {})
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Layout:
+    def from_dict(cls, world: World, stored: Mapping[str, Any]) -> Layout:
         """The arrangement that `as_dict` wrote; one made by hand goes through `read_layout`."""
+        places = {thing.name: tuple((x, y) for x, y in stored[thing.name]) for thing in world.things}
+        turns = {thing.name: tuple(stored[f"{thing.name}_rot"]) for thing in world.things if thing.turned}
+        ((x, y),) = stored["agent"]
+        return cls((x, y), stored["agent_rot"], places, turns, stored.get("chosen", 0))
 
-        def points(name: str) -> tuple[Point, ...]:
-            return tuple((x, y) for x, y in stored.get(name, ()))
 
-        (agent,), (goal,) = points("agent"), points("goal")
-        vases_rot = tuple(stored.get("vases_rot", ()))
-        return cls(agent, stored["agent_rot"], goal, points("hazards"), points("vases"), vases_rot)
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) -> bool:
+    for (x, y), other in placed:
+        dx, dy = xy[0] - x, xy[1] - y
+        if math.sqrt(dx * dx + dy * dy) < other + keepout:
+            return False
+    return True
+
+
+def _square(world: World, within: Square | None) -> Square:
+    e = world.extent_m
+    return within if within is not None else (-e, -e, e, e)
+
+
+def _claims(world: World) -> list[tuple[str, Square, float]]:
+    """What is placed, in the order drawn: (object, the square it is drawn from, its keepout)."""
+    out = [("agent", _square(world, world.agent_within), world.keepout_m)]
+    for thing in world.things:
+        k = thing.keepout_m
+        for i, name in enumerate(thing.each()):
+            square = _square(world, thing.within)
+            if thing.at:
+                (x, y), far = thing.at[i], k + _FIXED_SLACK_M
+                square = (x - far, y - far, x + far, y + far)
+            out.append((name, square, k))
+    return out
+
+
+def _arrange(world: World, stream: Stream) -> list[Point]:
+    """Positions of the agent and all things, in the order drawn; starts over when one finds no room."""
+    claims = _claims(world)
+    stuck = ""
+    for _ in range(_TRIES_PER_LAYOUT):
+        placed: list[tuple[Point, float]] = []
+        for name, square, keepout in claims:
+            for _ in range(_TRIES_PER_OBJECT):
+                xy = stream.point(square, keepout)
+                if _free(xy, keepout, placed):
+                    placed.append((xy, keepout))
+                    break
+            else:
+                stuck = name
+                break
+        else:
+            return [xy for xy, _ in placed]
+    raise Unplaceable(stuck)
+
+
+def draw_goal(world: World, stream: Stream, agent: Point, places: Mapping[str, Sequence[Point]]) -> Point:
+    """A new place for the goal, clear of where everything else is now.  Raises Unplaceable."""
+    placed = [(agent, world.keepout_m)]
+    goal = world.thing("goal")
+    assert goal is not None
+    for thing in world.things:
+        if thing is not goal:
+            placed += [(xy, thing.keepout_m) for xy in places[thing.name]]
+    square = _square(world, goal.within)
+    for _ in range(_TRIES_PER_GOAL):
+        xy = stream.point(square, goal.keepout_m)
+        if _free(xy, goal.keepout_m, placed):
+            return xy
+    raise Unplaceable("goal")
+
+
+def draw_layout(world: World, stream: Stream) -> Layout:
+    """The arrangement of a new episode.  Raises Unplaceable."""
+    agent, *rest = _arrange(world, stream)
+    agent_rot = stream.angle()
+    places: dict[str, tuple[Point, ...]] = {}
+    turns = {}
+    for thing in world.things:
+        places[thing.name] = thing.at or tuple(rest[: thing.count])
+        rest = rest[thing.count :]
+        drawn = tuple(stream.angle() for _ in range(thing.count))  # round things too are drawn a rotation
+        if thing.turned:
+            turns[thing.name] = drawn
+    chosen = 0
+    if world.task.renews == "place":
+        places["goal"] = (draw_goal(world, stream, agent, places),)  # the first only claimed room
+    elif world.task.renews == "choice":
+        assert world.task.target is not None
+        chosen = stream.choice(len(places[world.task.target]))
+        places["goal"] = (places[world.task.target][chosen],)
+    return Layout(agent, agent_rot, places, turns, chosen)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def _numbers(name: str, given: Any, shape: tuple[int, ...]) -> Any:
@@ -124,25 +234,39 @@ def _numbers(name: str, given: Any, shape: tuple[int, ...]) -> Any:
 def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
     """The arrangement that `Layout.as_dict` wrote, or one made by hand; rotations may be left out (0).
 
+    Where one of several objects is the target, "chosen" is its index, and the goal lies there.
     Raises ConfigError naming the object when one is missing, unknown, of the wrong count, or makes the start unsafe.
     """
-    counts = {"agent": 1, **{thing.name: thing.count for thing in world.things}}
-    rotations = {"agent_rot"} | ({"vases_rot"} if world.vases.count else set())
+    fixed = {thing.name for thing in world.things if thing.at}
+    target = world.task.target
+    implied = fixed | ({"goal"} if target else set())
+    counts = {"agent": 1} | {thing.name: thing.count for thing in world.things}
+    turned = {f"{thing.name}_rot": thing.count for thing in world.things if thing.turned}
+    known = {*counts, "agent_rot", *turned, *({"chosen"} if target else ())}
+    needed = [name for name in counts if name not in implied]
     for name in given:
-        if name not in counts and name not in rotations:
-            raise ConfigError(f"this world has no {name!r}. A layout places {', '.join(counts)}.")
-    for name in counts:
+        if name not in known:
+            raise ConfigError(f"this world has no {name!r}. A layout places {', '.join(needed)}.")
+    for name in needed:
         if name not in given:
-            raise ConfigError(f"the layout does not place {name!r}. It must place {', '.join(counts)}.")
-    at = {name: [(x, y) for x, y in _numbers(name, given[name], (count, 2))] for name, count in counts.items()}
-    vases = at.get("vases", [])
+            raise ConfigError(f"the layout does not place {name!r}. It must place {', '.join(needed)}.")
+    at = {name: tuple((x, y) for x, y in _numbers(name, given[name], (counts[name], 2))) for name in needed}
+    at |= {thing.name: thing.at for thing in world.things if thing.at}
+    chosen = 0
+    if target:
+        chosen = given.get("chosen", 0)
+        if not isinstance(chosen, int) or not 0 <= chosen < counts[target]:
+            raise ConfigError(f"the layout's 'chosen' is {chosen!r:.80}. Give 0 to {counts[target] - 1}.")
+        at["goal"] = (at[target][chosen],)
     layout = Layout(
         agent=at["agent"][0],
         agent_rot=_numbers("agent_rot", given.get("agent_rot", 0.0), ()),
-        goal=at["goal"][0],
-        hazards=tuple(at.get("hazards", [])),
-        vases=tuple(vases),
-        vases_rot=tuple(_numbers("vases_rot", given.get("vases_rot", [0.0] * len(vases)), (len(vases),))),
+        places={thing.name: at[thing.name] for thing in world.things},
+        turns={
+            name.removesuffix("_rot"): tuple(_numbers(name, given.get(name, [0.0] * count), (count,)))
+            for name, count in turned.items()
+        },
+        chosen=chosen,
     )
     _refuse_unsafe(world, layout)
     return layout
@@ -150,68 +274,28 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
 
 def _refuse_unsafe(world: World, layout: Layout) -> None:
     """An episode starts without cost and without bodies inside one another, which physics would throw apart."""
-    corner = math.sqrt(2.0) * world.vases.half_m
-    for i, xy in enumerate(layout.hazards):
-        if math.dist(layout.agent, xy) < world.hazards.radius_m:
-            raise ConfigError(
-                f"the agent starts inside hazards[{i}]. Keep it {world.hazards.radius_m} m from its centre."
-            )
-    for i, xy in enumerate(layout.vases):
-        room = world.agent.reach_m + corner
-        if math.dist(layout.agent, xy) < room:
-            raise ConfigError(f"the agent starts touching vases[{i}]. Keep their centres {room:.2f} m apart.")
-        for j in range(i):
-            if math.dist(layout.vases[j], xy) < 2.0 * corner:
-                raise ConfigError(f"vases[{j}] and vases[{i}] overlap. Keep their centres {2.0 * corner:.2f} m apart.")
+    for rule in [rule for rule in world.rules if isinstance(rule, Inside)]:
+        for i, xy in enumerate(layout.places[rule.of]):
+            if math.dist(layout.agent, xy) < rule.radius_m:
+                raise ConfigError(f"the agent starts inside {rule.of}[{i}]. Keep it {rule.radius_m} m from its centre.")
+    bodies = [thing for thing in world.things if thing.is_body]
+    for k, thing in enumerate(bodies):
+        for i, xy in enumerate(layout.places[thing.name]):
+            room = _room(world.agent.reach_m, world.keepout_m, thing)
+            if math.dist(layout.agent, xy) < room:
+                raise ConfigError(
+                    f"the agent starts touching {thing.name}[{i}]. Keep their centres {room:.2f} m apart."
+                )
+            for other in bodies[: k + 1]:
+                room = _room(other.reach_m, other.keepout_m, thing)
+                others = layout.places[other.name][: i if other is thing else None]
+                for j, place in enumerate(others):
+                    if math.dist(place, xy) < room:
+                        raise ConfigError(
+                            f"{other.name}[{j}] and {thing.name}[{i}] overlap. Keep their centres {room:.2f} m apart."
+                        )
 
 
-def _free(xy: Point, keepout: float, placed: list[tuple[Point, float]]) -> bool:
-    for (x, y), other in placed:
-        dx, dy = xy[0] - x, xy[1] - y
-        if math.sqrt(dx * dx + dy * dy) < other + keepout:
-            return False
-    return True
-
-
-def _arrange(world: World, stream: Stream) -> list[Point]:
-    """Positions of agent, goal, hazards and vases, in the order drawn; starts over when one finds no room."""
-    keepouts = [world.agent.keepout_m]
-    for thing in world.things:
-        keepouts += [thing.keepout_m] * thing.count
-    for _ in range(_TRIES_PER_LAYOUT):
-        placed: list[tuple[Point, float]] = []
-        for keepout in keepouts:
-            for _ in range(_TRIES_PER_OBJECT):
-                xy = stream.point(world.extent_m, keepout)
-                if _free(xy, keepout, placed):
-                    placed.append((xy, keepout))
-                    break
-            else:
-                break
-        else:
-            return [xy for xy, _ in placed]
-    raise Unplaceable
-
-
-def draw_goal(world: World, stream: Stream, agent: Point, hazards: list[Point], vases: list[Point]) -> Point:
-    """A new place for the goal, clear of where everything else is now.  Raises Unplaceable."""
-    placed = [(agent, world.agent.keepout_m)]
-    placed += [(xy, world.hazards.keepout_m) for xy in hazards]
-    placed += [(xy, world.vases.keepout_m) for xy in vases]
-    for _ in range(_TRIES_PER_GOAL):
-        xy = stream.point(world.extent_m, world.goal.keepout_m)
-        if _free(xy, world.goal.keepout_m, placed):
-            return xy
-    raise Unplaceable
-
-
-def draw_layout(world: World, stream: Stream) -> Layout:
-    """The arrangement of a new episode.  Raises Unplaceable."""
-    agent, _, *rest = _arrange(world, stream)  # the first goal only claims room: it is drawn again below
-    hazards, vases = rest[: world.hazards.count], rest[world.hazards.count :]
-    agent_rot = stream.angle()
-    for _ in range(1 + world.hazards.count):
-        stream.angle()  # rotations of goal and hazards, which are round
-    vases_rot = tuple(stream.angle() for _ in vases)
-    goal = draw_goal(world, stream, agent, hazards, vases)
-    return Layout(agent, agent_rot, goal, tuple(hazards), tuple(vases), vases_rot)
+def _room(reach_m: float, keepout_m: float, thing: Thing) -> float:
+    # The sampler's own rule decides where it is the laxer one: what was drawn can always be read back.
+    return min(reach_m + thing.reach_m, keepout_m + thing.keepout_m)

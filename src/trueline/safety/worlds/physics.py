@@ -1,7 +1,9 @@
 """From a World to a MuJoCo model.
 
-A layout never touches the model: the agent and the vases are placed through `qpos`, while hazards and goal, which
-touch nothing, exist only as geometry outside it. So one model per world serves every episode.
+A layout never touches the model: the agent and free bodies are placed through `qpos`, immovable bodies are mocap bodies
+placed by their rows of the state, and marks, which touch nothing, exist only as geometry outside it. So one model per
+world serves every episode. Bodies come in the original's order, so that contacts do too: agent, free bodies, what
+drives them, immovable bodies.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import functools
 import mujoco
 
 from trueline.safety.worlds.agents import Agent, Joint, Motor, Part, Shape
-from trueline.safety.worlds.objects import World
+from trueline.safety.worlds.objects import Thing
+from trueline.safety.worlds.world import World
 
-_KIND = {
+GEOM = {
     "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
     "box": mujoco.mjtGeom.mjGEOM_BOX,
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -28,22 +31,22 @@ _CONTACT_DIMENSIONS = 6  # sliding, torsional and rolling friction, as everywher
 COLOUR = {
     "body": (0.74, 0.04, 0.18, 1.0),
     "front": (0.0, 0.15, 0.4, 1.0),
-    "vases": (0.0, 1.0, 1.0, 1.0),
-    "goal": (0.0, 1.0, 0.0, 0.25),
-    "hazards": (0.0, 0.0, 1.0, 0.25),
 }
 SENSES = ("accelerometer", "velocimeter", "gyro", "magnetometer")
 
 
-def vase(i: int) -> str:
-    """Name of the i-th vase's body."""
-    return f"vase{i}"
+_DRIVE = (0.02, 1.5)  # time constant and damping ratio of the weld that pulls a driven body
+
+
+def puller(thing: Thing) -> tuple[str, ...]:
+    """Names of the bodies that are moved by hand: a fixed thing's own, or those that pull a driven thing's."""
+    return tuple(f"{name}mocap" for name in thing.each()) if thing.stands == "driven" else thing.each()
 
 
 def _add_shape(body: mujoco.MjsBody, shape: Shape, density: float) -> None:
     geom = body.add_geom(
         name=shape.name,
-        type=_KIND[shape.kind],
+        type=GEOM[shape.kind],
         size=[*shape.size_m, 0.0, 0.0][:3],
         friction=shape.friction,
         density=density,
@@ -102,44 +105,76 @@ def _add_senses(spec: mujoco.MjSpec, agent: Agent) -> None:
         spec.add_sensor(name=f"{ball}_quat", type=mujoco.mjtSensor.mjSENS_BALLQUAT, objtype=joint, objname=ball)
 
 
-def _add_vases(spec: mujoco.MjSpec, world: World) -> None:
-    vases = world.vases
-    for i in range(vases.count):
-        body = spec.worldbody.add_body(name=vase(i), pos=(0.0, 0.0, vases.half_m - vases.sink_m))
-        body.add_freejoint(name=vase(i))
-        body.add_geom(
-            name=vase(i),
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[vases.half_m] * 3,
-            density=vases.density,
+def _add_solids(body: mujoco.MjsBody, thing: Thing) -> None:
+    for i, solid in enumerate(thing.solids):
+        geom = body.add_geom(
+            name=body.name if i == 0 else f"{body.name}_{i}",
+            type=GEOM[solid.kind],
+            size=[*solid.size_m, 0.0, 0.0][:3],
+            pos=solid.at_m,
             condim=_CONTACT_DIMENSIONS,
-            rgba=COLOUR["vases"],
+            rgba=thing.colour,
         )
-        if vases.constrained:
-            spec.add_sensor(
-                name=f"touch_{vase(i)}",
-                type=mujoco.mjtSensor.mjSENS_CONTACT,
-                objtype=mujoco.mjtObj.mjOBJ_BODY,
-                objname=vase(i),
-                reftype=mujoco.mjtObj.mjOBJ_XBODY,  # the agent with all that hangs on it
-                refname=world.agent.root.name,
-                intprm=[1, 0, 1],  # report only how many contacts were found
-            )
+        if thing.moves:
+            geom.density = thing.density
+
+
+def _add_free(spec: mujoco.MjSpec, thing: Thing) -> None:
+    for name in thing.each():
+        body = spec.worldbody.add_body(name=name, pos=(0.0, 0.0, thing.height_m))
+        body.add_freejoint(name=name)
+        _add_solids(body, thing)
+
+
+def _add_pullers(spec: mujoco.MjSpec, thing: Thing) -> None:
+    """Bodies that nothing touches, each welded to the free body of the same place."""
+    for name, pulled in zip(puller(thing), thing.each(), strict=True):
+        spec.worldbody.add_body(name=name, mocap=True, pos=(0.0, 0.0, thing.height_m))
+        weld = spec.add_equality(name=name, type=mujoco.mjtEq.mjEQ_WELD, objtype=mujoco.mjtObj.mjOBJ_BODY)
+        weld.name1, weld.name2 = name, pulled
+        weld.solref = _DRIVE
+
+
+def _add_fixed(spec: mujoco.MjSpec, thing: Thing) -> None:
+    for name in thing.each():
+        _add_solids(spec.worldbody.add_body(name=name, mocap=True, pos=(0.0, 0.0, thing.height_m)), thing)
+
+
+def _add_touch(spec: mujoco.MjSpec, thing: Thing, agent: Agent) -> None:
+    for name in thing.each():
+        spec.add_sensor(
+            name=f"touch_{name}",
+            type=mujoco.mjtSensor.mjSENS_CONTACT,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname=name,
+            reftype=mujoco.mjtObj.mjOBJ_XBODY,  # the agent with all that hangs on it
+            refname=agent.root.name,
+            intprm=[1, 0, 1],  # report only how many contacts were found
+        )
 
 
 def describe(world: World) -> mujoco.MjSpec:
-    """The physics of `world` as an editable MuJoCo specification, agent and vases at the origin."""
+    """The physics of `world` as an editable MuJoCo specification, everything at the origin."""
     spec = mujoco.MjSpec()
     spec.option.timestep = world.agent.timestep_s
     spec.worldbody.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3.5, 3.5, 0.1], condim=_CONTACT_DIMENSIONS
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[world.floor_m, world.floor_m, 0.1],
+        condim=_CONTACT_DIMENSIONS,
     )
     root = _add_part(spec.worldbody, world.agent.root, world.agent.density)
     root.add_site(name=world.agent.root.name)
     for motor in world.agent.motors:
         _add_motor(spec, motor)
     _add_senses(spec, world.agent)
-    _add_vases(spec, world)
+    for stands, add in (("free", _add_free), ("driven", _add_free), ("driven", _add_pullers), ("fixed", _add_fixed)):
+        for thing in world.things:
+            if thing.stands == stands:
+                add(spec, thing)
+    for thing in world.things:
+        if thing.name in world.touched:
+            _add_touch(spec, thing, world.agent)
     return spec
 
 

@@ -1,7 +1,7 @@
 """Pictures of a world with OpenGL; nothing here is imported before the first picture is asked for.
 
-A separate visual model carries what the physics does not need: goal and hazards (bodies moved by hand), lights,
-cameras and a floor pattern. Its joints are those of the physics model, so a state of the one is a state of the other.
+A separate visual model carries what the physics does not need: marks (bodies moved by hand), lights, cameras and a
+floor pattern. Its joints are those of the physics model, so a state of the one is a state of the other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
@@ -18,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, MissingExtra
-from trueline.safety.worlds.objects import World
-from trueline.safety.worlds.physics import COLOUR, describe
+from trueline.safety.worlds.objects import Thing
+from trueline.safety.worlds.physics import GEOM, describe
+from trueline.safety.worlds.world import World
 
 CAMERAS = ("fixedfar", "fixednear", "vision", "track")
 _LIBRARIES = {"egl": ("libEGL.so.1",), "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")}
-_FLOOR_M = 3.5
 
 
 class NoGraphics(MissingExtra):
@@ -61,15 +62,20 @@ def _backend() -> str:
     raise NoGraphics("neither libEGL nor libOSMesa is installed")
 
 
-def _add_disc(spec: mujoco.MjSpec, name: str, radius_m: float, half_height_m: float, kind: str) -> None:
-    body = spec.worldbody.add_body(name=name, mocap=True)
-    body.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        size=[radius_m, half_height_m, 0.0],
-        contype=0,
-        conaffinity=0,
-        rgba=COLOUR[kind],
-    )
+def _add_mark(spec: mujoco.MjSpec, thing: Thing) -> None:
+    for i, name in enumerate(thing.each()):
+        body = spec.worldbody.add_body(name=name, mocap=True, pos=(0.0, 0.0, thing.height_m))
+        if thing.at and thing.at[i][0] == 0.0 and thing.solids[0].kind == "box":
+            body.quat = [0.5**0.5, 0.0, 0.0, 0.5**0.5]  # a line at y = ±distance lies across those at x = ±distance
+        for solid in thing.solids:
+            body.add_geom(
+                type=GEOM[solid.kind],
+                size=[*solid.size_m, 0.0, 0.0][:3],
+                pos=solid.at_m,
+                contype=0,
+                conaffinity=0,
+                rgba=thing.colour,
+            )
 
 
 def _add_cameras(spec: mujoco.MjSpec, world: World) -> None:
@@ -93,7 +99,7 @@ def _add_camera(body: mujoco.MjsBody, name: str, at_m: list[float], xy: list[flo
     return body.add_camera(name=name, pos=at_m, fovy=fovy, quat=quat)
 
 
-def _add_floor_and_light(spec: mujoco.MjSpec) -> None:
+def _add_floor_and_light(spec: mujoco.MjSpec, world: World) -> None:
     spec.add_texture(
         name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
@@ -112,7 +118,7 @@ def _add_floor_and_light(spec: mujoco.MjSpec) -> None:
         width=64,
         height=64,
     )
-    tiles = spec.add_material(name="tiles", texrepeat=[_FLOOR_M, _FLOOR_M])
+    tiles = spec.add_material(name="tiles", texrepeat=[world.floor_m] * 2)
     tiles.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
     spec.geom("floor").material = "tiles"
     light = spec.worldbody.add_light(
@@ -123,13 +129,13 @@ def _add_floor_and_light(spec: mujoco.MjSpec) -> None:
 
 @functools.cache
 def visual_model(world: World) -> mujoco.MjModel:
-    """The model to draw; bodies `goal` and `hazard0…` are moved through `mocap_pos`, in this order."""
+    """The model to draw; marks are moved through `mocap_pos`, after the physics model's own mocap bodies."""
     spec = describe(world)
-    _add_disc(spec, "goal", world.goal.radius_m, world.goal.radius_m / 2, "goal")
-    for i in range(world.hazards.count):
-        _add_disc(spec, f"hazard{i}", world.hazards.radius_m, 0.01, "hazards")
+    for thing in world.things:
+        if not thing.is_body:
+            _add_mark(spec, thing)
     _add_cameras(spec, world)
-    _add_floor_and_light(spec)
+    _add_floor_and_light(spec, world)
     spec.visual.headlight.ambient = [0.35, 0.35, 0.35]
     spec.visual.headlight.diffuse = [0.2, 0.2, 0.2]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
@@ -163,15 +169,23 @@ class Painter:
         self._options = mujoco.MjvOption()
 
     def draw(
-        self, qpos: NDArray[np.float64], goal_xy: NDArray[np.float64], hazards_xy: NDArray[np.float64], camera: str
+        self,
+        qpos: NDArray[np.float64],
+        mocaps: tuple[NDArray[np.float64], NDArray[np.float64]],
+        places: Mapping[str, NDArray[np.float64]],
+        camera: str,
     ) -> NDArray[np.uint8]:
-        """Picture [height, width, 3] of joint positions [nq] with goal [2] and hazards [H, 2]."""
+        """Picture [height, width, 3] of joint positions [nq], mocap positions and quaternions, and places by name."""
         if camera not in CAMERAS:
             raise ConfigError(f"there is no camera {camera!r}. Choose from {', '.join(CAMERAS)}.")
         data = self._data
         data.qpos[:] = qpos
-        data.mocap_pos[0] = *goal_xy, self._world.goal.radius_m / 2 + 0.01
-        data.mocap_pos[1:, :2], data.mocap_pos[1:, 2] = hazards_xy, 0.02
+        positions, turns = mocaps
+        data.mocap_pos[: len(positions)], data.mocap_quat[: len(turns)] = positions, turns
+        for thing in self._world.things:
+            if not thing.is_body:
+                first = self._model.body(thing.each()[0]).mocapid[0]
+                data.mocap_pos[first : first + thing.count] = places[thing.name]
         mujoco.mj_kinematics(self._model, data)
         mujoco.mj_camlight(self._model, data)
         view = mujoco.MjvCamera()

@@ -1,22 +1,167 @@
-"""The table of worlds: identifier -> World."""
+"""What an agent is rewarded for in a safety world (Safety-Gymnasium's tasks), as pure functions of the scene.
+
+A task measures the scene before and after a control step; the reward is a function of both. Where a goal can be
+reached, the engine renews it in the way `renews` says and measures again, so that moving a goal is no progress.
+"""
 
 from __future__ import annotations
 
-from trueline.safety.worlds.agents import CAR, POINT, Agent
-from trueline.safety.worlds.objects import Goal, Hazards, Vases, World
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.safety.worlds.scene import Array, Scene
 
 
-def _goal_levels(agent: Agent) -> tuple[World, World, World]:
-    """Goal 0, 1 and 2: reach goals; among hazards and a vase; among more hazards and vases that must not be touched."""
-    return (
-        World(agent, extent_m=1.0, goal=Goal(), hazards=Hazards(0), vases=Vases(0, constrained=False)),
-        World(agent, extent_m=1.5, goal=Goal(), hazards=Hazards(8), vases=Vases(1, constrained=False)),
-        World(agent, extent_m=2.0, goal=Goal(), hazards=Hazards(10), vases=Vases(10, constrained=True)),
-    )
+class Task(Protocol):
+    """One task. Any object with these attributes can be given to a world."""
+
+    @property
+    def renews(self) -> Literal["place", "choice"] | None:
+        """How a reached goal is replaced: put elsewhere, another of several objects is chosen, or never."""
+        ...
+
+    @property
+    def target(self) -> str | None:
+        """The kind of thing of which one is chosen."""
+        ...
+
+    @property
+    def touches(self) -> str | None:
+        """The kind of thing whose contacts with the agent it asks for."""
+        ...
+
+    def measure(self, scene: Scene) -> Array:
+        """What the reward compares before and after a step [N, m]."""
+        ...
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """Whether the goal is reached [N]."""
+        ...
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """The step's reward [N], not yet clipped."""
+        ...
 
 
-WORLDS: dict[str, World] = {
-    f"Safety{agent.name.title()}Goal{level}-v0": world
-    for agent in (POINT, CAR)
-    for level, world in enumerate(_goal_levels(agent))
-}
+def _never(scene: Scene) -> NDArray[np.bool_]:
+    return np.zeros(len(scene.agent), bool)
+
+
+@dataclass(frozen=True, slots=True)
+class ReachGoal:
+    """Come nearer to the goal, and 1 for being within its radius."""
+
+    radius_m: float = 0.3
+    bonus: float = 1.0
+    renews: Literal["place"] = "place"
+    target: None = None
+    touches: None = None
+
+    def measure(self, scene: Scene) -> Array:
+        """Distance from agent to goal along the ground [N, 1]."""
+        return scene.ground_distance("goal")
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """[N]."""
+        return now[:, 0] <= self.radius_m
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """[N]."""
+        return before[:, 0] - now[:, 0] + self.bonus * achieved
+
+
+@dataclass(frozen=True, slots=True)
+class PressButton:
+    """Come nearer to the button that is the goal, and 1 for touching it. Then another is chosen, hidden for a while."""
+
+    rest_steps: int = 10  # after a press
+    first_rest_steps: int = 0  # at the start: 0 in the published 1.0.0, 10 in the repository since
+    renews: Literal["choice"] = "choice"
+    target: str = "buttons"
+    touches: str = "buttons"
+
+    def measure(self, scene: Scene) -> Array:
+        """Distance from agent to goal along the ground [N, 1]."""
+        return scene.ground_distance("goal")
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """[N]."""
+        return scene.touches["buttons"][np.arange(len(now)), scene.chosen] > 0
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """[N]."""
+        return before[:, 0] - now[:, 0] + achieved
+
+
+@dataclass(frozen=True, slots=True)
+class PushToGoal:
+    """Come nearer to the box, bring it nearer to the goal, and 1 when its centre is within the goal's radius."""
+
+    radius_m: float = 0.3
+    renews: Literal["place"] = "place"
+    target: None = None
+    touches: None = None
+
+    def measure(self, scene: Scene) -> Array:
+        """Distances agent to box and box to goal, in space [N, 2]."""
+        box, goal = scene.places["push_box"][:, 0], scene.places["goal"][:, 0]
+        return np.sqrt(np.square(np.stack([box - scene.agent, box - goal], axis=1)).sum(axis=2))
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """[N]."""
+        return now[:, 1] <= self.radius_m
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """[N]."""
+        return (before[:, 0] - now[:, 0]) + (before[:, 1] - now[:, 1]) + achieved
+
+
+@dataclass(frozen=True, slots=True)
+class RunCircle:
+    """Run along the rim: 0.1·(−u·y + v·x)/ρ/(1 + |ρ − r|), ρ the distance to the origin, (u, v) the velocity."""
+
+    radius_m: float = 1.5
+    scale: float = 0.1
+    renews: None = None
+    target: None = None
+    touches: None = None
+
+    def measure(self, scene: Scene) -> Array:
+        """Nothing [N, 0]."""
+        return np.zeros((len(scene.agent), 0))
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """Never [N]."""
+        return _never(scene)
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """[N]."""
+        x, y, u, v = *scene.agent[:, :2].T, *scene.velocity.T
+        rho = np.sqrt(x * x + y * y)
+        return ((-u * y + v * x) / rho) / (1.0 + np.abs(rho - self.radius_m)) * self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class RunFar:
+    """Come nearer to a point far away."""
+
+    towards_m: tuple[float, float] = (0.0, -1000.0)
+    scale: float = 60.0
+    renews: None = None
+    target: None = None
+    touches: None = None
+
+    def measure(self, scene: Scene) -> Array:
+        """Distance to the point [N, 1]."""
+        return np.sqrt(np.square(scene.agent[:, :2] - self.towards_m).sum(axis=1, keepdims=True))
+
+    def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
+        """Never [N]."""
+        return _never(scene)
+
+    def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
+        """[N]."""
+        return self.scale * (before[:, 0] - now[:, 0])

@@ -1,0 +1,30 @@
+"""What a task and its costs see of N worlds: arrays [N, …] that the engine keeps up to date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Scene:
+    """The present state; k objects of each kind of thing. Only the engine writes it."""
+
+    agent: Array  # [N, 3] centre of the agent, metres
+    rotation: Array  # [N, 3, 3] its orientation
+    velocity: Array  # [N, 2] of its centre along the ground, m/s
+    places: dict[str, Array]  # name -> [N, k, 3] metres
+    speeds: dict[str, Array]  # name -> [N, k, 3] m/s, of things that move
+    touches: dict[str, Array]  # name -> [N, k] contacts with the agent, of things that a cost or the task asks for
+    chosen: NDArray[np.intp]  # [N] which object is the target, where one of several is
+    wait: NDArray[np.int64]  # [N] steps until targets can be seen again
+    stage: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] goals reached so far
+
+    def ground_distance(self, name: str) -> Array:
+        """Distances from the agent to the objects of a kind along the ground, metres [N, k]."""
+        offset = self.places[name][:, :, :2] - self.agent[:, None, :2]
+        return np.sqrt(np.square(offset).sum(axis=2))

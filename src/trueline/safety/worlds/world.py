@@ -1,0 +1,62 @@
+"""A navigation world as data: an agent, a task, what lies around and what must not happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trueline.safety.worlds.agents import Agent
+from trueline.safety.worlds.costs import Cost
+from trueline.safety.worlds.objects import Square, Thing, in_order
+from trueline.safety.worlds.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that tells one world from another. `things` come out in the order of layouts and of lidar rings."""
+
+    agent: Agent
+    task: Task
+    extent_m: float  # layouts are drawn in the square ±extent_m
+    things: tuple[Thing, ...] = ()
+    rules: tuple[Cost, ...] = ()
+    steps: int = 1000
+    substeps: int = 10  # physics steps per control interval
+    bins: int = 16  # of each lidar ring
+    sight_m: float = 3.0  # beyond which a lidar reads 0
+    floor_m: float = 3.5  # half the side of the floor that is drawn; it bears everywhere
+    reward_clip: float | None = 10.0
+    agent_within: Square | None = None  # where the agent starts, when not anywhere in the square
+    agent_keepout_m: float | None = None  # the agent's own, when None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "things", in_order(self.things))
+
+    @property
+    def keepout_m(self) -> float:
+        """The room the agent claims."""
+        return self.agent.keepout_m if self.agent_keepout_m is None else self.agent_keepout_m
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Names of the costs, in the original's words and order."""
+        return tuple(rule.name for rule in self.rules)
+
+    @property
+    def rings(self) -> tuple[Thing, ...]:
+        """The kinds that the lidar shows, in the order of the observation."""
+        return tuple(thing for thing in self.things if thing.seen)
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The kinds whose contacts with the agent are counted."""
+        asked = [self.task.touches, *(rule.touches for rule in self.rules)]
+        return frozenset(name for name in asked if name is not None)
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in the flat observation."""
+        return self.agent.senses + self.bins * len(self.rings)
+
+    def thing(self, name: str) -> Thing | None:
+        """The kind of this name, if present."""
+        return next((thing for thing in self.things if thing.name == name), None)
