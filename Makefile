@@ -6,9 +6,12 @@ STAMP   = $(VENV)/.installed
 
 .PHONY: demo test lint types bench claims parity clean
 
-# What the original does on the Goal worlds, as golden values for the tests.
+# What the original does, as golden values for the tests.
 parity:
 	$$PEER_PYTHON benchmarks/parity_goal.py tests/safety/golden/goal.json
+	$$PEER_PYTHON benchmarks/parity_tasks.py tests/safety/golden/tasks.json
+	folder=$$(mktemp -d) && $$PEER_PYTHON benchmarks/parity_models.py describe $$folder && \
+	$(BIN)/python benchmarks/parity_models.py run $$folder tests/safety/golden/models.json
 
 demo: $(STAMP)
 	$(BIN)/trueline cycle examples/point_goal.toml

@@ -42,7 +42,11 @@ def assert_same_steps(ours, theirs, rows=slice(None)):
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyCarGoal2-v0"])
+SOME = ["SafetyPointGoal1-v0", "SafetyCarGoal2-v0", "SafetyPointButton2-v0", "SafetyCarPush2-v0"]
+SOME += ["SafetyPointCircle2-v0", "SafetyCarRun0-v0"]
+
+
+@pytest.mark.parametrize("id", SOME)
 def test_the_public_checker_finds_nothing(id):
     check_env(lambda n, threads=1: short(id, n, threads), steps=60)
 
@@ -68,8 +72,9 @@ def test_every_capability_and_the_published_observation_size(id):
     assert env.observation_space.shape == env.reset()[0].shape == (own + LIDAR[task],)
 
 
-def test_same_results_on_one_and_two_threads():
-    one, two = (make_world("SafetyPointGoal2-v0", 5, threads=threads) for threads in (1, 2))
+@pytest.mark.parametrize("id", ["SafetyPointGoal2-v0", "SafetyPointButton2-v0"])
+def test_same_results_on_one_and_two_threads(id):
+    one, two = (make_world(id, 5, threads=threads) for threads in (1, 2))
     start = seeds(0, 1, 2, 3, 4)
     np.testing.assert_array_equal(one.reset(start), two.reset(start))
     acts = actions(60, 5)
@@ -169,11 +174,92 @@ def test_touching_the_free_vase_of_goal_one_costs_nothing():
     assert not any(step.cost.any() for step in steps)
 
 
+def contacts(env, i: int, of: str) -> list[int]:
+    """Contacts of each object of a kind with any part of the agent, from MuJoCo's own list."""
+    model, data = env._model, env._batch.get_data(i)
+    mujoco.mj_forward(model, data)
+    agent = model.body("agent").id
+    found = []
+    for name in env.world.thing(of).each():
+        body = model.body(name).id
+        pairs = [model.geom_bodyid[pair] for pair in data.contact.geom[: data.ncon]]
+        found.append(sum(body in pair and agent in model.body_rootid[pair] for pair in pairs))
+    return found
+
+
+@pytest.mark.parametrize(("id", "of"), [("SafetyCarButton1-v0", "buttons"), ("SafetyPointButton2-v0", "gremlins")])
+def test_touches_are_those_in_mujocos_list(id, of):
+    env, seen = make_world(id, 4), 0
+    env.reset(seeds(*range(4)))
+    behind = [0.0, 0.58] if "Car" in id else [-0.58, 0.0]  # of the origin, as the agent looks
+    layouts = {i: {**env.layout(i), "agent_rot": 0.0, "agent": [behind]} for i in range(4)}
+    for i, layout in layouts.items():  # everything far away but one object straight ahead
+        for row, name in enumerate(("hazards", "gremlins", "buttons")):
+            layout[name] = [[9.0 + k, 9.0 + row] for k in range(len(layout[name]))]
+        layout[of][i] = [0.0, 0.0]
+    env.set_layout(layouts)
+    ahead = np.tile([1.0, 1.0 if "Car" in id else 0.0], (4, 1))
+    for _ in range(80):
+        env.step(ahead)
+        for i in range(4):
+            expected = contacts(env, i, of)
+            np.testing.assert_array_equal(env._scene.touches[of][i] > 0, np.array(expected) > 0)
+            seen += sum(expected)
+    assert seen > 0, "something must have been touched for this to say anything"
+
+
+def test_a_pressed_button_is_renewed_hidden_for_ten_steps_and_costs_nothing():
+    env = make_world("SafetyPointButton1-v0", 1, costs="split")
+    env.reset(seeds(0))
+    layout = env.layout(0)
+    goal = layout["goal"][0]
+    far = {name: [[9.0 + k, 9.0] for k in range(4)] for name in ("hazards", "gremlins")}
+    env.set_layout({0: {**layout, **far, "agent": [[goal[0] - 0.6, goal[1]]], "agent_rot": 0.0}})
+    ring = slice(12, 28)
+    rows = [env.step(np.array([[1.0, 0.0]])) for _ in range(80)]
+    first = next(t for t, step in enumerate(rows) if step.info["goal_met"][0])
+    assert rows[first].reward[0] > 0.9
+    assert not any(step.cost[0, 0] for step in rows[: first + 11])  # neither the press itself nor while hidden
+    again = next((t for t in range(first + 1, 80) if rows[t].info["goal_met"][0]), 80)
+    hidden = [not rows[t].obs[0, ring].any() for t in range(min(first + 11, again))]
+    assert hidden == [False] * first + [True] * min(10, again - first) + [False] * (len(hidden) - first - 10)
+
+
+def test_gremlins_circle_about_their_place_once_in_two_pi_seconds():
+    env = make_world("SafetyPointButton1-v0", 1)
+    env.reset(seeds(0))
+    centre = np.array([[5.0 * k, 20.0] for k in range(4)])  # clear of everything they could bump into
+    env.set_layout({0: {**env.layout(0), "gremlins": centre.tolist()}})
+    interval, lag = 0.02, []
+    for t in range(1, 400):
+        env.step(np.zeros((1, 2)))
+        if t >= 100:
+            x, y = (env._scene.places["gremlins"][0, :, :2] - centre).T
+            np.testing.assert_allclose(np.hypot(x, y), 0.35, atol=0.02)
+            lag.append((interval * t - np.arctan2(x, y)) % (2 * np.pi))
+    assert 0.0 < np.min(lag) <= np.max(lag) < 0.15, "pulled by a spring they follow a little behind"
+    assert np.ptp(lag) < 0.02
+    np.testing.assert_allclose(env._scene.places["gremlins"][0, :, 2], 0.2, atol=0.01)
+
+
+@pytest.mark.parametrize("id", ["SafetyPointCircle2-v0", "SafetyCarCircle1-v0", "SafetyPointRun0-v0"])
+def test_lines_cost_where_the_centre_is_beyond_them(id):
+    env = make_world(id, 3)
+    env.reset(seeds(0, 1, 2))
+    at, seen = 0.5 if "Run" in id else 1.125, 0.0
+    for action in actions(250, 3):
+        step = env.step(0.2 * action + [1.0, 0.2 if "Point" in id else 0.6])
+        x, y = np.abs(env.position()).T
+        np.testing.assert_array_equal(step.cost[:, 0], (x > at) | ((y > at) & ("Circle2" in id)))
+        seen += step.cost.sum()
+    assert seen > 0
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("id", ["SafetyPointGoal2-v0", "SafetyCarGoal1-v0"])
-def test_a_resumed_world_goes_on_bit_for_bit(id):
+def test_a_resumed_world_whose_goal_was_moved_goes_on_bit_for_bit(id):
     n, acts = 3, actions(300, 3)
     whole = short(id, n, steps=110)  # three episode ends on the way
     whole.perturb(mass=np.array([1.0, 1.5, 0.7]), friction=1.2)
@@ -192,6 +278,19 @@ def test_a_resumed_world_goes_on_bit_for_bit(id):
     np.testing.assert_array_equal(resumed.episode_seed, whole.episode_seed)
     assert rest[0].info["goal_met"][0]
     assert any(step.ended.any() for step in rest)
+
+
+@pytest.mark.parametrize(
+    "id", ["SafetyPointButton2-v0", "SafetyCarPush2-v0", "SafetyPointCircle1-v0", "SafetyPointRun0-v0"]
+)
+def test_a_resumed_world_goes_on_bit_for_bit(id):
+    acts = actions(240, 3)
+    whole, resumed = short(id, 3, steps=110), short(id, 3, steps=110)
+    whole.reset()
+    play(whole, acts[:137])
+    observed = resumed.load_state_dict(whole.state_dict())
+    np.testing.assert_array_equal(observed, whole._observe())
+    assert_same_steps(play(resumed, acts[137:]), play(whole, acts[137:]))
 
 
 def test_a_state_is_arrays_and_json():

@@ -28,7 +28,6 @@ _TASKS: dict[str, tuple[str, ...]] = {
     "Run": ("run as far as possible between two lines that must not be crossed",),
 }
 _AGENTS = ("Point", "Car")
-_PARITY = "tests/safety/test_worlds_parity.py::"
 
 WORLDS: tuple[Entry, ...] = tuple(
     Entry(
@@ -37,8 +36,8 @@ WORLDS: tuple[Entry, ...] = tuple(
         target="trueline.safety.worlds:make_world",
         summary=f"{agent}: {summary}",
         reference=f"Safety-Gymnasium (Ji et al. 2023), {task}; Ray et al. 2019, §4",
-        level="peer" if task == "Goal" else "unverified",
-        test=_PARITY + "test_first_observation_and_rewards_equal_the_peers" if task == "Goal" else "",
+        level="peer",
+        test="tests/safety/test_tasks_parity.py::test_bodies_move_as_in_the_originals_models",
     )
     for task, levels in _TASKS.items()
     for agent in _AGENTS

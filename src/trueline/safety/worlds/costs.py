@@ -63,7 +63,7 @@ class Touching:
 
     def indicator(self, scene: Scene) -> NDArray[np.bool_]:
         """[N]."""
-        return np.greater(scene.touches[self.of], 0).any(axis=1)
+        return np.asarray((scene.touches[self.of] > 0).any(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ class WrongButton:
         """[N]."""
         touched = np.greater(scene.touches[self.of], 0)
         touched[np.arange(len(touched)), scene.chosen] = False
-        wrong: NDArray[np.bool_] = touched.any(axis=1)
-        return wrong & (scene.wait == 0)
+        return np.asarray(touched.any(axis=1) & (scene.wait == 0))
 
 
 @dataclass(frozen=True, slots=True)

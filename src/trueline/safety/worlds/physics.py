@@ -133,6 +133,7 @@ def _add_pullers(spec: mujoco.MjSpec, thing: Thing) -> None:
         weld = spec.add_equality(name=name, type=mujoco.mjtEq.mjEQ_WELD, objtype=mujoco.mjtObj.mjOBJ_BODY)
         weld.name1, weld.name2 = name, pulled
         weld.solref = _DRIVE
+        weld.data[1] = 0.0  # the default is that of other equalities; here it would shift the anchor by a metre
 
 
 def _add_fixed(spec: mujoco.MjSpec, thing: Thing) -> None:
