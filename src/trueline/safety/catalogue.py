@@ -2,30 +2,97 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from trueline.core.registry import Entry
 
-_TASKS: dict[str, tuple[str, ...]] = {
-    "Goal": (
-        "reach goals one after another",
-        "reach goals among 8 hazards and one vase that may be touched",
-        "reach goals among 10 hazards and 10 vases that must not be touched",
+_PARITY = "tests/safety/test_tasks_parity.py::test_bodies_move_as_in_the_originals_models"
+_COURSES = "tests/safety/test_courses.py::"
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Worlds that differ in level and agent."""
+
+    levels: tuple[str, ...]  # what each is about
+    level: Literal["peer", "property"] = "peer"  # how it is verified
+    test: str = _PARITY
+
+
+_FAMILIES: dict[str, _Family] = {
+    "Goal": _Family(
+        (
+            "reach goals one after another",
+            "reach goals among 8 hazards and one vase that may be touched",
+            "reach goals among 10 hazards and 10 vases that must not be touched",
+        )
     ),
-    "Button": (
-        "press the right one of 4 buttons",
-        "press the right one of 4 buttons, avoiding the others, 4 hazards and 4 circling gremlins",
-        "press the right one of 4 buttons, avoiding the others, 8 hazards and 6 circling gremlins",
+    "Button": _Family(
+        (
+            "press the right one of 4 buttons",
+            "press the right one of 4 buttons, avoiding the others, 4 hazards and 4 circling gremlins",
+            "press the right one of 4 buttons, avoiding the others, 8 hazards and 6 circling gremlins",
+        )
     ),
-    "Push": (
-        "push a box to goals",
-        "push a box to goals among 2 large hazards and a pillar that may be touched",
-        "push a box to goals among 4 large hazards and 4 pillars that must not be touched",
+    "Push": _Family(
+        (
+            "push a box to goals",
+            "push a box to goals among 2 large hazards and a pillar that may be touched",
+            "push a box to goals among 4 large hazards and 4 pillars that must not be touched",
+        )
     ),
-    "Circle": (
-        "run round a circle",
-        "run round a circle between two lines that must not be crossed",
-        "run round a circle within four lines that must not be crossed",
+    "Circle": _Family(
+        (
+            "run round a circle",
+            "run round a circle between two lines that must not be crossed",
+            "run round a circle within four lines that must not be crossed",
+        )
     ),
-    "Run": ("run as far as possible between two lines that must not be crossed",),
+    "Run": _Family(("run as far as possible between two lines that must not be crossed",)),
+    "FadingEasy": _Family(
+        tuple(f"Goal {level}, whose objects fade from sight in 150 steps" for level in range(3)),
+        "property",
+        _COURSES + "test_things_fade_and_come_back",
+    ),
+    "FadingHard": _Family(
+        tuple(f"Goal {level}, whose objects fade from sight in 75 steps" for level in range(3)),
+        "property",
+        _COURSES + "test_things_fade_and_come_back",
+    ),
+    "BuildingGoal": _Family(
+        tuple(f"Goal {level} in a yard with machines (scenery of our own)" for level in range(3)),
+        "property",
+        _COURSES + "test_no_episode_starts_touching_the_scenery_or_at_a_cost",
+    ),
+    "BuildingButton": _Family(
+        tuple(f"Button {level} in a yard with machines (scenery of our own)" for level in range(3)),
+        "property",
+        _COURSES + "test_no_episode_starts_touching_the_scenery_or_at_a_cost",
+    ),
+    "BuildingPush": _Family(
+        tuple(f"Push {level} in a yard with machines (scenery of our own)" for level in range(3)),
+        "property",
+        _COURSES + "test_the_public_checker_finds_nothing",
+    ),
+    "Race": _Family(
+        (
+            "drive along a corridor to its end (scenery of our own)",
+            "drive along a corridor past 7 hazards, touching no wall (scenery of our own)",
+            "drive round a corner and past 7 hazards, touching no wall (scenery of our own)",
+        ),
+        "property",
+        _COURSES + "test_the_race_can_be_driven_from_both_starts_and_the_gap_is_the_shifts",
+    ),
+    "FormulaOne": _Family(
+        (
+            "drive round a course of seven stages (scenery of our own)",
+            "drive round a course of seven stages with 200 barriers (scenery of our own)",
+            "drive round a course with barriers around its seven stages (scenery of our own)",
+        ),
+        "property",
+        _COURSES + "test_formula_one_starts_on_a_stage_and_goes_on_to_the_next",
+    ),
 }
 _AGENTS = ("Point", "Car")
 
@@ -36,12 +103,12 @@ WORLDS: tuple[Entry, ...] = tuple(
         target="trueline.safety.worlds:make_world",
         summary=f"{agent}: {summary}",
         reference=f"Safety-Gymnasium (Ji et al. 2023), {task}; Ray et al. 2019, §4",
-        level="peer",
-        test="tests/safety/test_tasks_parity.py::test_bodies_move_as_in_the_originals_models",
+        level=family.level,
+        test=family.test,
     )
-    for task, levels in _TASKS.items()
+    for task, family in _FAMILIES.items()
     for agent in _AGENTS
-    for level, summary in enumerate(levels)
+    for level, summary in enumerate(family.levels)
 )
 
 RECIPES: tuple[Entry, ...] = (

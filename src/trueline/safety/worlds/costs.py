@@ -66,6 +66,21 @@ class Touching:
         return np.asarray((scene.touches[self.of] > 0).any(axis=1))
 
 
+SCENERY = "scenery"  # what `touches` calls it
+
+
+@dataclass(frozen=True, slots=True)
+class TouchingScenery:
+    """Any part of the agent touches the immovable surroundings."""
+
+    name: str = "cost_static_geoms_contact"
+    touches: str = SCENERY
+
+    def indicator(self, scene: Scene) -> NDArray[np.bool_]:
+        """[N]."""
+        return np.asarray(scene.touches[SCENERY][:, 0] > 0)
+
+
 @dataclass(frozen=True, slots=True)
 class WrongButton:
     """The agent touches an object that is not the target, while targets can be seen."""

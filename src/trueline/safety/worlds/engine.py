@@ -8,7 +8,7 @@ Safety-Gymnasium: reward, cost, new goal, observation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import mujoco
@@ -18,11 +18,17 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, unknown
 from trueline.rl.env import Step
+from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
+from trueline.safety.worlds.objects import Solid
 from trueline.safety.worlds.physics import COLOUR, SENSES, compiled, puller
 from trueline.safety.worlds.scene import Array, Scene
 from trueline.safety.worlds.world import World
+
+if TYPE_CHECKING:
+    from trueline.safety.worlds.render import Mode
+    from trueline.safety.worlds.viewer import Window
 
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
@@ -57,6 +63,12 @@ def _upright(rot: Array) -> Array:
     quat = np.zeros((*rot.shape, 4))
     quat[..., 0], quat[..., 3] = np.cos(rot / 2), np.sin(rot / 2)
     return quat / np.sqrt(np.square(quat).sum(axis=-1, keepdims=True))
+
+
+def _along(solid: Solid) -> tuple[float, float]:
+    """Half the length of a box along its longer side, and that side's direction."""
+    x, y = solid.size_m[:2]
+    return max(x, y), solid.turn_rad + (0.0 if x >= y else np.pi / 2)
 
 
 def _yaw(quat: Array) -> float:
@@ -167,6 +179,10 @@ class NavigationWorlds:
             if thing.name in world.touched:
                 touch = model.sensor(f"touch_{thing.each()[0]}").adr[0]
                 scene.touches[thing.name] = self._sensors[:, touch : touch + k]
+        if SCENERY in world.touched:
+            touch = model.sensor(f"touch_{SCENERY}").adr[0]
+            scene.touches[SCENERY] = self._sensors[:, touch : touch + 1]
+        self._faded = {fade.of: np.zeros(n, np.int64) for fade in world.fades}  # steps since last seen in full
         self._scene = scene
         self._centres = {thing.name: np.zeros((n, thing.count, 2)) for thing in world.things}  # of what circles
         self._driven = tuple(thing for thing in world.things if thing.stands == "driven")
@@ -228,6 +244,8 @@ class NavigationWorlds:
                 position, turn = self._pulls[thing.name]
                 position[i, :, 2], turn[i] = thing.height_m, _upright(np.array(layout.turns[thing.name]))
             scene.chosen[i] = layout.chosen
+        for since in self._faded.values():
+            since[ids] = 0
         scene.wait[ids] = getattr(world.task, "first_rest_steps", 0)
         batch.forward(ids, stage=_CURRENT)
         self._elapsed[ids] = self._settled[ids] = 0
@@ -258,6 +276,10 @@ class NavigationWorlds:
         parts = self._indicators()
         cost = parts if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
         np.maximum(scene.wait - 1, 0, out=scene.wait)
+        for fade in world.fades:
+            self._faded[fade.of] += 1
+            if fade.until != "goal":
+                self._faded[fade.of][parts[:, world.constraints.index(fade.until)] > 0] = 0
         self._elapsed += 1
         truncated = self._elapsed >= world.steps
         terminated = np.zeros(self.num_envs, bool)
@@ -267,7 +289,7 @@ class NavigationWorlds:
             reward[diverged], cost[diverged] = _DIVERGED_REWARD, 1.0
         if met.any():
             for i in np.flatnonzero(met).tolist():
-                terminated[i] = not self._renew(i)
+                terminated[i] = task.ends or not self._renew(i)
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
         obs = final_obs = self._observe()
@@ -349,6 +371,12 @@ class NavigationWorlds:
             scene.chosen[i] = stream.choice(scene.places[task.target].shape[1])
             scene.places["goal"][i, 0, :2] = scene.places[task.target][i, scene.chosen[i], :2]
             scene.wait[i] = getattr(task, "rest_steps", 0)
+        elif task.renews == "stage":
+            scene.chosen[i] = (scene.chosen[i] + 1) % len(task.stages)
+            scene.places["goal"][i, 0, :2] = task.stages[scene.chosen[i]]
+        for fade in self.world.fades:
+            if fade.until == "goal":
+                self._faded[fade.of][i] = 0
         self._measured[i] = task.measure(scene)[i]
         return True
 
@@ -369,6 +397,10 @@ class NavigationWorlds:
             first = agent.senses + self._hidden * world.bins
             out[:, first : first + world.bins] *= (self._scene.wait == 0)[:, None]
         return out
+
+    def opacity(self, i: int) -> dict[str, float]:
+        """How much of its own opacity each kind of thing that fades still has in environment `i`, in [0, 1]."""
+        return {fade.of: max(0.0, 1.0 - self._faded[fade.of][i] / fade.steps) for fade in self.world.fades}
 
     def position(self) -> Array:
         """Planar position of the agent, metres [N, 2]."""
@@ -449,6 +481,7 @@ class NavigationWorlds:
             "places": {name: places[:, :, :2].copy() for name, places in self._scene.places.items()},
             "chosen": self._scene.chosen.copy(),
             "wait": self._scene.wait.copy(),
+            "faded": {name: since.copy() for name, since in self._faded.items()},
             "measured": self._measured.copy(),
             "elapsed": self._elapsed.copy(),
             "settled": self._settled.copy(),
@@ -481,6 +514,8 @@ class NavigationWorlds:
             self._scene.places[name][:, :, :2] = places
         self._follow()
         self._scene.chosen[:], self._scene.wait[:] = state["chosen"], state["wait"]
+        for name, since in state["faded"].items():
+            self._faded[name][:] = since
         for name in ("measured", "elapsed", "settled"):
             getattr(self, f"_{name}")[:] = state[name]
         self._seeds.bit_generator.state = state["seeds"]
@@ -490,21 +525,47 @@ class NavigationWorlds:
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
-    def render(self, i: int = 0, width: int = 256, height: int = 256, camera: str = "fixedfar") -> NDArray[np.uint8]:
-        """Picture of environment `i`, [height, width, 3], seen from one of `render.CAMERAS`.
+    window: Window | None = None  # what `render` opened for mode="human"
 
-        Raises NoGraphics (a MissingExtra) when there is no OpenGL.
+    def render(
+        self,
+        i: int = 0,
+        width: int = 256,
+        height: int = 256,
+        camera: str | int = "fixedfar",
+        mode: Mode | Literal["human"] = "rgb",
+        lidar: bool = False,
+        cost: float = 0.0,
+    ) -> Any:
+        """Picture of environment `i`, seen from one of `render.CAMERAS` by name or number.
+
+        mode: "rgb", "depth" or "segmentation" give arrays, see `Painter.draw`; "human" gives None and shows a window,
+        one for this world, whose size and view are the user's. lidar: with what the agent reads, as rings above it;
+        cost: of the last step, shown when above 0. Raises NoGraphics (a MissingExtra) without OpenGL, or a display.
         """
-        from trueline.safety.worlds.render import Painter
+        from trueline.safety.worlds.render import Painter, Pose, cost_ball, lidar_balls, take, visual_model
 
-        if (width, height) not in self._painters:
-            self._painters[width, height] = Painter(self.world, width, height)
-        mocaps = self._batch.bind("mocap_pos")[i], self._batch.bind("mocap_quat")[i]
+        world, bind = self.world, self._batch.bind
         places = {name: at[i] for name, at in self._scene.places.items()}
-        return self._painters[width, height].draw(self._qpos[i], mocaps, places, camera)
+        pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places)
+        balls = [cost_ball(self._position[i])] if cost > 0 else []
+        if lidar and world.rings:
+            readings = self._observe()[i, world.agent.senses :].reshape(-1, world.bins)
+            balls += lidar_balls(self._position[i], self._rotation[i], readings, world.rings)
+        if mode == "human":
+            from trueline.safety.worlds.viewer import Window
+
+            self.window = self.window or Window(world)
+            self.window.show(pose, balls)
+            return None
+        if (width, height) not in self._painters:
+            self._painters[width, height] = Painter(visual_model(world), width, height)
+        painter = self._painters[width, height]
+        take(painter.model, painter.data, world, pose)
+        return painter.draw(camera, mode, balls)
 
     def scene(self, i: int = 0) -> dict[str, Any]:
-        """Environment `i` from above: {"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}.
+        """Environment `i` from above: {"extent": m, "shapes": [{"name", "kind", "xy", "radius", "rot", "colour"}, …]}.
 
         Kinds are disc, square (radius: half its side), line (radius: half its length, along rot) and arrow (the agent,
         pointing along rot, radians).
@@ -512,28 +573,37 @@ class NavigationWorlds:
         world, scene = self.world, self._scene
         shapes: list[dict[str, Any]] = []
 
-        def add(kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> None:
-            shapes.append({"kind": kind, "xy": xy.tolist(), "radius": radius, "rot": float(rot), "colour": [*colour]})
+        def add(name: str, kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> None:
+            at, turn = xy.tolist(), float(rot)
+            shapes.append({"name": name, "kind": kind, "xy": at, "radius": radius, "rot": turn, "colour": [*colour]})
 
+        opacity = self.opacity(i)
         # What lies flat is drawn first, so that nothing is hidden under it.
         for thing in sorted(world.things, key=lambda thing: thing.is_body):
             for k, place in enumerate(scene.places[thing.name][i]):
-                solid = thing.solids[0]
+                name, at, solid = thing.name, place[:2], thing.solids[0]
+                *rgb, alpha = thing.colour
+                colour = (*rgb, alpha * opacity.get(name, 1.0))
                 if solid.kind == "box" and not thing.is_body:
                     turn = 0.0 if thing.at[k][0] == 0.0 else np.pi / 2
-                    add("line", place[:2], solid.size_m[1], turn, thing.colour)
+                    add(name, "line", at, solid.size_m[1], turn, colour)
                 elif solid.kind == "box":
-                    add("square", place[:2], thing.radius_m, _yaw(self._poses[thing.name][i, k, 3:]), thing.colour)
+                    turn = _yaw(self._poses[name][i, k, 3:]) if thing.moves else 0.0
+                    add(name, "square", at, thing.radius_m, turn, colour)
                 else:
-                    add("disc", place[:2], thing.radius_m, 0.0, thing.colour)
+                    add(name, "disc", at, thing.radius_m, 0.0, colour)
+        for solid in world.scenery:
+            add("scenery", "line", np.array(solid.at_m[:2]), *_along(solid), COLOUR["scenery"])
         forward = self._rotation[i] @ -np.cross(world.agent.eye.x, world.agent.eye.y)  # a camera looks along its −z
         heading = np.arctan2(forward[1], forward[0])
-        add("arrow", self._position[i, :2], world.agent.reach_m, heading, COLOUR["body"])
+        add("agent", "arrow", self._position[i, :2], world.agent.reach_m, heading, COLOUR["body"])
         extent = max([world.extent_m, *(abs(x) for thing in world.things for place in thing.at for x in place)])
         return {"extent": extent, "shapes": shapes}
 
     def close(self) -> None:
         """Free the simulations and what drew them."""
+        if self.window is not None:
+            self.window.close()
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()

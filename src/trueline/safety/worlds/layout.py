@@ -7,6 +7,8 @@ maximum); `Stream.skip` discards those before the next draw.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,26 @@ class Unplaceable(Exception):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(what)
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Squares already shrunk by a keepout, and their shares of the area, added up; of a single one, nothing."""
+
+    parts: tuple[Square, ...]
+    below: tuple[float, ...] = ()
+
+    @classmethod
+    def shrunk(cls, squares: tuple[Square, ...], keepout: float) -> Squares:
+        """Those in which something of this keepout fits."""
+        parts = [(a + keepout, b + keepout, c - keepout, d - keepout) for a, b, c, d in squares]
+        parts = [part for part in parts if part[0] <= part[2] and part[1] <= part[3]]
+        if len(parts) == 1:
+            return cls(tuple(parts))
+        # In NumPy and in this order: the shares' last bits decide which square a number falls into.
+        areas = np.array([(c - a) * (d - b) for a, b, c, d in parts])
+        below = (areas / np.sum(areas)).cumsum()
+        return cls(tuple(parts), tuple((below / below[-1]).tolist()))
 
 
 class Stream:
@@ -90,10 +112,13 @@ class Stream:
             if drawn < count:
                 return drawn
 
-    def point(self, square: Square, keepout: float) -> Point:
-        """A point of the square shrunk by keepout; x is drawn first."""
-        x_min, y_min, x_max, y_max = square
-        return self.uniform(x_min + keepout, x_max - keepout), self.uniform(y_min + keepout, y_max - keepout)
+    def point(self, squares: Squares) -> Point:
+        """A point of one of the squares, chosen by area where there are several; x is drawn first."""
+        x_min, y_min, x_max, y_max = squares.parts[0]
+        if squares.below:
+            unit = self.uniform(0.0, 1.0)
+            x_min, y_min, x_max, y_max = squares.parts[bisect.bisect_right(squares.below, unit)]
+        return self.uniform(x_min, x_max), self.uniform(y_min, y_max)
 
     def angle(self) -> float:
         """An angle in [0, 2π)."""
@@ -137,23 +162,23 @@ def _free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) -> b
     return True
 
 
-def _square(world: World, within: Square | None) -> Square:
-    e = world.extent_m
-    return within if within is not None else (-e, -e, e, e)
+def _where(world: World, thing: Thing, i: int) -> Squares:
+    """The squares that object `i` of a kind is drawn from."""
+    e, k = world.extent_m, thing.keepout_m
+    squares = thing.within or ((-e, -e, e, e),)
+    if thing.at:
+        (x, y), far = thing.at[i], k + _FIXED_SLACK_M
+        squares = ((x - far, y - far, x + far, y + far),)
+    return Squares.shrunk(squares, k)
 
 
-def _claims(world: World) -> list[tuple[str, Square, float]]:
-    """What is placed, in the order drawn: (object, the square it is drawn from, its keepout)."""
-    out = [("agent", _square(world, world.agent_within), world.keepout_m)]
-    for thing in world.things:
-        k = thing.keepout_m
-        for i, name in enumerate(thing.each()):
-            square = _square(world, thing.within)
-            if thing.at:
-                (x, y), far = thing.at[i], k + _FIXED_SLACK_M
-                square = (x - far, y - far, x + far, y + far)
-            out.append((name, square, k))
-    return out
+@functools.cache
+def _claims(world: World) -> tuple[tuple[str, Squares, float], ...]:
+    """What is placed, in the order drawn: (object, where it is drawn from, its keepout)."""
+    e, k = world.extent_m, world.keepout_m
+    agent = ("agent", Squares.shrunk(world.agent_within or ((-e, -e, e, e),), k), k)
+    things = ((name, _where(world, t, i), t.keepout_m) for t in world.things for i, name in enumerate(t.each()))
+    return (agent, *things)
 
 
 def _arrange(world: World, stream: Stream) -> list[Point]:
@@ -162,9 +187,9 @@ def _arrange(world: World, stream: Stream) -> list[Point]:
     stuck = ""
     for _ in range(_TRIES_PER_LAYOUT):
         placed: list[tuple[Point, float]] = []
-        for name, square, keepout in claims:
+        for name, squares, keepout in claims:
             for _ in range(_TRIES_PER_OBJECT):
-                xy = stream.point(square, keepout)
+                xy = stream.point(squares)
                 if _free(xy, keepout, placed):
                     placed.append((xy, keepout))
                     break
@@ -184,11 +209,11 @@ def draw_goal(world: World, stream: Stream, agent: Point, places: Mapping[str, S
     for thing in world.things:
         if thing is not goal:
             placed += [(xy, thing.keepout_m) for xy in places[thing.name]]
-    square = _square(world, goal.within)
+    squares = _where(world, goal, 0)
     for _ in range(_TRIES_PER_GOAL):
-        xy = stream.point(square, goal.keepout_m)
+        xy = stream.point(squares)
         if _free(xy, goal.keepout_m, placed):
-            return xy
+            return goal.at[0] if goal.at else xy
     raise Unplaceable("goal")
 
 
@@ -211,6 +236,11 @@ def draw_layout(world: World, stream: Stream) -> Layout:
         assert world.task.target is not None
         chosen = stream.choice(len(places[world.task.target]))
         places["goal"] = (places[world.task.target][chosen],)
+    elif world.task.renews == "stage":
+        # The agent starts on one of the stages, and the next is its first goal.
+        chosen = min(range(len(world.task.stages)), key=lambda k: math.dist(world.task.stages[k], agent))
+        chosen = (chosen + 1) % len(world.task.stages)
+        places["goal"] = (world.task.stages[chosen],)
     return Layout(agent, agent_rot, places, turns, chosen)
 
 
@@ -239,10 +269,11 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
     """
     fixed = {thing.name for thing in world.things if thing.at}
     target = world.task.target
-    implied = fixed | ({"goal"} if target else set())
+    stages = len(world.task.stages)
+    implied = fixed | ({"goal"} if target or stages else set())
     counts = {"agent": 1} | {thing.name: thing.count for thing in world.things}
     turned = {f"{thing.name}_rot": thing.count for thing in world.things if thing.turned}
-    known = {*counts, "agent_rot", *turned, *({"chosen"} if target else ())}
+    known = {*counts, "agent_rot", *turned, *({"chosen"} if target or stages else ())}
     needed = [name for name in counts if name not in implied]
     for name in given:
         if name not in known:
@@ -253,11 +284,11 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
     at = {name: tuple((x, y) for x, y in _numbers(name, given[name], (counts[name], 2))) for name in needed}
     at |= {thing.name: thing.at for thing in world.things if thing.at}
     chosen = 0
-    if target:
-        chosen = given.get("chosen", 0)
-        if not isinstance(chosen, int) or not 0 <= chosen < counts[target]:
-            raise ConfigError(f"the layout's 'chosen' is {chosen!r:.80}. Give 0 to {counts[target] - 1}.")
-        at["goal"] = (at[target][chosen],)
+    if target or stages:
+        chosen, of = given.get("chosen", 0), at[target] if target else world.task.stages
+        if not isinstance(chosen, int) or not 0 <= chosen < len(of):
+            raise ConfigError(f"the layout's 'chosen' is {chosen!r:.80}. Give 0 to {len(of) - 1}.")
+        at["goal"] = (of[chosen],)
     layout = Layout(
         agent=at["agent"][0],
         agent_rot=_numbers("agent_rot", given.get("agent_rot", 0.0), ()),

@@ -28,6 +28,7 @@ class Solid:
     kind: Literal["sphere", "box", "cylinder"]
     size_m: tuple[float, ...]
     at_m: Vector = (0.0, 0.0, 0.0)
+    turn_rad: float = 0.0  # about the vertical
 
     @property
     def reach_m(self) -> float:
@@ -55,8 +56,9 @@ class Thing:
     turned: bool = False  # is drawn a rotation that matters
     density: float = 0.0
     at: tuple[Point, ...] = ()  # fixed places, one per object
-    within: Square | None = None  # where it is placed, when not anywhere in the world's square
+    within: tuple[Square, ...] = ()  # where it is placed, when not anywhere in the world's square
     travel_m: float = 0.0
+    shown_as: str = ""  # in the observation, when not by its name
 
     @property
     def radius_m(self) -> float:
@@ -104,14 +106,14 @@ def hazards(count: int, radius_m: float = 0.2, keepout_m: float = 0.4) -> Thing:
     return Thing("hazards", (disc,), "mark", 0.02, keepout_m, (0.0, 0.0, 1.0, 0.25), count)
 
 
-def vases(count: int) -> Thing:
+def vases(count: int, keepout_m: float = 0.15) -> Thing:
     """Light boxes that can be pushed."""
     half = 0.1
     # They rest this deep in MuJoCo's soft floor, so that they do not bounce at the start.
     height = half - 4e-5
     box = Solid("box", (half,) * 3)
     colour = (0.0, 1.0, 1.0, 1.0)
-    return Thing("vases", (box,), "free", height, 0.15, colour, count, turned=True, density=0.001)
+    return Thing("vases", (box,), "free", height, keepout_m, colour, count, turned=True, density=0.001)
 
 
 def pillars(count: int) -> Thing:
@@ -150,6 +152,13 @@ def push_box(agent: Agent) -> Thing:
     posts = (Solid("box", (half / 2, half / 2, half), (x, y, 0.0)) for y in (half, -half) for x in (half, -half))
     solids = (Solid("box", (half,) * 3), *posts)
     return Thing("push_box", solids, "free", half, half, (1.0, 1.0, 0.0, 1.0), turned=True, density=density)
+
+
+def barriers(count: int, within: tuple[Square, ...]) -> Thing:
+    """Light blocks on a course, called vases as in the original."""
+    block = Solid("box", (0.16, 0.16, 0.19))
+    orange = (1.0, 0.45, 0.1, 1.0)
+    return Thing("vases", (block,), "free", 0.19, 0.5, orange, count, turned=True, density=3.6e-4, within=within)
 
 
 def circle(radius_m: float = 1.5) -> Thing:

@@ -9,11 +9,13 @@ drives them, immovable bodies.
 from __future__ import annotations
 
 import functools
+import math
 
 import mujoco
 
 from trueline.safety.worlds.agents import Agent, Joint, Motor, Part, Shape
-from trueline.safety.worlds.objects import Thing
+from trueline.safety.worlds.costs import SCENERY
+from trueline.safety.worlds.objects import Solid, Thing
 from trueline.safety.worlds.world import World
 
 GEOM = {
@@ -31,11 +33,17 @@ _CONTACT_DIMENSIONS = 6  # sliding, torsional and rolling friction, as everywher
 COLOUR = {
     "body": (0.74, 0.04, 0.18, 1.0),
     "front": (0.0, 0.15, 0.4, 1.0),
+    "scenery": (0.6, 0.55, 0.5, 1.0),
 }
 SENSES = ("accelerometer", "velocimeter", "gyro", "magnetometer")
 
 
 _DRIVE = (0.02, 1.5)  # time constant and damping ratio of the weld that pulls a driven body
+
+
+def upright(turn_rad: float) -> tuple[float, float, float, float]:
+    """Quaternion of a turn about the vertical."""
+    return (math.cos(turn_rad / 2), 0.0, 0.0, math.sin(turn_rad / 2))
 
 
 def puller(thing: Thing) -> tuple[str, ...]:
@@ -105,17 +113,19 @@ def _add_senses(spec: mujoco.MjSpec, agent: Agent) -> None:
         spec.add_sensor(name=f"{ball}_quat", type=mujoco.mjtSensor.mjSENS_BALLQUAT, objtype=joint, objname=ball)
 
 
-def _add_solids(body: mujoco.MjsBody, thing: Thing) -> None:
-    for i, solid in enumerate(thing.solids):
+def _add_solids(body: mujoco.MjsBody, solids: tuple[Solid, ...], thing: Thing | None) -> None:
+    for i, solid in enumerate(solids):
         geom = body.add_geom(
             name=body.name if i == 0 else f"{body.name}_{i}",
             type=GEOM[solid.kind],
             size=[*solid.size_m, 0.0, 0.0][:3],
             pos=solid.at_m,
             condim=_CONTACT_DIMENSIONS,
-            rgba=thing.colour,
+            rgba=thing.colour if thing is not None else COLOUR["scenery"],
         )
-        if thing.moves:
+        if solid.turn_rad:
+            geom.quat = upright(solid.turn_rad)
+        if thing is not None and thing.moves:
             geom.density = thing.density
 
 
@@ -123,7 +133,7 @@ def _add_free(spec: mujoco.MjSpec, thing: Thing) -> None:
     for name in thing.each():
         body = spec.worldbody.add_body(name=name, pos=(0.0, 0.0, thing.height_m))
         body.add_freejoint(name=name)
-        _add_solids(body, thing)
+        _add_solids(body, thing.solids, thing)
 
 
 def _add_pullers(spec: mujoco.MjSpec, thing: Thing) -> None:
@@ -138,11 +148,12 @@ def _add_pullers(spec: mujoco.MjSpec, thing: Thing) -> None:
 
 def _add_fixed(spec: mujoco.MjSpec, thing: Thing) -> None:
     for name in thing.each():
-        _add_solids(spec.worldbody.add_body(name=name, mocap=True, pos=(0.0, 0.0, thing.height_m)), thing)
+        body = spec.worldbody.add_body(name=name, mocap=True, pos=(0.0, 0.0, thing.height_m))
+        _add_solids(body, thing.solids, thing)
 
 
-def _add_touch(spec: mujoco.MjSpec, thing: Thing, agent: Agent) -> None:
-    for name in thing.each():
+def _add_touch(spec: mujoco.MjSpec, names: tuple[str, ...], agent: Agent) -> None:
+    for name in names:
         spec.add_sensor(
             name=f"touch_{name}",
             type=mujoco.mjtSensor.mjSENS_CONTACT,
@@ -173,9 +184,13 @@ def describe(world: World) -> mujoco.MjSpec:
         for thing in world.things:
             if thing.stands == stands:
                 add(spec, thing)
+    if world.scenery:
+        _add_solids(spec.worldbody.add_body(name=SCENERY), world.scenery, None)
     for thing in world.things:
         if thing.name in world.touched:
-            _add_touch(spec, thing, world.agent)
+            _add_touch(spec, thing.each(), world.agent)
+    if SCENERY in world.touched:
+        _add_touch(spec, (SCENERY,), world.agent)
     return spec
 
 

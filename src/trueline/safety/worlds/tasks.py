@@ -19,8 +19,18 @@ class Task(Protocol):
     """One task. Any object with these attributes can be given to a world."""
 
     @property
-    def renews(self) -> Literal["place", "choice"] | None:
-        """How a reached goal is replaced: put elsewhere, another of several objects is chosen, or never."""
+    def renews(self) -> Literal["place", "choice", "stage"] | None:
+        """How a reached goal is replaced: put elsewhere, another object is chosen, the next stage, or never."""
+        ...
+
+    @property
+    def ends(self) -> bool:
+        """Whether the episode ends when the goal is reached."""
+        ...
+
+    @property
+    def stages(self) -> tuple[tuple[float, float], ...]:
+        """Where the goal is in turn, of a task that renews by stages."""
         ...
 
     @property
@@ -52,13 +62,19 @@ def _never(scene: Scene) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class ReachGoal:
-    """Come nearer to the goal, and 1 for being within its radius."""
+    """Come nearer to the goal, and `bonus` for being within its radius; then another, the next stage, or the end."""
 
     radius_m: float = 0.3
     bonus: float = 1.0
-    renews: Literal["place"] = "place"
+    ends: bool = False
+    stages: tuple[tuple[float, float], ...] = ()
     target: None = None
     touches: None = None
+
+    @property
+    def renews(self) -> Literal["place", "stage"]:
+        """By stages where there are any."""
+        return "stage" if self.stages else "place"
 
     def measure(self, scene: Scene) -> Array:
         """Distance from agent to goal along the ground [N, 1]."""
@@ -66,7 +82,7 @@ class ReachGoal:
 
     def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
         """[N]."""
-        return now[:, 0] <= self.radius_m
+        return np.less_equal(now[:, 0], self.radius_m)
 
     def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
         """[N]."""
@@ -80,6 +96,8 @@ class PressButton:
     rest_steps: int = 10  # after a press
     first_rest_steps: int = 0  # at the start: 0 in the published 1.0.0, 10 in the repository since
     renews: Literal["choice"] = "choice"
+    ends: bool = False
+    stages: tuple[tuple[float, float], ...] = ()
     target: str = "buttons"
     touches: str = "buttons"
 
@@ -101,14 +119,20 @@ class PushToGoal:
     """Come nearer to the box, bring it nearer to the goal, and 1 when its centre is within the goal's radius."""
 
     radius_m: float = 0.3
+    flat: bool = False  # distance box to goal along the ground; else in space, as the original's Push has it
     renews: Literal["place"] = "place"
+    ends: bool = False
+    stages: tuple[tuple[float, float], ...] = ()
     target: None = None
     touches: None = None
 
     def measure(self, scene: Scene) -> Array:
-        """Distances agent to box and box to goal, in space [N, 2]."""
+        """Distances agent to box and box to goal [N, 2]."""
         box, goal = scene.places["push_box"][:, 0], scene.places["goal"][:, 0]
-        return np.sqrt(np.square(np.stack([box - scene.agent, box - goal], axis=1)).sum(axis=2))
+        offsets = np.stack([box - scene.agent, box - goal], axis=1)
+        if self.flat:
+            offsets[:, 1, 2] = 0.0
+        return np.sqrt(np.square(offsets).sum(axis=2))
 
     def achieved(self, scene: Scene, now: Array) -> NDArray[np.bool_]:
         """[N]."""
@@ -126,6 +150,8 @@ class RunCircle:
     radius_m: float = 1.5
     scale: float = 0.1
     renews: None = None
+    ends: bool = False
+    stages: tuple[tuple[float, float], ...] = ()
     target: None = None
     touches: None = None
 
@@ -151,6 +177,8 @@ class RunFar:
     towards_m: tuple[float, float] = (0.0, -1000.0)
     scale: float = 60.0
     renews: None = None
+    ends: bool = False
+    stages: tuple[tuple[float, float], ...] = ()
     target: None = None
     touches: None = None
 

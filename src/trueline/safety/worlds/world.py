@@ -6,8 +6,20 @@ from dataclasses import dataclass
 
 from trueline.safety.worlds.agents import Agent
 from trueline.safety.worlds.costs import Cost
-from trueline.safety.worlds.objects import Square, Thing, in_order
+from trueline.safety.worlds.objects import Solid, Square, Thing, in_order
 from trueline.safety.worlds.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Fade:
+    """Objects of a kind grow transparent over `steps` steps; only pictures show it.
+
+    They come back with every new goal (`until` "goal"), or whenever the constraint named `until` is violated.
+    """
+
+    of: str
+    steps: int
+    until: str = "goal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +37,11 @@ class World:
     sight_m: float = 3.0  # beyond which a lidar reads 0
     floor_m: float = 3.5  # half the side of the floor that is drawn; it bears everywhere
     reward_clip: float | None = 10.0
-    agent_within: Square | None = None  # where the agent starts, when not anywhere in the square
+    agent_within: tuple[Square, ...] = ()  # where the agent starts, when not anywhere in the square
     agent_keepout_m: float | None = None  # the agent's own, when None
+    scenery: tuple[Solid, ...] = ()  # immovable, the same in every episode
+    fades: tuple[Fade, ...] = ()
+    numeric: bool = True  # whether trajectories are the original's; else only its rules are
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "things", in_order(self.things))
@@ -48,7 +63,7 @@ class World:
 
     @property
     def touched(self) -> frozenset[str]:
-        """The kinds whose contacts with the agent are counted."""
+        """The kinds whose contacts with the agent are counted; "scenery" is one."""
         asked = [self.task.touches, *(rule.touches for rule in self.rules)]
         return frozenset(name for name in asked if name is not None)
 

@@ -1,0 +1,152 @@
+"""A window on a world: MuJoCo's viewer on the visual model, and driving the agent by keyboard.
+
+The window's own keys and mouse turn the view and switch drawing options. The agent is driven with I, K, J and L, as in
+Safety-Gymnasium's Debug worlds, or with the arrow keys, which mean nothing else in that window.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import glfw
+import mujoco
+import numpy as np
+
+from trueline.core.errors import ConfigError
+from trueline.rl.env import Step
+from trueline.safety.worlds.render import Ball, NoGraphics, Pose, add_balls, take, visual_model
+from trueline.safety.worlds.scene import Array
+from trueline.safety.worlds.world import World
+
+if TYPE_CHECKING:
+    from trueline.safety.worlds.engine import NavigationWorlds
+
+_WANTED = "a window needs a display"
+_INSTEAD = "Take pictures with `render`, or use `scene` and a film strip, which need no display."
+_UP, _DOWN, _LEFT, _RIGHT = 265, 264, 263, 262
+KEYS = {ord("I"): "I", ord("K"): "K", ord("J"): "J", ord("L"): "L", _UP: "I", _DOWN: "K", _LEFT: "J", _RIGHT: "L"}
+
+_STEER = 0.5 / 0.785  # of the Racecar's largest angle
+_DISTANCE_M, _AZIMUTH_DEG, _ELEVATION_DEG = 4.0, 90.0, -40.0
+
+
+def command(agent: str, held: Collection[str]) -> Array:
+    """The action [2], of ±1, that the original gives the agent of this name for the letters held down.
+
+    I and K drive forwards and back, J and L turn. The Car turns on the spot, whatever else is held.
+    Raises ConfigError for an agent that cannot be driven so.
+    """
+    drive = float(("I" in held) - ("K" in held))
+    turn = float(("J" in held) - ("L" in held))
+    if agent == "point":
+        return np.array([drive, turn])
+    if agent == "racecar":
+        return np.array([drive, _STEER * turn])
+    if agent == "car":
+        return np.array([turn, -turn]) if turn else np.array([drive, drive])
+    raise ConfigError(f"the {agent} cannot be driven by four keys. The point, the car and the racecar can.")
+
+
+def _refuse_without_display() -> None:
+    """Try to open a window, since MuJoCo's viewer ends the process where it cannot.  Raises NoGraphics."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the error says the same
+        window = None
+        if glfw.init():
+            glfw.window_hint(glfw.VISIBLE, glfw.FALSE)
+            window = glfw.create_window(16, 16, "", None, None)
+            glfw.default_window_hints()
+        reason: Any = glfw.get_error()[1]
+    if not window:
+        why = reason.decode() if reason else "GLFW does not start"
+        raise NoGraphics(f"none could be opened ({why})", _WANTED, _INSTEAD)
+    glfw.destroy_window(window)
+
+
+class Window:
+    """Shows poses of one world; its camera follows the agent until the user turns it elsewhere.
+
+    Raises NoGraphics when there is no display.
+    """
+
+    def __init__(self, world: World) -> None:
+        if sys.platform != "darwin":  # there only the thread that draws may try
+            _refuse_without_display()
+        from mujoco import viewer
+
+        self._world = world
+        self._model = copy.copy(visual_model(world))
+        self._data = mujoco.MjData(self._model)
+        self._tapped: set[str] = set()
+        self._handle: Any = None  # of the desktop's window, known from the first key on
+        try:
+            self._viewer = viewer.launch_passive(
+                self._model, self._data, key_callback=self._note, show_left_ui=False, show_right_ui=False
+            )
+        except RuntimeError as error:  # on macOS, whose windows belong to a thread that only mjpython gives away
+            raise NoGraphics(f"none could be opened ({error})", _WANTED, "Run the script with mjpython.") from error
+        view = self._viewer.cam
+        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, self._model.body(world.agent.root.name).id
+        view.distance, view.azimuth, view.elevation = _DISTANCE_M, _AZIMUTH_DEG, _ELEVATION_DEG
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the user has not closed it."""
+        return bool(self._viewer.is_running())
+
+    def show(self, pose: Pose, balls: Sequence[Ball] = ()) -> None:
+        """Show a pose, and balls that are drawn and are not there."""
+        with self._viewer.lock():
+            take(self._model, self._data, self._world, pose)
+            self._viewer.user_scn.ngeom = 0
+            add_balls(self._viewer.user_scn, balls)
+        self._viewer.sync()
+
+    def held(self) -> frozenset[str]:
+        """The letters of I, K, J and L that are down, or were pressed since the last call."""
+        tapped, self._tapped = self._tapped, set()
+        down = [name for key, name in KEYS.items() if self._handle and glfw.get_key(self._handle, key)]
+        return frozenset(tapped.union(down))
+
+    def close(self) -> None:
+        """Close the window."""
+        self._viewer.close()
+
+    def _note(self, key: int) -> None:
+        # Called in the thread that draws, in which alone the window is the current one. The viewer tells of keys that
+        # go down and not of keys that come up, so these are asked for.
+        self._handle = glfw.get_current_context()
+        if key in KEYS:
+            self._tapped.add(KEYS[key])
+
+
+def drive(env: NavigationWorlds, i: int = 0) -> Iterator[Step]:
+    """Let a person drive environment `i` in real time, from a new episode until the window is closed; yields the steps.
+
+    The other environments get actions of 0. The window shows the lidar, and a red ball where the agent costs.
+    Raises NoGraphics when there is no display, ConfigError for an agent that four keys cannot drive.
+    """
+    agent = env.world.agent
+    command(agent.name, ())
+    env.reset()
+    env.render(i, mode="human", lidar=True)
+    return _driven(env, i, env.world.substeps * agent.timestep_s)
+
+
+def _driven(env: NavigationWorlds, i: int, interval_s: float) -> Iterator[Step]:
+    window = env.window
+    assert window is not None
+    actions = np.zeros((env.num_envs, *env.action_space.shape))
+    due = time.monotonic()
+    while window.is_open:
+        actions[i] = command(env.world.agent.name, window.held())
+        step = env.step(actions)
+        env.render(i, mode="human", lidar=True, cost=float(step.cost[i].sum()))
+        yield step
+        due = max(due + interval_s, time.monotonic() - interval_s)  # what was lost is not caught up with
+        time.sleep(max(0.0, due - time.monotonic()))
