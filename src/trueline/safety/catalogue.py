@@ -111,6 +111,16 @@ WORLDS: tuple[Entry, ...] = tuple(
     for level, summary in enumerate(family.levels)
 )
 
+CUSTOM = Entry(
+    kind="env",
+    name="SafetyCustom-v0",
+    target="trueline.safety.worlds.custom:make_custom",
+    summary="a world of your own: agent, task, things and named costs as options",
+    reference="",
+    level="property",
+    test="tests/safety/test_custom.py::test_the_original_worlds_can_be_described",
+)
+
 RECIPES: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
@@ -132,4 +142,4 @@ RECIPES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = WORLDS + RECIPES
+ENTRIES: tuple[Entry, ...] = (*WORLDS, CUSTOM, *RECIPES)
