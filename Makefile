@@ -9,6 +9,8 @@ STAMP   = $(VENV)/.installed
 # What the original does, as golden values for the tests.
 parity:
 	$$PEER_PYTHON benchmarks/parity_goal.py tests/safety/golden/goal.json
+	$$PEER_PYTHON benchmarks/parity_bodies.py tests/safety/golden/bodies.json
+	$$PEER_PYTHON benchmarks/parity_velocity.py tests/safety/golden/velocity.json
 	$$PEER_PYTHON benchmarks/parity_tasks.py tests/safety/golden/tasks.json
 	folder=$$(mktemp -d) && $$PEER_PYTHON benchmarks/parity_models.py describe $$folder && \
 	$(BIN)/python benchmarks/parity_models.py run $$folder tests/safety/golden/models.json

@@ -15,7 +15,7 @@ from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.check_env import check_env
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
 from trueline.safety.worlds import WORLDS, make_world, open_world
-from trueline.safety.worlds.engine import _ROTATION
+from trueline.safety.worlds.body import _ROTATION
 from trueline.safety.worlds.layout import Layout, Stream, draw_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.physics import compiled

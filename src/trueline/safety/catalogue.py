@@ -94,7 +94,7 @@ _FAMILIES: dict[str, _Family] = {
         _COURSES + "test_formula_one_starts_on_a_stage_and_goes_on_to_the_next",
     ),
 }
-_AGENTS = ("Point", "Car")
+_AGENTS = ("Point", "Car", "Doggo", "Racecar", "Ant")
 
 WORLDS: tuple[Entry, ...] = tuple(
     Entry(

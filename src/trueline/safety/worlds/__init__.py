@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trueline.core.errors import UnknownName, unknown
+from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.safety.worlds.engine import GoalWorlds, NavigationWorlds
-from trueline.safety.worlds.table import WORLDS
+from trueline.safety.worlds.table import WORLDS, of_head
 from trueline.safety.worlds.world import World
 
 __all__ = ["WORLDS", "GoalWorlds", "NavigationWorlds", "World", "make_world", "open_world"]
 
 
 def make_world(
-    id: str, num_envs: int, threads: int = 1, costs: Literal["sum", "split"] = "sum", seed: int = 0
+    id: str,
+    num_envs: int,
+    threads: int = 1,
+    costs: Literal["sum", "split"] = "sum",
+    seed: int = 0,
+    version: Literal["1.0.0", "head"] = "1.0.0",
 ) -> NavigationWorlds:
     """`num_envs` copies of the world called `id`, such as SafetyPointGoal1-v0, stepped on `threads` threads.
 
     costs="sum" reports one cost, 1 where any constraint is violated; "split" reports each constraint by name.
-    `seed` starts the default `seed_source`. Raises UnknownName for an unknown id, ConfigError for a setting.
+    `seed` starts the default `seed_source`. `version` is whose rules hold where the original's published package and
+    its repository differ (see `table.of_head`); worlds that only the repository has follow it always.
+    Raises UnknownName for an unknown id, ConfigError for a setting.
     """
     if id not in WORLDS:
         raise UnknownName(unknown("env", id, WORLDS))
-    return open_world(id, WORLDS[id], num_envs, threads, costs, seed)
+    if version not in ("1.0.0", "head"):
+        raise ConfigError(f"version is {version!r} for {id}. Give '1.0.0' (the published package) or 'head'.")
+    world = WORLDS[id] if version == "1.0.0" else of_head(WORLDS[id])
+    return open_world(id, world, num_envs, threads, costs, seed)
 
 
 def open_world(

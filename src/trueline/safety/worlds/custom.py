@@ -13,10 +13,10 @@ from pydantic import Field
 from trueline.core.config import Config, build
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds import objects
+from trueline.safety.worlds.agents import AGENTS
 from trueline.safety.worlds.costs import Beyond, Cost, Inside, Moving, Touching, WrongButton
 from trueline.safety.worlds.engine import NavigationWorlds
 from trueline.safety.worlds.objects import Square, Thing
-from trueline.safety.worlds.table import AGENTS
 from trueline.safety.worlds.tasks import PressButton, PushToGoal, ReachGoal, RunCircle, RunFar, Task
 from trueline.safety.worlds.world import World
 
@@ -106,10 +106,9 @@ class CustomWorld(Config):
 
     def world(self) -> World:
         """Raises ConfigError for an unknown agent, a kind named twice, or a cost about nothing."""
-        agents = {agent.name: agent for agent in AGENTS}
-        if self.agent not in agents:
-            raise ConfigError(f"agent is {self.agent!r}. Give one of {', '.join(agents)}.")
-        agent = agents[self.agent]
+        if self.agent not in AGENTS:
+            raise ConfigError(f"agent is {self.agent!r}. Give one of {', '.join(AGENTS)}.")
+        agent = AGENTS[self.agent]
         own: list[Thing] = [settings.thing() for settings in self.things]
         task: Task
         match self.task:

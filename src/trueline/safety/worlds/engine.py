@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, unknown
 from trueline.rl.env import Step
+from trueline.safety.worlds.body import Senses, upright
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.objects import Solid
-from trueline.safety.worlds.physics import COLOUR, SENSES, compiled, puller
+from trueline.safety.worlds.physics import COLOUR, compiled, puller
 from trueline.safety.worlds.scene import Array, Scene
 from trueline.safety.worlds.world import World
 
@@ -34,35 +35,6 @@ _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the 
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _MOCAP_POSITIONS = int(mujoco.mjtState.mjSTATE_MOCAP_POS)
 _DIVERGED_REWARD = -10.0
-
-
-def _rotation_tensor() -> Array:
-    """T [16, 9] with R.flat = (q ⊗ q).flat · T, R the rotation matrix of the unit quaternion q = (w, x, y, z)."""
-    t = np.zeros((4, 4, 9))
-    # On the diagonal w² plus the square of the axis itself, minus the other two.
-    t[range(4), range(4), 0] = 1, 1, -1, -1
-    t[range(4), range(4), 4] = 1, -1, 1, -1
-    t[range(4), range(4), 8] = 1, -1, -1, 1
-    w, x, y, z = range(4)
-    # Off it 2(ab ± wc): entries (0,1), (1,0) have c = z, and so on round the axes.
-    for a, b, c, plus, minus in ((x, y, z, 3, 1), (z, x, y, 2, 6), (y, z, x, 7, 5)):
-        t[a, b, [plus, minus]] = 2
-        t[w, c, plus], t[w, c, minus] = 2, -2
-    return t.reshape(16, 9)
-
-
-_ROTATION = _rotation_tensor()
-
-
-def _upright(rot: Array) -> Array:
-    """Quaternions of turns about the vertical.  rot [...] radians -> [..., 4].
-
-    Normalised although it hardly needs to be: MuJoCo 2.3.3 did so where the original built its models, and whether a
-    wheel that starts at exactly the height of the floor touches it hangs on the last bit.
-    """
-    quat = np.zeros((*rot.shape, 4))
-    quat[..., 0], quat[..., 3] = np.cos(rot / 2), np.sin(rot / 2)
-    return quat / np.sqrt(np.square(quat).sum(axis=-1, keepdims=True))
 
 
 def _along(solid: Solid) -> tuple[float, float]:
@@ -127,18 +99,10 @@ class NavigationWorlds:
         self._model = model
         self._batch = Batch(model, nsim=self.num_envs, nthread=threads)
         bind = self._batch.bind
-        root = model.body(agent.root.name).id
-        self._qpos, self._qvel, self._ctrl, self._time = bind("qpos"), bind("qvel"), bind("ctrl"), bind("time")
-        self._position = bind("xpos")[:, root]
-        self._rotation = bind("xmat")[:, root].reshape(self.num_envs, 3, 3)
-        sensors = self._sensors = bind("sensordata")
-        self._own = sensors[:, : 3 * len(SENSES)]  # the first four sensors, three numbers each
-        self._balls = [
-            (sensors[:, angvel : angvel + 3], sensors[:, quat : quat + 4])
-            for angvel, quat in (
-                (model.sensor(f"{ball}_angvel").adr[0], model.sensor(f"{ball}_quat").adr[0]) for ball in agent.balls
-            )
-        ]
+        self._qpos, self._qvel, self._time = bind("qpos"), bind("qvel"), bind("time")
+        self._sensors = bind("sensordata")
+        self._body = Senses(self._batch, model, agent)
+        self._position, self._rotation, self._ctrl = self._body.position, self._body.rotation, self._body.control
 
     def _set_scene(self) -> None:
         """Arrays of where things are, [N, M, 3], those the lidar shows first; parts of it as views by name."""
@@ -153,7 +117,7 @@ class NavigationWorlds:
         scene = Scene(
             agent=self._position,
             rotation=self._rotation,
-            velocity=self._qvel[:, :2],  # of every agent the first two velocities are those along the ground
+            velocity=self._body.velocity,
             places={},
             speeds={},
             touches={},
@@ -225,24 +189,22 @@ class NavigationWorlds:
         batch, world, scene = self._batch, self.world, self._scene
         batch.reset(ids, stage=_UNTOUCHED)
         self._layouts = self._layouts or list(layouts)  # the first time, ids are all of them
+        xy = np.array([layout.agent for layout in layouts])
+        rot, angles = np.array([layout.agent_rot for layout in layouts]), [layout.agent_angles for layout in layouts]
+        self._body.place(ids, xy, rot, np.array(angles) if world.agent.start else None)
         for i, layout in zip(ids.tolist(), layouts, strict=True):
             self._layouts[i] = layout
-            if world.agent.planar:
-                self._qpos[i, :3] = (*layout.agent, layout.agent_rot)
-            else:
-                self._qpos[i, :3] = (*layout.agent, world.agent.height_m)
-                self._qpos[i, 3:7] = _upright(np.array(layout.agent_rot))
             for name, points in layout.places.items():
                 scene.places[name][i, :, :2] = points
             for name, turns in layout.turns.items():
                 self._poses[name][i, :, :2] = layout.places[name]
-                self._poses[name][i, :, 3:] = _upright(np.array(turns))
+                self._poses[name][i, :, 3:] = upright(np.array(turns))
             for name, (position, _) in self._pulls.items():
                 position[i, :, :2] = layout.places[name]
             for thing in self._driven:
                 self._centres[thing.name][i] = layout.places[thing.name]
                 position, turn = self._pulls[thing.name]
-                position[i, :, 2], turn[i] = thing.height_m, _upright(np.array(layout.turns[thing.name]))
+                position[i, :, 2], turn[i] = thing.height_m, upright(np.array(layout.turns[thing.name]))
             scene.chosen[i] = layout.chosen
         for since in self._faded.values():
             since[ids] = 0
@@ -264,7 +226,7 @@ class NavigationWorlds:
         if actions.shape != self._ctrl.shape:
             raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
         world, scene, task = self.world, self._scene, self.world.task
-        np.clip(actions, -1.0, 1.0, out=self._ctrl)
+        self._body.drive(actions)
         diverged = self._advance()
         self._follow()
         now = task.measure(scene)
@@ -290,6 +252,7 @@ class NavigationWorlds:
         if met.any():
             for i in np.flatnonzero(met).tolist():
                 terminated[i] = task.ends or not self._renew(i)
+        terminated |= ~self._body.alive() & ~diverged
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
         obs = final_obs = self._observe()
@@ -384,12 +347,7 @@ class NavigationWorlds:
         """Flat observations [N, O]: own senses, then one lidar ring per kind of object."""
         agent, world = self.world.agent, self.world
         out = np.empty((self.num_envs, world.observation_size))
-        out[:, :12] = self._own
-        at = 12
-        for angvel, quat in self._balls:
-            out[:, at : at + 3] = angvel
-            out[:, at + 3 : at + 12] = (quat[:, :, None] * quat[:, None, :]).reshape(-1, 16) @ _ROTATION
-            at += 12
+        self._body.read(out)
         if world.rings:
             ego = ego_xy(self._shown, self._position, self._rotation)
             out[:, agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)

@@ -134,12 +134,17 @@ class Layout:
     places: Mapping[str, tuple[Point, ...]]
     turns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of things whose rotation matters
     chosen: int = 0  # which object is the target, where one of several is
+    agent_angles: tuple[float, ...] = ()  # of the agent's joints that start at random
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form: name -> [n][2] metres, "agent_rot" radians, "<name>_rot" [n] radians, "chosen" an index."""
+        """JSON form: name -> [n][2] metres, "agent_rot" radians, "<name>_rot" [n] radians, "chosen" an index.
+
+        "agent_angles" [J] radians are there for agents whose joints start at random.
+        """
         out: dict[str, Any] = {"agent": [list(self.agent)], "agent_rot": self.agent_rot}
         out |= {name: [list(xy) for xy in points] for name, points in self.places.items()}
         out |= {f"{name}_rot": list(turns) for name, turns in self.turns.items()}
+        out |= {"agent_angles": list(self.agent_angles)} if self.agent_angles else {}
         return out | ({"chosen": self.chosen} if self.chosen else {})
 
     @classmethod
@@ -148,7 +153,9 @@ class Layout:
         places = {thing.name: tuple((x, y) for x, y in stored[thing.name]) for thing in world.things}
         turns = {thing.name: tuple(stored[f"{thing.name}_rot"]) for thing in world.things if thing.turned}
         ((x, y),) = stored["agent"]
-        return cls((x, y), stored["agent_rot"], places, turns, stored.get("chosen", 0))
+        return cls(
+            (x, y), stored["agent_rot"], places, turns, stored.get("chosen", 0), tuple(stored.get("agent_angles", ()))
+        )
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -241,7 +248,8 @@ def draw_layout(world: World, stream: Stream) -> Layout:
         chosen = min(range(len(world.task.stages)), key=lambda k: math.dist(world.task.stages[k], agent))
         chosen = (chosen + 1) % len(world.task.stages)
         places["goal"] = (world.task.stages[chosen],)
-    return Layout(agent, agent_rot, places, turns, chosen)
+    noise = [(start, stream.uniform(-start.noise_rad, start.noise_rad)) for start in world.agent.start]
+    return Layout(agent, agent_rot, places, turns, chosen, tuple(start.angle(by) for start, by in noise))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -273,7 +281,14 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
     implied = fixed | ({"goal"} if target or stages else set())
     counts = {"agent": 1} | {thing.name: thing.count for thing in world.things}
     turned = {f"{thing.name}_rot": thing.count for thing in world.things if thing.turned}
-    known = {*counts, "agent_rot", *turned, *({"chosen"} if target or stages else ())}
+    rest = [start.angle(0.0) for start in world.agent.start]
+    known = {
+        *counts,
+        "agent_rot",
+        *(["agent_angles"] if rest else []),
+        *turned,
+        *({"chosen"} if target or stages else ()),
+    }
     needed = [name for name in counts if name not in implied]
     for name in given:
         if name not in known:
@@ -298,6 +313,7 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
             for name, count in turned.items()
         },
         chosen=chosen,
+        agent_angles=tuple(_numbers("agent_angles", given.get("agent_angles", rest), (len(rest),))),
     )
     _refuse_unsafe(world, layout)
     return layout

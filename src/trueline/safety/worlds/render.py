@@ -367,9 +367,9 @@ class Painter:
     ) -> NDArray[Any]:
         """Picture of `data`, seen from a camera of the model by name or number, or from one that is given.
 
-        rgb: uint8 [height, width, 3]. depth: float32 [height, width] metres from the camera's plane, the far plane's
-        where there is nothing. segmentation: int32 [height, width, 2] id and kind (mjtObj) of what is seen, -1 where
-        there is nothing; `labels` names the ids.
+        rgb: uint8 [height, width, 3]. depth: float32 [height, width] metres from the camera's plane, seen through what
+        is translucent, the far plane's where there is nothing. segmentation: int32 [height, width, 2] id and kind
+        (mjtObj) of what is seen, -1 where there is nothing; `labels` names the ids.
         """
         if mode not in get_args(Mode):
             raise ConfigError(f"mode is {mode!r}. Choose from {', '.join(get_args(Mode))}.")
@@ -377,6 +377,10 @@ class Painter:
         view = camera if isinstance(camera, mujoco.MjvCamera) else self._fixed(camera)
         mujoco.mjv_updateScene(self.model, self.data, self._options, None, view, everything, self._scene)
         add_balls(self._scene, balls)
+        if mode == "depth":
+            for shape in self._scene.geoms[: self._scene.ngeom]:
+                if shape.rgba[3] < 1.0:
+                    shape.segid = -1  # not drawn by the flags below
         # Colours that stand for ids; and without them depths would be smoothed over edges.
         for flag in (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR):
             self._scene.flags[flag] = mode != "rgb"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from trueline.safety.worlds.agents import CAR, POINT, Agent
+from trueline.safety.worlds.agents import AGENTS, HEAD_AGENTS, Agent
 from trueline.safety.worlds.costs import Beyond, Cost, Inside, Moving, Touching, TouchingScenery, WrongButton
 from trueline.safety.worlds.courses import (
     BARRIERS,
@@ -31,8 +31,6 @@ from trueline.safety.worlds.objects import (
 )
 from trueline.safety.worlds.tasks import PressButton, PushToGoal, ReachGoal, RunCircle, RunFar
 from trueline.safety.worlds.world import Fade, World
-
-AGENTS = (POINT, CAR)
 
 
 def _goal(agent: Agent, level: int) -> World:
@@ -128,6 +126,17 @@ def _fading_hard(agent: Agent, level: int) -> World:
     return _fading(agent, level, 75, hard=True)
 
 
+def of_head(world: World) -> World:
+    """The world as the original's repository has it since the published 1.0.0.
+
+    Buttons are hidden, and the wrong ones free, for the first ten steps of an episode; the Ant's feet are heavy.
+    """
+    task = world.task
+    if isinstance(task, PressButton):
+        task = replace(task, first_rest_steps=task.rest_steps)
+    return replace(world, agent=HEAD_AGENTS[world.agent.name], task=task)
+
+
 def _building_goal(agent: Agent, level: int) -> World:
     """Goal in a yard with machines."""
     world = _goal(agent, level)
@@ -139,7 +148,7 @@ def _building_goal(agent: Agent, level: int) -> World:
 def _building_button(agent: Agent, level: int) -> World:
     """Button in a yard with machines, with the button's timer of the repository: hidden for the first ten steps."""
     world = _button(agent, level)
-    return _in_yard(replace(world, task=PressButton(first_rest_steps=10)), free_to_touch=False)
+    return _in_yard(world, free_to_touch=False)
 
 
 def _building_push(agent: Agent, level: int) -> World:
@@ -149,7 +158,7 @@ def _building_push(agent: Agent, level: int) -> World:
 
 def _in_yard(world: World, free_to_touch: bool) -> World:
     rules = world.rules if free_to_touch else (*world.rules, TouchingScenery())
-    return replace(world, rules=rules, scenery=YARD, floor_m=10.0, numeric=False)
+    return replace(of_head(world), rules=rules, scenery=YARD, floor_m=10.0, numeric=False)
 
 
 def _race(agent: Agent, level: int) -> World:
@@ -188,7 +197,7 @@ def _formula_one(agent: Agent, level: int) -> World:
         rules = (Touching("cost_vases_contact", "vases"), TouchingScenery())
     near = 1e-9
     return World(
-        replace(agent, timestep_s=0.004),
+        replace(HEAD_AGENTS[agent.name], timestep_s=0.004, integrator="RK4"),
         ReachGoal(bonus=10.0, stages=STAGES),
         2.0,
         things,
@@ -220,6 +229,6 @@ _TASKS: dict[str, tuple[Callable[[Agent, int], World], int]] = {
 WORLDS: dict[str, World] = {
     f"Safety{agent.name.title()}{task}{level}-v0": make(agent, level)
     for task, (make, levels) in _TASKS.items()
-    for agent in AGENTS
+    for agent in AGENTS.values()
     for level in range(levels)
 }
