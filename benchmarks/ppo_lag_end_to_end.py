@@ -80,9 +80,10 @@ def ours(preset: str, settings: dict, warm_up: dict):
     from trueline.core.recipe import recipe_config
     from trueline.core.run import Run
     from trueline.rl import on_policy
+    from trueline.rl.ppo import Ppo
 
     torch.set_num_threads(1)
-    estimate, ppo_update = on_policy.estimate, on_policy.ppo_update
+    estimate, learn = on_policy.estimate, Ppo.learn
 
     def fresh(settings: dict = settings):
         config = recipe_config("ppo-lag", preset, {"env": WORLD, **settings})
@@ -91,12 +92,12 @@ def ours(preset: str, settings: dict, warm_up: dict):
         trainer, update, made = on_policy.Trainer(config, run, {}), Stopwatch(), []
 
         def counted(*arguments):
-            report = ppo_update(*arguments)
+            report = learn(*arguments)
             made.append(report.passes)
             return report
 
         # OmniSafe's update too includes the advantages, which its buffer standardises when it is read.
-        on_policy.estimate, on_policy.ppo_update = update.around(estimate), update.around(counted)
+        on_policy.estimate, Ppo.learn = update.around(estimate), update.around(counted)
 
         def job():
             trainer.train()

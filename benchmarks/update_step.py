@@ -62,16 +62,17 @@ def our_pass(network, minibatch: int, batch: dict[str, Tensor]):
     """A function that takes a generator and makes one pass over the batch."""
     import torch
 
-    from trueline.rl.ppo import Ppo, PpoBatch, optimiser, ppo_update
+    from trueline.rl.on_policy import Rows
+    from trueline.rl.ppo import Ppo
 
     config = Ppo(passes=1, minibatch=minibatch, target_kl=None, lr=RATE, critic_lr=RATE, clip=CLIP)
-    adam = optimiser(network, config)
+    adam = config.optimiser(network)
     with torch.no_grad():
         inputs = network.encoder.normalised({"vector": batch["obs"]})
         policy = network.policy(network.encoder(inputs)).detach()
     target = torch.stack([batch["target_r"], batch["target_c"]], dim=-1)
-    rows = PpoBatch(inputs, batch["draw"], batch["log_prob"], policy, batch["advantage"], target)
-    return lambda rng: ppo_update(network, adam, rows, config, rng)
+    rows = Rows(inputs, batch["draw"], batch["log_prob"], policy, batch["advantage"], target)
+    return lambda rng: config.learn(network, adam, rows, 0.0, rng)
 
 
 def ours(minibatch: int):

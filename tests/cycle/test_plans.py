@@ -80,12 +80,6 @@ def test_a_useless_policy_gets_its_limit_raised_unless_it_is_unsafe_too():
     assert Loosen()([useless, cost(40.0, 50.0)], limited) == limited
 
 
-def test_several_limits_are_not_tightened_by_one_number():
-    split = FREE.model_copy(update={"recipe": "ppo-lag"}).with_setting("cost_limit", [10.0, 5.0])
-    with pytest.raises(ConfigError, match="one limit per cost"):
-        Constrain()([cost(40.0, 50.0)], split)
-
-
 def test_failing_layouts_are_referenced_not_pasted():
     plan = AddLayouts(share=0.5)([cost(52.0, 60.0)], FREE)
     assert plan.setting("layouts") == ["run://a-respond/findings/x.json"]

@@ -17,9 +17,9 @@ from trueline.rl.collect import Collector
 from trueline.rl.constraint import normalised, unconstrained
 from trueline.rl.distributions import Gaussian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.on_policy import OnPolicy, estimate
+from trueline.rl.on_policy import OnPolicy, Rows, estimate
 from trueline.rl.pid import PidLagrangian
-from trueline.rl.ppo import Ppo, PpoBatch, optimiser, ppo_update, set_rates
+from trueline.rl.ppo import Ppo
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
 ROWS, WIDTH, ACTIONS, COSTS = 50, 4, 2, 2
@@ -34,7 +34,7 @@ def actor_critic() -> ActorCritic:
     return ActorCritic(observation, action, COSTS, ActorNetwork(**shape), Network(**shape), rng).double()
 
 
-def some_batch(network: ActorCritic) -> PpoBatch:
+def some_batch(network: ActorCritic) -> Rows[torch.Tensor]:
     rng = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def some_batch(network: ActorCritic) -> PpoBatch:
         draw = policy.sample(rng)
         # The policy has moved since it acted, so that the ratio is not 1 and some rows are clipped.
         log_prob = policy.log_prob(draw) + 0.2 * normal(ROWS)
-    return PpoBatch(inputs, draw, log_prob, policy, normal(ROWS), 3.0 * normal(ROWS, 1 + COSTS))
+    return Rows(inputs, draw, log_prob, policy, normal(ROWS), 3.0 * normal(ROWS, 1 + COSTS))
 
 
 def separate(weights: Any, biases: Any) -> nn.Sequential:
@@ -74,7 +74,7 @@ class Reference:
         self.actor_adam = torch.optim.Adam(self.actor_parameters, lr=config.lr)
         self.critic_adams = [torch.optim.Adam(c.parameters(), lr=config.critic_lr) for c in self.critics]
 
-    def step(self, batch: PpoBatch, rows: torch.Tensor) -> None:
+    def step(self, batch: Rows[torch.Tensor], rows: torch.Tensor) -> None:
         c, x = self.config, batch.inputs["vector"][rows]
         policy = torch.distributions.Normal(self.actor(x), self.log_std.exp())
         ratio = (policy.log_prob(batch.draw[rows]).sum(-1) - batch.log_prob[rows]).exp()
@@ -114,7 +114,7 @@ def test_one_minibatch_has_the_gradients_of_separate_networks(grad_norm: float) 
     config = Ppo(passes=1, minibatch=ROWS, entropy=0.01, grad_norm=grad_norm, critic_l2=0.05)
     network = actor_critic()
     reference, batch = Reference(network, config), some_batch(network)
-    ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    config.learn(network, config.optimiser(network), batch, 0.0, torch.Generator().manual_seed(0))
     reference.step(batch, torch.arange(ROWS))
     reference.compare(network, "grad")
 
@@ -124,7 +124,7 @@ def test_many_steps_land_where_separate_optimisers_do() -> None:
     network = actor_critic()
     reference, batch = Reference(network, config), some_batch(network)
     start = {name: p.clone() for name, p in network.state_dict().items()}
-    ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    config.learn(network, config.optimiser(network), batch, 0.0, torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(0)
     for _ in range(4):
         order = torch.randperm(ROWS, generator=rng)
@@ -136,9 +136,8 @@ def test_many_steps_land_where_separate_optimisers_do() -> None:
 
 def update(config: Ppo, progress: float = 0.5) -> tuple[Any, ...]:
     network = actor_critic()
-    adam = optimiser(network, config)
-    set_rates(adam, config, progress)
-    report = ppo_update(network, adam, some_batch(network), config, torch.Generator().manual_seed(0))
+    adam = config.optimiser(network)
+    report = config.learn(network, adam, some_batch(network), progress, torch.Generator().manual_seed(0))
     return report, torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
@@ -146,7 +145,7 @@ def test_the_report_is_what_the_final_policy_gives() -> None:
     config = Ppo(passes=3, minibatch=16, lr=3e-3, target_kl=None)
     network = actor_critic()
     batch = some_batch(network)
-    report = ppo_update(network, optimiser(network, config), batch, config, torch.Generator().manual_seed(0))
+    report = config.learn(network, config.optimiser(network), batch, 0.0, torch.Generator().manual_seed(0))
     with torch.no_grad():
         policy = network.policy(network.encoder(batch.inputs))
     assert isinstance(policy, Gaussian)
@@ -187,9 +186,9 @@ def test_every_field_changes_the_update(field: str) -> None:
 
 def test_rates_fall_linearly_to_zero() -> None:
     config = Ppo(lr=3e-4, critic_lr=1e-3)
-    adam = optimiser(actor_critic(), config)
+    adam = config.optimiser(actor_critic())
     for progress in (0.0, 0.25, 1.0):
-        set_rates(adam, config, progress)
+        config.set_rates(adam, progress)
         rates = [group.lr for group in adam.groups]
         np.testing.assert_allclose(rates, [3e-4 * (1 - progress), 1e-3 * (1 - progress)])
 
@@ -205,7 +204,7 @@ def learner(world: Any, steps: int, lr: float) -> tuple[ActorCritic, Collector, 
     network = ActorCritic(observation, action, len(world.costs), ActorNetwork(**shape), Network(**shape), rng)
     collector = Collector(world, observation, steps, action.width)
     collector.start()
-    return network, collector, optimiser(network, config.update), config
+    return network, collector, config.update.optimiser(network), config
 
 
 def test_advantages_bootstrap_from_final_observations_where_time_cut_an_episode(torch_rng: torch.Generator) -> None:
@@ -262,7 +261,7 @@ def test_it_finds_the_best_arm(torch_rng: torch.Generator) -> None:
     for _ in range(25):
         batch = collector.collect(network, torch_rng)
         rows = estimate(batch, network, config, unconstrained(1))
-        ppo_update(network, adam, rows, config.update, torch_rng)
+        config.update.learn(network, adam, rows, 0.0, torch_rng)
     assert arm_probabilities(network)[1] > 0.95
 
 
@@ -278,7 +277,7 @@ def test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit(torch_rng: 
         batch = collector.collect(network, torch_rng)
         state = handler.update(state, torch.as_tensor(batch.episode_cost), limit)
         rows = estimate(batch, network, config, handler.weights(state))
-        ppo_update(network, adam, rows, config.update, torch_rng)
+        config.update.learn(network, adam, rows, 0.0, torch_rng)
         arms.append(arm_probabilities(network))
         multipliers.append(float(state["multiplier"]))
     average = torch.stack(arms[-50:]).mean(0)  # the iterates of a dual method oscillate, their average converges

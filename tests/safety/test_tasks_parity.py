@@ -21,8 +21,8 @@ SAME_PHYSICS = 1e-6  # MuJoCo 4 against 2.3.3, over the first few steps
 # Where light boxes settle on the floor the two versions part sooner; the model is the same, as the last test shows.
 LIGHT_BOXES = {"Push": 3e-5, "Button1": 5e-3, "Button2": 5e-3}
 SAME_ENGINE = 1e-9
-# The Racecar's chassis is a hull of ours, and its wheels start at exactly the height of the floor: in MuJoCo 4 the first
-# contacts differ by some micrometres, more where it drives into the box at once. In 2.3.3 all its rewards agree (above).
+# The Racecar's chassis is a hull of ours, and its wheels start at exactly the height of the floor: in MuJoCo 4 the
+# first contacts differ by some micrometres, more where it drives into the box at once. Its rewards agree (above).
 HULL = {"RacecarPush0": 5e-4, "Racecar": 5e-5}
 OURS = [id for id in GOLDEN["first_steps"] if id in WORLDS]
 

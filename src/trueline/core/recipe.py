@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from trueline.core import registry
 from trueline.core.config import Config, build
@@ -12,7 +13,7 @@ from trueline.core.errors import ConfigError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 
-__all__ = ["Plan", "Recipe", "recipe_config"]
+__all__ = ["Checks", "Plan", "Recipe", "check_config", "recipe_config"]
 
 
 class Recipe(Protocol):
@@ -23,6 +24,18 @@ class Recipe(Protocol):
 
     def train(self, config: Any, run: Run, inputs: Mapping[str, Subject]) -> Subject:
         """Make a subject. `inputs` are other subjects by role: warm start, reward model, teacher, base."""
+        ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """Ability of a recipe: it can say, before a run exists, that settings fit nothing they name."""
+
+    def check(self, config: Any, root: Path) -> None:
+        """Raises what `train` would raise at its start, as far as that does not depend on its inputs.
+
+        `root` is the folder of runs, where artefacts that the settings refer to lie.
+        """
         ...
 
 
@@ -82,6 +95,13 @@ def recipe_config(
             )
         base = deepcopy(dict(found.presets[preset]))
     return build(found.Config, _laid_over(base, data or {}), overrides, where=recipe)
+
+
+def check_config(recipe: str, config: Config, root: Path | str) -> None:
+    """Raises what the recipe has against these settings before a run is made of them, where it can say."""
+    found = registry.load("recipe", recipe)
+    if isinstance(found, Checks):
+        found.check(config, Path(root))
 
 
 def _laid_over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

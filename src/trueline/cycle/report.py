@@ -27,7 +27,7 @@ def write_report(spec: CycleSpec, run: Run) -> Path:
     rounds = [_round(run, record) for record in records]
     last = records[-1] if records else None
     main = _key(rounds)
-    rounds = [_with_limits(a_round, record, main) for a_round, record in zip(rounds, records, strict=True)]
+    rounds = [_with_audited_limit(a_round, main) for a_round in rounds]
     data = ReportData(
         title=spec.name,
         subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {run.id}",
@@ -56,6 +56,8 @@ def _round(run: Run, record: RoundRecord) -> Round:
     names = {part: f"{run.id}-r{record.number}-{part}" for part in ("train", "audit", "respond")}
     train = root / names["train"]
     curves = [c for c in read_curves(train / "metrics.jsonl") if c.name.startswith(_CURVES) and "/total" not in c.name]
+    limits = _trained_limits(train)
+    curves = [replace(c, limits={"limit trained for": limits[c.name]} if c.name in limits else {}) for c in curves]
     why = record.changed
     if why and record.number > 1:
         before = finished_rounds(run.folder)[record.number - 2]
@@ -74,14 +76,28 @@ def _round(run: Run, record: RoundRecord) -> Round:
     )
 
 
-def _with_limits(a_round: Round, record: RoundRecord, main: Key | None) -> Round:
-    """The round with the limits drawn into its cost curves: the audited one, and the one it was trained for."""
-    required = [e.requirement for e in a_round.evidence if e.requirement and main == Key(e.audit, e.metric)]
-    limits = {"audited limit": required[0].threshold} if required else {}
-    trained = record.plan.setting("cost_limit")
-    if isinstance(trained, int | float):
-        limits["limit trained for"] = float(trained)
-    curves = [replace(c, limits=limits) if c.name.startswith("train/cost") else c for c in a_round.curves]
+def _trained_limits(train: Path) -> dict[str, float]:
+    """Heights that curves were to stay under in training, as the run's own artefact says; {} when it says nothing."""
+    declared = train / "artefacts" / "limits.json"
+    found: dict[str, float] = json.loads(declared.read_text(encoding="utf-8")) if declared.exists() else {}
+    return found
+
+
+def _with_audited_limit(a_round: Round, main: Key | None) -> Round:
+    """The round with the audited limit drawn into its cost curves, above any that it was trained for.
+
+    A metric "X of NAME" has its threshold drawn into the curve train/NAME alone; one that names no cost, into all.
+    """
+    if main is None:
+        return a_round
+    what, of, _ = main.metric.partition(" of ")
+    audited = {e.metric: e.requirement.threshold for e in a_round.evidence if e.requirement and e.audit == main.audit}
+    curves = []
+    for curve in a_round.curves:
+        metric = f"{what}{of}{curve.name.removeprefix('train/')}" if of else main.metric
+        if metric in audited and (of or curve.name.startswith("train/cost")):
+            curve = replace(curve, limits={"audited limit": audited[metric], **curve.limits})
+        curves.append(curve)
     return replace(a_round, curves=curves)
 
 

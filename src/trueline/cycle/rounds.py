@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from trueline.core.config import build
 from trueline.core.errors import BadWorld, Diverged, RunError, Stopped
 from trueline.core.progress import stage
-from trueline.core.recipe import Plan
+from trueline.core.recipe import Plan, check_config
 from trueline.core.run import Run, read_evidence, read_manifest, resolve
 from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
@@ -77,9 +77,10 @@ class RoundRecord:
 def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None) -> Path:
     """Run a cycle from its first round; returns the folder, which holds report.html.
 
-    Raises UnknownName or ConfigError before anything is trained, Stopped when a signal asked for it.
+    Raises UnknownName, ConfigError or RunError before anything is written, Stopped when a signal asked for it.
     """
     spec.check()
+    check_config(spec.train.recipe, spec.train.settings(), root)
     run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
     return _run(spec, run)
 
@@ -194,10 +195,10 @@ def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
 def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Subject]:
     config, root = plan.settings(), run.folder.parent
     inputs = {role: resolve(reference, root) for role, reference in plan.inputs.items()}
-    child, folder = _child(
-        run,
-        f"r{number}-train",
-        lambda id: Run.create(
+
+    def make(id: str) -> Run:
+        check_config(plan.recipe, config, root)
+        return Run.create(
             root,
             kind="train",
             name=plan.recipe,
@@ -206,8 +207,9 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
             inputs=inputs,
             threads=spec.threads,
             id=id,
-        ),
-    )
+        )
+
+    child, folder = _child(run, f"r{number}-train", make)
     if child is not None:
         with child:
             subject = train_in(child, plan.recipe, config, inputs)
@@ -281,4 +283,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(item, float) for item in value):
+        return f"[{', '.join(map(_word, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ from trueline.core.config import Config, build, parse_override, read_toml
 from trueline.core.errors import ConfigError, Diverged, Stopped
 from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
-from trueline.core.recipe import Plan
+from trueline.core.recipe import Plan, check_config
 from trueline.core.run import Run, read_manifest
 from trueline.cycle.training import resume_training, start_training
 from trueline.evidence.over_seeds import iqm, seed_interval
@@ -101,12 +101,13 @@ def points(spec: SweepSpec, id: str) -> list[Point]:
 def run_sweep(
     spec: SweepSpec, *, root: Path, id: str | None = None, with_executor: str = "inline", workers: int = 1
 ) -> tuple[Path, list[SweepRow]]:
-    """Trains every point and returns the sweep's folder and its table.  Settings are checked before anything trains.
+    """Trains every point and returns the sweep's folder and its table.
 
-    An `id` that exists already is gone on with, if its grid is the same.
+    All settings are checked before anything is written. An `id` that exists already is gone on with, if its grid is
+    the same.
     """
     for settings in _grid(spec):
-        spec.plan(settings).settings()
+        check_config(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
         if id is not None and (root / id / "manifest.json").exists():
             if build(SweepSpec, _config(root / id), where=id) != spec:

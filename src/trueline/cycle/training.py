@@ -12,6 +12,7 @@ from trueline.core.config import Config, build
 from trueline.core.errors import CheckpointError, RunError
 from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
+from trueline.core.recipe import check_config
 from trueline.core.run import Run, read_manifest
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
@@ -35,13 +36,15 @@ def start_training(
     """Trains `recipe` in a new run and returns its folder.
 
     `inputs` names finished runs in `root` by role; `sink` makes one more place for metrics to go to. Raises RunError
-    for an unusable id or input, Stopped after a signal, and whatever the recipe raises.
+    for an unusable id or input and what the recipe has against the settings, both before anything is written; Stopped
+    after a signal, and whatever the recipe raises.
     """
     folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
     for role, folder in folders.items():
         # A resume finds its inputs by their ids; one from elsewhere could not be found again.
         if folder.resolve().parent != root.resolve():
             raise RunError(f"input {role!r} is {folder}, which is not a run in {root}. Give a run of that folder.")
+    check_config(recipe, config, root)
     run = Run.create(
         root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
     )  # fmt: skip

@@ -1,20 +1,28 @@
 """The on-policy loop, written once: collect, estimate, weigh reward against costs, update.
 
-A row of the table of recipes is an `OnPolicyRecipe`: the update, the constraint its configuration allows, its presets.
+A row of the table of recipes is an `OnPolicyRecipe`: the update, what its configuration says of costs, its presets.
+What an update learns from is one `Rows`; it says what its advantage has to be (corrections C3):
+
+    takes       advantage                                                   settings of the row
+    "mixed"     one number a step, the handler's weights applied            OnPolicy (reward alone) or Constrained
+    "weights"   of the reward and of each cost, and the handler's weights   Constrained
+    "slack"     of the reward and of each cost, and the slack               Limited: limits, but no handler
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, create_model, model_validator
 from torch import Tensor
 
 from trueline.core.config import Config
@@ -23,25 +31,86 @@ from trueline.core.progress import progress
 from trueline.core.run import Run, resolve, stop_asked
 from trueline.core.streams import case_seeds, split_of
 from trueline.core.subject import Subject
+from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.constraint import Handler, HandlerState, Weights, mix, unconstrained
+from trueline.rl.distributions import Distribution
 from trueline.rl.env import VectorEnv
 from trueline.rl.lagrange import Lagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
 from trueline.rl.pid import PidLagrangian
 from trueline.rl.policy import NetworkPolicy, WorldRef
-from trueline.rl.ppo import Ppo, PpoBatch, optimiser, ppo_update, set_rates
+from trueline.rl.ppo import Ppo
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.surrogate import standardised
 from trueline.rl.worlds import make
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
 
 MOST_MET = 512  # training layouts a policy remembers, for the audit that compares them with unseen ones
 FAILED_FROM = 1 << 31  # layout seeds from here on belong to audits (core/streams.py)
+
+# --- what an update learns from ---
+
+Advantage = TypeVar("Advantage")
+
+
+class WeightedAdvantage(NamedTuple):
+    """What an update takes that weighs reward against costs in a step of its own. Both advantages are scaled."""
+
+    reward: Tensor  # [B]
+    cost: Tensor  # [B, K]
+    weights: Weights
+    cost_gamma: float  # γ and λ of the costs' estimates: bounds on the change of J_C rest on them
+    cost_lam: float
+
+
+class SlackAdvantage(NamedTuple):
+    """What an update takes that solves for the constraint itself. Both advantages are scaled."""
+
+    reward: Tensor  # [B]
+    cost: Tensor  # [B, K]
+    slack: Tensor  # [K] (J_C − d) per step, above 0 where violated; nan before the first episode has ended
+
+
+@dataclass(slots=True)
+class Rows(Generic[Advantage]):
+    """One collection, flattened to B = T·N rows."""
+
+    inputs: dict[str, Tensor]  # normalised: the statistics stand still during an update
+    draw: Tensor  # [B, A]
+    log_prob: Tensor  # [B] under the policy that acted
+    policy: Distribution  # that policy, without gradient
+    advantage: Advantage  # mixed: [B]; otherwise a WeightedAdvantage or a SlackAdvantage
+    target: Tensor  # [B, 1 + K] value targets
+
+
+class Update(Protocol):
+    """How policy and critics learn from rows: a frozen configuration, the default of its row's `update` settings."""
+
+    @property
+    def takes(self) -> Literal["mixed", "weights", "slack"]:
+        """What the rows' advantage is; see the table above."""
+        ...
+
+    def optimiser(self, network: ActorCritic) -> FlatAdam:
+        """The moments it keeps, of the networks it moves by gradient; they travel in checkpoints."""
+        ...
+
+    def learn(
+        self, network: ActorCritic, adam: FlatAdam, rows: Rows[Any], progress: float, rng: torch.Generator
+    ) -> DataclassInstance:
+        """Change the network; `progress` in [0, 1] of the training. Returns numbers, logged as update/NAME."""
+        ...
+
+
+# --- settings ---
 
 
 class OnPolicy(Config):
@@ -67,22 +136,85 @@ class OnPolicy(Config):
     layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.steps_per_epoch < self.num_envs:
+            raise ValueError(
+                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
+                "Give each environment at least one step."
+            )
+        takes = self.update.takes
+        if self.standardise == "mix" and takes != "mixed":
+            raise ValueError(
+                f"standardise is 'mix', but this update takes {takes}, not one mixed advantage. Leave it at 'reward'."
+            )
+        return self
 
-class Constrained(OnPolicy):
-    """Settings of a recipe that keeps episode costs under a limit."""
+
+class Limited(OnPolicy):
+    """Settings of a recipe that keeps episode costs under limits."""
 
     cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
-    constraint: Constraint = Lagrangian()
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
+
+
+class Constrained(Limited):
+    """Settings of one whose constraint handler weighs each cost against the reward."""
+
+    constraint: Constraint = Lagrangian()
 
 
 @dataclass(frozen=True)
 class OnPolicyRecipe:
-    """A row: a name, the configuration it takes and its named settings."""
+    """A row: a name, what its configuration says of costs, its named settings, and its update.
+
+    `Config` becomes that configuration with the given update as the default of its `update`. Raises ConfigError for an
+    update that has no use for what the configuration says of costs, or needs more.
+    """
 
     name: str
     Config: type[OnPolicy]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    update: Update = field(default_factory=Ppo)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not compose, and settle the configuration."""
+        takes, row = self.update.takes, f"recipe {self.name!r}"
+        limited, handled = issubclass(self.Config, Limited), issubclass(self.Config, Constrained)
+        if handled and takes == "slack":
+            raise ConfigError(
+                f"{row} puts a constraint handler on an update that takes slack and solves for the constraint itself. "
+                "Give Limited as its Config."
+            )
+        if not handled and takes == "weights":
+            raise ConfigError(f"{row} has an update that takes weights and nothing to set them. Use Constrained.")
+        if not limited and takes == "slack":
+            raise ConfigError(f"{row} has an update that takes slack, but no limit to measure it from. Use Limited.")
+        if limited and not handled and takes == "mixed":
+            raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use Constrained or OnPolicy.")
+        object.__setattr__(self, "Config", _with_update(self.Config, self.update))
+
+    def check(self, config: OnPolicy, root: Path) -> None:
+        """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
+
+        `root` is the folder of runs. What depends on the inputs of a run is left to `train`.
+        """
+        for reference in config.layouts:
+            failing_layouts(reference, root)
+        with _one_world(config) as world:
+            _limits(config, world)
+            ObservationCodec.of(world.observation_space)
+            ActionCodec.of(world.action_space)
+            if config.disturbance:
+                disturbed(world, config.disturbance, np.random.default_rng(0))
+
+    def limits(self, config: OnPolicy) -> dict[str, float]:
+        """The limit that each cost of the world is trained for, in the order of `cost_limit`; {} when none is.
+
+        Raises as `check` does.
+        """
+        with _one_world(config) as world:
+            return _limits(config, world)
 
     def train(self, config: OnPolicy, run: Run, inputs: Mapping[str, Subject]) -> NetworkPolicy:
         """Train a policy; `inputs["policy"]` is a warm start. Resumes from the run's last checkpoint.
@@ -93,9 +225,28 @@ class OnPolicyRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _limits(config: OnPolicy, env: VectorEnv) -> Tensor:
-    if not isinstance(config, Constrained):
-        return torch.zeros(len(env.costs), dtype=torch.float64)
+def _with_update(base: type[OnPolicy], update: Update) -> type[OnPolicy]:
+    """`base` with this update as the default of its `update`, whose own settings are then the keys `update.…`."""
+    if base.model_fields["update"].default == update:
+        return base
+    settings: type[OnPolicy] = create_model(base.__name__, __base__=base, update=(type(update), update))
+    return settings
+
+
+@contextmanager
+def _one_world(config: OnPolicy) -> Iterator[VectorEnv]:
+    """A throw-away copy of the world, to be asked what it is."""
+    world = make(config.env, 1, **config.env_options)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def _limits(config: OnPolicy, env: VectorEnv) -> dict[str, float]:
+    """Limit by cost, in the world's order; {} where nothing is limited."""
+    if not isinstance(config, Limited):
+        return {}
     if not env.costs:
         raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
     limits = config.cost_limit if isinstance(config.cost_limit, tuple) else (config.cost_limit,) * len(env.costs)
@@ -109,13 +260,24 @@ def _limits(config: OnPolicy, env: VectorEnv) -> Tensor:
         raise ConfigError(
             f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
         )
-    return torch.tensor(limits, dtype=torch.float64)
+    return dict(zip(env.costs, limits, strict=True))
 
 
-def failing_layouts(reference: str, run: Run) -> list[int]:
-    """Layout seeds of a findings artefact. Raises ConfigError when it lists none, or one held out for verdicts."""
-    found = json.loads(resolve(reference, run.folder.parent).read_text())
-    seeds = sorted({int(f["case"]["data"]["seed"]) for f in found if "seed" in f["case"]["data"]})
+# --- layouts ---
+
+
+def failing_layouts(reference: str, root: Path) -> list[int]:
+    """Layout seeds of a findings artefact of a run in `root`.
+
+    Raises RunError when there is none, ConfigError when it lists no layout, or one that is held out for verdicts.
+    """
+    try:
+        found = json.loads(resolve(reference, root).read_text(encoding="utf-8"))
+        seeds = sorted({int(f["case"]["data"]["seed"]) for f in found if "seed" in f["case"]["data"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{reference} cannot be read as findings. Point `layouts` at the findings of a layout audit."
+        ) from None
     if not seeds:
         raise ConfigError(f"{reference} lists no layout seed. Point `layouts` at the findings of a layout audit.")
     held_out = [seed for seed in seeds if split_of(seed)[0] == "verdict"]
@@ -130,7 +292,9 @@ def failing_layouts(reference: str, run: Run) -> list[int]:
 def training_seeds(config: OnPolicy, run: Run) -> Callable[[int], NDArray[np.uint32]]:
     """The layouts of training episodes: fresh ones, mixed with those that failed an audit where there are any."""
     rng = run.rng("layouts")
-    failed = np.unique([seed for ref in config.layouts for seed in failing_layouts(ref, run)]).astype(np.uint32)
+    failed = np.unique([seed for ref in config.layouts for seed in failing_layouts(ref, run.folder.parent)]).astype(
+        np.uint32
+    )
 
     def draw(n: int) -> NDArray[np.uint32]:
         fresh = case_seeds("train", 0, n, rng)
@@ -141,8 +305,16 @@ def training_seeds(config: OnPolicy, run: Run) -> Callable[[int], NDArray[np.uin
     return draw
 
 
-def estimate(batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weights) -> PpoBatch:
-    """Values, advantages of reward and costs with truncation bootstrapping, and their mix."""
+# --- estimates ---
+
+
+def estimate(
+    batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weights, slack: Tensor | None = None
+) -> Rows[Any]:
+    """Values, advantages of reward and costs with truncation bootstrapping, and what the update takes of them.
+
+    slack: [K], for an update that takes it.
+    """
     steps, n = batch.reward.shape
     with torch.no_grad():
         inputs = network.encoder.normalised({name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()})
@@ -163,20 +335,59 @@ def estimate(batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weig
     lam = torch.tensor([config.lam] + [config.cost_lam] * costs)
     advantage = gae(signal, value, next_value, ended[..., None], gamma, lam)
     target = (advantage + value).flatten(0, 1)
-    mixed = weighed(advantage[..., 0], advantage[..., 1:], weights, config.standardise)
-    return PpoBatch(inputs, draw, log_prob, policy, mixed.flatten(), target)
+    taken = _taken(advantage[..., 0], advantage[..., 1:], config, weights, slack)
+    return Rows(inputs, draw, log_prob, policy, taken, target)
+
+
+def _taken(
+    advantage_r: Tensor, advantage_c: Tensor, config: OnPolicy, weights: Weights, slack: Tensor | None
+) -> Tensor | WeightedAdvantage | SlackAdvantage:
+    """What the update takes of advantages [T, N] and [T, N, K], flattened to B = T·N."""
+    takes = config.update.takes
+    if takes == "mixed":
+        return weighed(advantage_r, advantage_c, weights, config.standardise).flatten()
+    own = scaled(advantage_r, advantage_c)
+    reward, cost = own.reward.flatten(), own.cost.flatten(0, 1)
+    if takes == "weights":
+        return WeightedAdvantage(reward, cost, weights, config.cost_gamma, config.cost_lam)
+    assert slack is not None
+    return SlackAdvantage(reward, cost, slack.to(cost))
+
+
+class Scaled(NamedTuple):
+    """Advantages [T, N] and [T, N, K] at scales of their own."""
+
+    reward: Tensor
+    cost: Tensor
+
+
+def scaled(advantage_r: Tensor, advantage_c: Tensor) -> Scaled:
+    """The reward's advantage at scale 1, each cost's in its own unit, both centred: OmniSafe's way."""
+    return Scaled(standardised(advantage_r), advantage_c - advantage_c.mean(dim=(0, 1)))
 
 
 def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standardise: str) -> Tensor:
     """The mixed advantage, at a scale a fixed step size expects.  [T, N], [T, N, K] -> [T, N].
 
-    "reward" is OmniSafe's way: the reward's advantage at scale 1, each cost's at its own, both centred. What a
-    multiplier of one means then drifts with the spread of the reward's advantage. "mix" keeps λ in units of reward per
-    cost and standardises once, after mixing (corrections L1).
+    "reward" scales the reward first (`scaled`). What a multiplier of one means then drifts with the spread of the
+    reward's advantage. "mix" keeps λ in units of reward per cost and standardises once, after mixing (corrections L1).
     """
     if standardise == "mix":
         return standardised(mix(advantage_r, advantage_c, weights))
-    return mix(standardised(advantage_r), advantage_c - advantage_c.mean(dim=(0, 1)), weights)
+    return mix(*scaled(advantage_r, advantage_c), weights)
+
+
+def slack_of(episode_cost: NDArray[np.float64], episode_length: NDArray[np.int64], limits: Tensor) -> Tensor:
+    """(J_C − d)/mean episode length of E episodes: per step, as surrogates are (corrections C6).
+
+    episode_cost [E, K], episode_length [E], limits [K] -> [K]; nan without an episode.
+    """
+    if not len(episode_cost):
+        return torch.full_like(limits, torch.nan)
+    return (torch.as_tensor(episode_cost.mean(axis=0)) - limits) / float(episode_length.mean())
+
+
+# --- the loop ---
 
 
 class Trainer:
@@ -189,17 +400,13 @@ class Trainer:
         # run's result depends on its settings and seed alone.
         torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.limits = _limits(config, world)
+        self.limited = _limits(config, world)
+        self.limits = torch.tensor(list(self.limited.values()), dtype=torch.float64)
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
         world.seed_source = training_seeds(config, run)
         self.env = disturbed(world, config.disturbance, run.rng("disturbance")) if config.disturbance else world
         observation = ObservationCodec.of(self.env.observation_space)
         steps = config.steps_per_epoch // config.num_envs
-        if steps < 1:
-            raise ConfigError(
-                f"steps_per_epoch is {config.steps_per_epoch}, fewer than num_envs = {config.num_envs}. "
-                "Give each environment at least one step."
-            )
         action = ActionCodec.of(self.env.action_space)
         self.network = ActorCritic(
             observation, action, len(self.env.costs), config.actor, config.critic, run.torch_rng("networks")
@@ -207,13 +414,15 @@ class Trainer:
         parent = inputs.get("policy")
         if parent is not None:
             self._warm_start(parent)
-        self.adam = optimiser(self.network, config.update)
+        self.update: Update = config.update
+        self.adam = self.update.optimiser(self.network)
         self.collector = Collector(self.env, observation, steps, action.width)
         self.handler_state: HandlerState = {}
         if self.handler is not None:
             learnt = getattr(parent, "multipliers", None)
             self.handler_state = self.handler.start(len(self.env.costs), learnt)
         self.recent_cost = np.zeros((0, len(self.env.costs)))
+        self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
         self.average = {name: torch.zeros_like(p) for name, p in self.network.named_parameters()}
@@ -249,6 +458,7 @@ class Trainer:
             "handler": dict(self.handler_state),
             "collector": self.collector.state_dict(),
             "recent_cost": self.recent_cost,
+            "recent_length": self.recent_length,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
             "met": self.met,
@@ -263,7 +473,8 @@ class Trainer:
         self.adam.load_state_dict(state["adam"])
         self.handler_state = dict(state["handler"])
         self.collector.restore(state["collector"])
-        self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
+        self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
+        self.recent_return = state["recent_return"]
         self.total_cost, self.met = state["total_cost"], state["met"]
         self.average, self.averaged = dict(state["average"]), int(state["averaged"])
         self.epoch = int(state["epoch"])
@@ -275,6 +486,9 @@ class Trainer:
             self.collector.start()
         else:
             self.load_state_dict(saved)
+        if self.limited:
+            # For whoever draws the curves of this run: which of them was to stay under which height.
+            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
         per_epoch = self.collector.steps * self.config.num_envs
         try:
             with progress(total=self.epochs * per_epoch, label=self.run.manifest["name"]) as bar:
@@ -303,10 +517,11 @@ class Trainer:
             # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
             self.env.set_scale(1.0 / norm.scale32.numpy())
         batch = self.collector.collect(self.network, run.torch_rng("collect"))
-        window = config.window if isinstance(config, Constrained) else 100
-        # The multiplier is steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
+        window = config.window if isinstance(config, Limited) else 100
+        # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
         fresh = batch.episode_seed < FAILED_FROM
         self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost[fresh]])[-window:]
+        self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
         self.recent_return = np.concatenate([self.recent_return, batch.episode_return])[-window:]
         self.total_cost += batch.cost.sum(dim=(0, 1)).double().numpy()
@@ -314,9 +529,9 @@ class Trainer:
             measured = torch.as_tensor(self.recent_cost)
             self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
         weights = self.handler.weights(self.handler_state) if self.handler else unconstrained(len(self.env.costs))
-        set_rates(self.adam, config.update, self.epoch / self.epochs)
-        rows = estimate(batch, self.network, config, weights)
-        report = ppo_update(self.network, self.adam, rows, config.update, run.torch_rng("update"))
+        slack = slack_of(self.recent_cost, self.recent_length, self.limits) if self.limited else None
+        rows = estimate(batch, self.network, config, weights, slack)
+        report = self.update.learn(self.network, self.adam, rows, self.epoch / self.epochs, run.torch_rng("update"))
         self._refuse_divergence()
         if self.network.encoder.norm is not None:
             # After the update, so that the policy that acted and the one that is updated see the same inputs.
@@ -333,14 +548,8 @@ class Trainer:
             if not torch.isfinite(p).all():
                 raise Diverged(self.collector.total_steps, name, self.run.last_checkpoint)
 
-    def _log(self, batch: Batch, weights: Weights, report: Any) -> str:
-        scalars: dict[str, float] = {
-            "update/kl": report.kl,
-            "update/passes": float(report.passes),
-            "update/policy_loss": report.policy_loss,
-            "update/value_loss": report.value_loss,
-            "update/entropy": report.entropy,
-        }
+    def _log(self, batch: Batch, weights: Weights, report: DataclassInstance) -> str:
+        scalars = {f"update/{name}": float(value) for name, value in asdict(report).items()}
         if len(batch.episode_return):  # without a finished episode there is no estimate, and none is logged
             scalars["train/return"] = float(batch.episode_return.mean())
             scalars["train/length"] = float(batch.episode_length.mean())

@@ -2,23 +2,36 @@
 
 Each response is a configuration that maps (evidence of the respond split, plan) to a plan. It reads intervals and
 references; failing cases travel as the artefact the evidence names, never pasted into the plan.
+
+An audit of several costs names each in its metrics, "expected cost of NAME". The limits of a plan that has one per cost
+are told apart by those names, which the recipe puts in order (`LimitsCosts`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from trueline.core import registry
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError
+from trueline.core.errors import ConfigError, nearest
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Evidence
 
-__all__ = ["AddLayouts", "Constrain", "Loosen", "Randomise", "troubling"]
+__all__ = ["AddLayouts", "Constrain", "LimitsCosts", "Loosen", "Randomise", "troubling"]
+
+
+@runtime_checkable
+class LimitsCosts(Protocol):
+    """Ability of a recipe: it tells which costs its limits are about."""
+
+    def limits(self, config: Any) -> Mapping[str, float]:
+        """The limit each cost is trained for, by name and in the order in which the settings list them."""
+        ...
 
 
 def troubling(evidence: Sequence[Evidence], pattern: str) -> list[Evidence]:
@@ -38,6 +51,10 @@ class Constrain(Config):
     itself ends up around it. Later rounds go on from the last policy, its multipliers included, and lower the trained
     limit by what the measured cost exceeds `aim` times the audited limit: an interval has a width, and all of it has
     to clear the limit.
+
+    A single limit follows the worst of the evidence. With one limit per cost, each is moved by the evidence about its
+    own cost, and one without evidence stays as it was; in the first constrained round, which has no limits to go by,
+    that is what `first`, the preset or the recipe itself says.
     """
 
     evidence: str = "ethicality/episode-cost:expected*"  # AUDIT:METRIC, a pattern
@@ -51,26 +68,36 @@ class Constrain(Config):
     later: Mapping[str, Any] = {}  # settings of the rounds after it
 
     def __call__(self, evidence: Sequence[Evidence], plan: Plan) -> Plan:
-        """The next plan; unchanged when the evidence passed."""
+        """The next plan; unchanged when the evidence passed.
+
+        Raises ConfigError for limits per cost and evidence about none of them, or that does not say about which.
+        """
         found = troubling(evidence, self.evidence)
         if not found:
             return plan
-        worst = max(found, key=lambda e: e.requirement.excess(e.estimate.value) if e.requirement else -math.inf)
-        assert worst.requirement is not None
-        audited = worst.requirement.threshold
+        limits: float | list[float]
         if plan.recipe != self.recipe:
-            new = Plan(recipe=self.recipe, preset=self.preset, config=plan.config)
-            return _with(new, {**self.first, self.limit: self.share * audited})
-        trained = plan.setting(self.limit, audited)
-        if not isinstance(trained, int | float):
-            raise ConfigError(
-                f"{self.limit} is {trained}, one limit per cost. This response tightens a single limit; "
-                "audit and constrain the sum of the costs, or write a response of your own."
-            )
-        excess = max(worst.estimate.value - self.aim * audited, 0.0)
-        tightened = max(self.lowest * audited, trained - excess)
-        new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
-        return _with(new, {**self.later, self.limit: tightened})
+            new = _with(Plan(recipe=self.recipe, preset=self.preset, config=plan.config), self.first)
+            if any(_cost_named(e) for e in found) and isinstance(registry.load("recipe", self.recipe), LimitsCosts):
+                limits = _moved(new, found, lambda worst, _: self._begun(worst))
+            else:
+                limits = self._begun(_worst(found))
+        else:
+            new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
+            new = _with(new, self.later)
+            trained = plan.setting(self.limit, _audited(_worst(found)))
+            if isinstance(trained, int | float):
+                limits = self._tightened(_worst(found), trained)
+            else:
+                limits = _moved(plan, found, self._tightened)
+        return new.with_setting(self.limit, limits)
+
+    def _begun(self, worst: Evidence) -> float:
+        return self.share * _audited(worst)
+
+    def _tightened(self, worst: Evidence, trained: float) -> float:
+        audited = _audited(worst)
+        return max(self.lowest * audited, trained - max(worst.estimate.value - self.aim * audited, 0.0))
 
 
 class AddLayouts(Config):
@@ -90,21 +117,40 @@ class AddLayouts(Config):
 
 
 class Loosen(Config):
-    """Raise the trained limit when the policy has become useless and its cost is not what holds it back."""
+    """Raise the trained limit when the policy has become useless and its cost is not what holds it back.
+
+    Which of several limits holds it back does not show in what it does, so that all of them are raised.
+    """
 
     evidence: str = "controllability/usefulness:*"
     unless: str = "ethicality/*"  # a cost that did not pass either: then nothing is loosened
     limit: str = "cost_limit"
     by: float = Field(1.5, gt=1)  # factor on the trained limit
-    highest: float = 25.0  # never above this
+    highest: float | tuple[float, ...] = 25.0  # never above this; one number, or one per limit
 
     def __call__(self, evidence: Sequence[Evidence], plan: Plan) -> Plan:
-        """The plan with a higher limit, going on from the last policy."""
+        """The plan with a higher limit, going on from the last policy.
+
+        Raises ConfigError for another number of highest limits than there are limits.
+        """
         trained = plan.setting(self.limit)
         if trained is None or not troubling(evidence, self.evidence) or troubling(evidence, self.unless):
             return plan
         new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
-        return _with(new, {self.limit: min(self.highest, self.by * trained)})
+        highest = self.highest
+        if not isinstance(trained, list | tuple):
+            if not isinstance(highest, tuple):
+                return _with(new, {self.limit: min(highest, self.by * trained)})
+            trained = [trained] * len(highest)
+        if not isinstance(highest, tuple):
+            highest = (highest,) * len(trained)
+        if len(highest) != len(trained):
+            raise ConfigError(
+                f"highest has {len(highest)} values, but {self.limit} has {len(trained)}. "
+                "Give one for each, or a single number for all."
+            )
+        raised = [min(most, self.by * limit) for most, limit in zip(highest, trained, strict=True)]
+        return _with(new, {self.limit: raised})
 
 
 class Randomise(Config):
@@ -127,3 +173,43 @@ def _with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
     for key, value in settings.items():
         plan = plan.with_setting(key, value)
     return plan
+
+
+def _audited(e: Evidence) -> float:
+    assert e.requirement is not None  # `troubling` leaves out what nothing was required of
+    return e.requirement.threshold
+
+
+def _worst(found: Sequence[Evidence]) -> Evidence:
+    """What lies furthest beyond its limit, in units of that limit."""
+    return max(found, key=lambda e: e.requirement.excess(e.estimate.value) if e.requirement else -math.inf)
+
+
+def _cost_named(e: Evidence) -> str:
+    """NAME of a metric "expected cost of NAME"; empty where the audit was of one cost, which needs no name."""
+    return e.metric.partition(" of ")[2]
+
+
+def _moved(plan: Plan, found: Sequence[Evidence], change: Callable[[Evidence, float], float]) -> list[float]:
+    """The plan's limits, those of costs that `found` is about changed by the worst evidence of each."""
+    recipe = registry.load("recipe", plan.recipe)
+    if not isinstance(recipe, LimitsCosts):
+        raise ConfigError(
+            f"recipe {plan.recipe!r} has several limits and does not say of which costs. Train to a single limit."
+        )
+    limits = dict(recipe.limits(plan.settings()))
+    about: dict[str, list[Evidence]] = {}
+    for e in found:
+        name = _cost_named(e) or (next(iter(limits)) if len(limits) == 1 else "")
+        if not name:
+            raise ConfigError(
+                f"{e.audit}:{e.metric} does not say which of the costs {', '.join(limits)} it is about. "
+                "List them all as the audit's `costs`."
+            )
+        if name not in limits:
+            raise ConfigError(
+                f"{e.audit}:{e.metric} is about {name!r}, which has no limit.{nearest(name, list(limits))} "
+                f"There is one for each of {', '.join(limits)}; let the response's pattern match those alone."
+            )
+        about.setdefault(name, []).append(e)
+    return [change(_worst(about[name]), limit) if name in about else limit for name, limit in limits.items()]

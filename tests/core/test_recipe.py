@@ -1,0 +1,59 @@
+"""What a recipe may say of settings before a run is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trueline.core import registry
+from trueline.core.config import Config
+from trueline.core.errors import ConfigError
+from trueline.core.recipe import Checks, Plan, check_config
+
+
+class Toll(Config):
+    """Settings of the two recipes below."""
+
+    pence: int = 3
+
+
+class Plain:
+    """A recipe that says nothing beforehand."""
+
+    Config, presets = Toll, {}
+
+    def train(self, config, run, inputs):
+        raise AssertionError("nothing is trained here")
+
+
+class Careful(Plain):
+    """One that does, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def check(self, config, root):
+        self.asked.append((config, root))
+        if config.pence > 3:
+            raise ConfigError(f"pence is {config.pence}. Give 3 or less.")
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    found = {"plain": Plain(), "careful": Careful()}
+    monkeypatch.setattr(registry, "load", lambda kind, name: found[name])
+    return found
+
+
+def test_a_recipe_that_can_is_asked_with_its_own_settings_and_the_folder_of_runs(recipes):
+    plan = Plan(recipe="careful", config={"pence": 2})
+    check_config("careful", plan.settings(), "runs")
+    assert recipes["careful"].asked == [(Toll(pence=2), Path("runs"))]
+    with pytest.raises(ConfigError, match="pence is 4"):
+        check_config("careful", Toll(pence=4), "runs")
+
+
+def test_one_that_cannot_is_not(recipes):
+    assert not isinstance(recipes["plain"], Checks)
+    check_config("plain", Toll(pence=4), "runs")
