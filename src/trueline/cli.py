@@ -30,6 +30,7 @@ FAILED, UNSETTLED, INTERRUPTED = 4, 5, 130
 KINDS = {
     "recipes": "recipe",
     "envs": "env",
+    "multi-agent-envs": "multi-agent env",
     "audits": "audit",
     "claims": "claim",
     "responses": "response",

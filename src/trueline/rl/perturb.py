@@ -351,9 +351,9 @@ class _LaidOut:
 class _Visible:
     env: Any
 
-    def render(self, i: int = 0, width: int = 256, height: int = 256, camera: str = "fixedfar") -> NDArray[np.uint8]:
+    def render(self, i: int = 0, width: int = 256, height: int = 256, **view: Any) -> NDArray[np.uint8]:
         """Picture of environment `i` as it is, not as it is sensed."""
-        picture: NDArray[np.uint8] = self.env.render(i, width, height, camera)
+        picture: NDArray[np.uint8] = self.env.render(i, width, height, **view)
         return picture
 
     def scene(self, i: int = 0) -> dict[str, Any]:

@@ -121,6 +121,83 @@ CUSTOM = Entry(
     test="tests/safety/test_custom.py::test_the_original_worlds_can_be_described",
 )
 
+_PLANAR = "tests/safety/test_planar.py::"
+_PLANAR_TASKS = {
+    "Goal0": "reach goals",
+    "Goal1": "reach goals among 8 hazards and one vase",
+    "Goal2": "reach goals among 10 hazards and 10 vases",
+    "Circle0": "run round a circle",
+    "Circle1": "run round a circle between two lines",
+    "Circle2": "run round a circle within four lines",
+    "Run0": "run far between two lines",
+}
+
+PLANAR: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="env",
+        name=f"Planar{agent}{task}-v0",
+        target="trueline.safety.worlds.planar:make_planar",
+        summary=f"{agent} in the plane, on tensors: {summary}; not the MuJoCo world",
+        reference="dynamics of our own; task after Safety-Gymnasium (Ji et al. 2023)",
+        level="exact",
+        test=_PLANAR
+        + (
+            f"test_a_driven_{agent.lower()}_follows_its_equations"
+            if "Goal" in task
+            else "test_circle_and_run_rewards_in_single_precision"
+        ),
+    )
+    for agent in ("Point", "Car")
+    for task, summary in _PLANAR_TASKS.items()
+)
+
+_RUNNERS = {
+    "HalfCheetah": (3.2096, 2.8795),
+    "Hopper": (0.7402, 0.37315),
+    "Swimmer": (0.2282, 0.04845),
+    "Walker2d": (2.3415, 1.7075),
+    "Ant": (2.6222, 2.5745),
+    "Humanoid": (1.4149, 2.3475),
+}
+
+VELOCITY: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="env",
+        name=f"Safety{body}Velocity-{version}",
+        target="trueline.safety.worlds.velocity:make_velocity",
+        summary=f"{body}: run, but not faster than {fastest} m/s",
+        reference="Safety-Gymnasium (Ji et al. 2023), Velocity; Gymnasium MuJoCo v4",
+        level="peer",
+        test="tests/safety/test_velocity.py::test_first_steps_are_the_peers",
+    )
+    for body, by_version in _RUNNERS.items()
+    for version, fastest in zip(("v1", "v0"), by_version, strict=True)
+)
+
+_TEAMS = {
+    "2x4Ant": (2, 2.522),
+    "4x2Ant": (4, 2.418),
+    "6x1HalfCheetah": (6, 2.932),
+    "2x3HalfCheetah": (2, 3.227),
+    "3x1Hopper": (3, 0.9613),
+    "9|8Humanoid": (2, 0.58),
+    "2x1Swimmer": (2, 0.04891),
+    "2x3Walker2d": (2, 1.641),
+}
+
+TEAMS: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="multi-agent env",
+        name=f"Safety{team}Velocity-v0",
+        target="trueline.safety.worlds.velocity_agents:make_team",
+        summary=f"{team}: {agents} agents share a body and run, but not faster than {fastest} m/s",
+        reference="Safety-Gymnasium's make_ma; Peng et al. 2021 (multi-agent MuJoCo)",
+        level="peer",
+        test="tests/safety/test_velocity_agents.py::test_agents_drive_and_see_in_the_first_steps_what_the_peers_do",
+    )
+    for team, (agents, fastest) in _TEAMS.items()
+)
+
 RECIPES: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
@@ -142,4 +219,4 @@ RECIPES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = (*WORLDS, CUSTOM, *RECIPES)
+ENTRIES: tuple[Entry, ...] = (*WORLDS, *PLANAR, *VELOCITY, *TEAMS, CUSTOM, *RECIPES)

@@ -1,0 +1,129 @@
+"""Multi-agent worlds behind PettingZoo's parallel interface, one environment at a time.
+
+PettingZoo comes with the extra `games`; importing this module without it raises MissingExtra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.core.errors import ConfigError, MissingExtra
+from trueline.rl.env import Visible
+from trueline.rl.multi_agent import MultiAgentVectorEnv
+
+try:
+    from pettingzoo.utils.env import ParallelEnv
+except ImportError as missing:
+    raise MissingExtra("games", "PettingZoo's interface") from missing
+
+__all__ = ["ToPettingZoo"]
+
+
+def _one(value: NDArray[Any]) -> Any:
+    """The only environment's part of an array, a copy; of numbers without dimensions the number."""
+    row = np.array(value[0])
+    return row[()] if row.ndim == 0 else row
+
+
+class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # PettingZoo ships no types
+    """One copy of a multi-agent world as a `pettingzoo.ParallelEnv`.
+
+    `reset(seed=s)` starts exactly the world's episode of seed s; later resets without a seed draw on from it.
+    infos[agent]["cost"] is the sum of the agent's costs, which are also there by name; infos[agent]["episode_seed"]
+    says which episode runs, and what the world tells about its steps is there too. `state()` is the world's.
+    """
+
+    def __init__(self, factory: Callable[[int], MultiAgentVectorEnv], render_mode: str | None = None) -> None:
+        """factory: a function from a number of environments to a world; called with 1.
+
+        Raises ConfigError when pictures are asked for that the world does not have.
+        """
+        self.world = factory(1)
+        if self.world.num_envs != 1:
+            raise ConfigError(f"the factory made {self.world.num_envs} copies of {self.world.id}, but was asked for 1.")
+        modes = ["rgb_array"] if isinstance(self.world, Visible) else []
+        if render_mode is not None and render_mode not in modes:
+            offers = ", ".join(modes) or "no render mode"
+            raise ConfigError(f"render_mode is {render_mode!r}, but {self.world.id} offers {offers}.")
+        self.render_mode = render_mode
+        self.metadata = {"name": self.world.id, "render_modes": modes, "is_parallelizable": True}
+        self.possible_agents: list[str] = list(self.world.agents)
+        self.agents: list[str] = []
+        self.observation_spaces = dict(self.world.observation_spaces)
+        self.action_spaces = dict(self.world.action_spaces)
+        self._draw = np.random.default_rng()
+        self.world.seed_source = lambda n: self._draw.integers(0, 2**32, size=n, dtype=np.uint32)
+        # A world starts its next episode in the step that ends one; a plain reset then hands out that start.
+        self._next: Mapping[str, NDArray[Any]] | None = None
+        self._state: NDArray[Any] | None = None
+
+    def observation_space(self, agent: str) -> gym.Space[Any]:
+        """The agent's observation space, always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gym.Space[Any]:
+        """The agent's action space, always the same object."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """The first observations of the episode of `seed`, or of the next drawn one. `options` are not used."""
+        del options
+        chosen = None
+        if seed is not None:
+            if not 0 <= seed < 2**32:
+                raise ConfigError(f"seed is {seed}, but episodes have 32-bit seeds. Use one from 0 to 4294967295.")
+            chosen, self._draw = np.array([seed], np.uint32), np.random.default_rng(seed)
+        first = self.world.reset(chosen) if seed is not None or self._next is None else self._next
+        self._next, self._state = None, _one(self.world.state())
+        self.agents = list(self.possible_agents)
+        number = int(self.world.episode_seed[0])
+        return {agent: _one(first[agent]) for agent in self.agents}, {
+            agent: {"episode_seed": number} for agent in self.agents
+        }
+
+    def step(
+        self, actions: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
+        """One step of all agents; observations are always those of the episode the actions were taken in."""
+        if not self.agents:
+            raise ConfigError(f"{self.world.id} was stepped outside an episode. Call reset() first.")
+        absent = [agent for agent in self.agents if agent not in actions]
+        if absent:
+            raise ConfigError(f"{self.world.id} was given no action for {absent[0]}. Give one for every agent.")
+        number, acting = int(self.world.episode_seed[0]), self.agents
+        step = self.world.step({agent: np.asarray(actions[agent])[None] for agent in acting})
+        told = {name: value[0] for name, value in step.info.items()} | {"episode_seed": number}
+        ended = bool(step.ended[0])
+        self._next = {agent: np.array(value) for agent, value in step.obs.items()} if ended else None
+        self._state = _one(step.final_state)
+        self.agents = [] if ended else acting
+        costs = {agent: step.cost[0, k] for k, agent in enumerate(acting)}
+        named = {agent: dict(zip(self.world.costs, own.tolist(), strict=True)) for agent, own in costs.items()}
+        return (
+            {agent: _one(step.final_obs[agent]) for agent in acting},
+            {agent: float(step.reward[0, k]) for k, agent in enumerate(acting)},
+            dict.fromkeys(acting, bool(step.terminated[0])),
+            dict.fromkeys(acting, bool(step.truncated[0])),
+            {agent: {**told, "cost": float(costs[agent].sum()), **named[agent]} for agent in acting},
+        )
+
+    def state(self) -> NDArray[Any]:
+        """What a central critic may see of the moment observed last."""
+        if self._state is None:
+            raise ConfigError(f"{self.world.id} has no state before its first reset. Call reset() once.")
+        return self._state
+
+    def render(self) -> Any:
+        """A picture [H, W, 3], or None without a render mode."""
+        return self.world.render(0) if self.render_mode is not None and isinstance(self.world, Visible) else None
+
+    def close(self) -> None:
+        """Free the world."""
+        self.world.close()

@@ -1,0 +1,59 @@
+"""Planar worlds to look at: shapes seen from above, and a picture of them that needs no OpenGL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.core.errors import ConfigError
+from trueline.safety.worlds.planar_tasks import RADIUS_M, PlanarWorld
+
+__all__ = ["picture", "scene"]
+
+CAMERA = "fixedfar"
+COLOUR = {
+    "body": (0.74, 0.04, 0.18, 1.0),
+    "vases": (0.0, 1.0, 1.0, 1.0),
+    "goal": (0.0, 1.0, 0.0, 0.25),
+    "hazards": (0.0, 0.0, 1.0, 0.25),
+    "circle": (0.0, 1.0, 0.0, 0.1),
+}
+
+
+def scene(
+    world: PlanarWorld, objects_xy: Sequence[Sequence[float]], agent_xy: Sequence[float], ahead: tuple[float, float]
+) -> dict[str, Any]:
+    """{"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}: a disc for each object, then the agent.
+
+    objects_xy: in the order of the world's rings; ahead: the unit vector along which the agent, an arrow, drives.
+    """
+
+    def shape(kind: str, xy: Sequence[float], radius: float, rot: float, colour: str) -> dict[str, Any]:
+        return {"kind": kind, "xy": list(xy), "radius": radius, "rot": rot, "colour": list(COLOUR[colour])}
+
+    kinds = [kind for kind, count in world.rings.items() for _ in range(count)]
+    shapes = [shape("disc", xy, RADIUS_M[kind], 0.0, kind) for kind, xy in zip(kinds, objects_xy, strict=True)]
+    shapes.append(shape("arrow", agent_xy, world.body.bumper.reach_m, math.atan2(ahead[1], ahead[0]), "body"))
+    return {"extent": world.extent_m, "shapes": shapes}
+
+
+def picture(seen: dict[str, Any], width: int, height: int, camera: str) -> NDArray[np.uint8]:
+    """A scene drawn from above, [height, width, 3].  Raises ConfigError for a size or camera that does not exist."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from trueline.rl.filmstrip import top_view
+
+    if width < 1 or height < 1:
+        raise ConfigError(f"a picture of {width} × {height} was asked for. Give a width and height of 1 or more.")
+    if camera != CAMERA:
+        raise ConfigError(f"there is no camera {camera!r}. A planar world is seen from above, by {CAMERA!r}.")
+    figure = Figure(figsize=(width / 100.0, height / 100.0), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    top_view(figure.add_axes((0.0, 0.0, 1.0, 1.0)), seen)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
