@@ -12,6 +12,7 @@ parity:
 	$$PEER_PYTHON benchmarks/parity_bodies.py tests/safety/golden/bodies.json
 	$$PEER_PYTHON benchmarks/parity_velocity.py tests/safety/golden/velocity.json
 	$$PEER_PYTHON benchmarks/parity_tasks.py tests/safety/golden/tasks.json
+	MUJOCO_GL=egl $$PEER_PYTHON benchmarks/parity_sight.py tests/safety/golden/sight.json
 	folder=$$(mktemp -d) && $$PEER_PYTHON benchmarks/parity_models.py describe $$folder && \
 	$(BIN)/python benchmarks/parity_models.py run $$folder tests/safety/golden/models.json
 

@@ -1,4 +1,4 @@
-"""Showing a policy: one episode as a film strip from the world's state, and as a video where there is GL."""
+"""Showing a policy: one episode as a film strip from the world's state, and as a video."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.core.errors import MissingExtra
 from trueline.rl.env import Step, Visible
 from trueline.rl.evaluate import policy_actions, run_episodes
-from trueline.rl.filmstrip import film_strip, png, video
+from trueline.rl.filmstrip import Camera, film_strip, png, video
 from trueline.rl.policy import Acts
 from trueline.rl.worlds import make
 
@@ -22,7 +21,7 @@ SIZE = 200  # pixels
 
 
 def show_policy(policy: Acts, seed: int, folder: Path) -> Sequence[dict[str, str]]:
-    """Run the policy once on the layout `seed`; writes seed-SEED.png and, where pictures can be drawn, seed-SEED.mp4.
+    """Run the policy once on the layout `seed`; writes seed-SEED.png and seed-SEED.mp4.
 
     A world that is not Visible gives nothing.
     """
@@ -42,10 +41,9 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
     marks: list[int] = []
     # The last step's scene already belongs to the next episode, so the last panel is the one before it.
     panels = {(k + 1) * (env.max_episode_steps - 1) // PANELS - 1 for k in range(PANELS)}
-    can_draw = True
+    camera = Camera(env, SIZE)
 
     def watch(t: int, _: Any, step: Step, _counted: NDArray[np.bool_]) -> None:
-        nonlocal can_draw
         before = sums[-1][1:] if sums else (0.0, 0.0)
         sums.append((t + 1, before[0] + float(step.reward[0]), before[1] + float(step.cost[0].sum())))
         if bool(step.ended[0]):
@@ -55,11 +53,8 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
         if t in panels:
             scenes.append(scene)
             marks.append(len(path))
-        if can_draw and t % FRAME_EVERY == 0:
-            try:
-                frames.append(env.render(0, SIZE, SIZE))
-            except MissingExtra:
-                can_draw = False
+        if t % FRAME_EVERY == 0:
+            frames.append(camera.frame())
 
     rng = np.random.default_rng(seed)
     run_episodes(env, [seed], lambda _: policy_actions(policy, rng), watch)
@@ -71,8 +66,6 @@ def _show(env: Any, policy: Acts, seed: int, folder: Path) -> list[dict[str, str
     (folder / f"seed-{seed}.png").write_bytes(png(film_strip(scenes, captions, trails)))
     caption = f"Layout {seed}: return {total:.1f}, cost {cost:.0f} over {sums[-1][0]} steps"
     seen = f"Top view of {env.id} with the agent's path; the episode's cost is {cost:.0f} and its return {total:.1f}"
-    media = [{"kind": "image", "file": f"seed-{seed}.png", "caption": caption, "alt": seen}]
-    if frames:
-        video(folder / f"seed-{seed}.mp4", frames, fps=25)
-        media.insert(0, {"kind": "video", "file": f"seed-{seed}.mp4", "caption": caption, "alt": seen})
-    return media
+    video(folder / f"seed-{seed}.mp4", frames, fps=25)
+    files = {"video": f"seed-{seed}.mp4", "image": f"seed-{seed}.png"}
+    return [{"kind": kind, "file": file, "caption": caption, "alt": seen} for kind, file in files.items()]

@@ -505,7 +505,7 @@ class NavigationWorlds:
 
         world, bind = self.world, self._batch.bind
         places = {name: at[i] for name, at in self._scene.places.items()}
-        pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places)
+        pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places, self.opacity(i))
         balls = [cost_ball(self._position[i])] if cost > 0 else []
         if lidar and world.rings:
             readings = self._observe()[i, world.agent.senses :].reshape(-1, world.bins)

@@ -277,12 +277,11 @@ def take(model: mujoco.MjModel, data: mujoco.MjData, world: World, pose: Pose) -
         if not thing.is_body:
             first = model.body(thing.each()[0]).mocapid[0]
             data.mocap_pos[first : first + thing.count] = pose.places[thing.name]
+    model.geom_rgba[:] = visual_model(world).geom_rgba
+    for thing in world.things:
         if thing.name in pose.opacity:
-            opaque = visual_model(world).geom_rgba[:, 3]
-            for name in thing.each():
-                first, count = model.body(name).geomadr[0], model.body(name).geomnum[0]
-                shown = slice(first, first + count)
-                model.geom_rgba[shown, 3] = opaque[shown] * pose.opacity[thing.name]
+            fading = [model.body(name).id for name in thing.each()]
+            model.geom_rgba[np.isin(model.geom_bodyid, fading), 3] *= pose.opacity[thing.name]
     mujoco.mj_kinematics(model, data)
     mujoco.mj_camlight(model, data)
 

@@ -1,7 +1,7 @@
 """A window on a world: MuJoCo's viewer on the visual model, and driving the agent by keyboard.
 
-The window's own keys and mouse turn the view and switch drawing options. The agent is driven with I, K, J and L, as in
-Safety-Gymnasium's Debug worlds, or with the arrow keys, which mean nothing else in that window.
+The agent is driven with I, K, J and L, as in Safety-Gymnasium's Debug worlds, or with the arrow keys: in this window
+letters switch drawing options too. The mouse turns the view.
 """
 
 from __future__ import annotations
@@ -110,8 +110,9 @@ class Window:
     def held(self) -> frozenset[str]:
         """The letters of I, K, J and L that are down, or were pressed since the last call."""
         tapped, self._tapped = self._tapped, set()
-        down = [name for key, name in KEYS.items() if self._handle and glfw.get_key(self._handle, key)]
-        return frozenset(tapped.union(down))
+        if self._handle and self.is_open:
+            tapped.update(name for key, name in KEYS.items() if glfw.get_key(self._handle, key))
+        return frozenset(tapped)
 
     def close(self) -> None:
         """Close the window."""
