@@ -112,7 +112,7 @@ def test_a_goal_without_room_ends_the_episode():
     env.set_goal(env.position())
     # An agent that claims the whole square leaves no room for a goal.
     env.world = replace(world, agent=replace(world.agent, keepout_m=5.0))
-    env._begin = lambda ids, seeds: None  # the next episode could not be laid out either
+    env._begin = lambda ids: None  # the next episode could not be laid out either
     step = env.step(np.zeros((1, 2)))
     assert (step.terminated[0], step.truncated[0]) == (True, False)
     assert step.reward[0] == pytest.approx(1.0)

@@ -111,6 +111,28 @@ WORLDS: tuple[Entry, ...] = tuple(
     for level, summary in enumerate(family.levels)
 )
 
+_FORMS = "tests/safety/test_worlds_forms.py::"
+_SEEN = _FORMS + "test_a_vision_id_shows_what_the_agents_camera_sees"
+_DRIVEN = _FORMS + "test_a_debug_id_is_the_plain_world"
+
+VARIANTS: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="env",
+        name=world.name.replace("-v0", f"{variant}-v0"),
+        target=world.target,
+        summary=f"{world.name.removesuffix('-v0')}, {how}",
+        reference=world.reference,
+        level="property",
+        test=test,
+    )
+    for world in WORLDS
+    for variant, how, test, agents in (
+        ("Vision", "with the picture of the agent's own camera", _SEEN, _AGENTS),
+        ("Debug", "to be driven by hand", _DRIVEN, ("Point", "Car", "Racecar")),
+    )
+    if world.name.startswith(tuple(f"Safety{agent}" for agent in agents))
+)
+
 CUSTOM = Entry(
     kind="env",
     name="SafetyCustom-v0",
@@ -219,4 +241,4 @@ RECIPES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = (*WORLDS, *PLANAR, *VELOCITY, *TEAMS, CUSTOM, *RECIPES)
+ENTRIES: tuple[Entry, ...] = (*WORLDS, *VARIANTS, *PLANAR, *VELOCITY, *TEAMS, CUSTOM, *RECIPES)

@@ -7,6 +7,8 @@ Safety-Gymnasium: reward, cost, new goal, observation.
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +19,11 @@ from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, unknown
-from trueline.rl.env import Step
+from trueline.rl.env import Obs, Step
 from trueline.safety.worlds.body import Senses, upright
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
-from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
+from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
 from trueline.safety.worlds.objects import Solid
 from trueline.safety.worlds.physics import COLOUR, compiled, puller
 from trueline.safety.worlds.scene import Array, Scene
@@ -35,6 +37,13 @@ _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the 
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _MOCAP_POSITIONS = int(mujoco.mjtState.mjSTATE_MOCAP_POS)
 _DIVERGED_REWARD = -10.0
+VISION, _PICTURE = "vision", (256, 256)  # what the agent's camera sees, height and width
+
+
+def _space(name: str, shape: tuple[int, ...]) -> gym.spaces.Box:
+    """Of one part of the observation, bounded as in the original."""
+    low, high = (0.0, 1.0) if name.endswith("_lidar") else (-1.0, 1.0) if name.endswith("_comp") else (-np.inf, np.inf)
+    return gym.spaces.Box(low, high, shape, np.float64)
 
 
 def _along(solid: Solid) -> tuple[float, float]:
@@ -65,19 +74,31 @@ class NavigationWorlds:
         threads: int = 1,
         costs: Literal["sum", "split"] = "sum",
         seed: int = 0,
+        physics: Literal["exact", "sleep"] = "exact",
+        observe: Literal["flat", "parts", "vision"] = "flat",
     ) -> None:
+        for option, given, known in (
+            ("costs", costs, ("sum", "split")),
+            ("physics", physics, ("exact", "sleep")),
+            ("observe", observe, ("flat", "parts", "vision")),
+        ):
+            if given not in known:
+                raise ConfigError(f"{option} is {given!r} for {id}. Give {' or '.join(map(repr, known))}.")
         if num_envs < 1:
             raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
-        if costs not in ("sum", "split"):
-            raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
         if costs == "split" and not world.constraints:
             raise ConfigError(f"{id} has no constraint, so its costs cannot be split. Use costs='sum', always 0 here.")
         self.id, self.world, self.num_envs = id, world, num_envs
         self.costs = world.constraints if costs == "split" else ("cost_sum",)
         self.max_episode_steps = world.steps
-        actions = len(world.agent.motors)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (world.observation_size,), np.float64)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (actions,), np.float64)
+        self._observe_as = observe
+        self.observation_parts = {name: _space(name, shape) for name, shape in world.parts.items()}
+        self.observation_space = self._space()
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (len(world.agent.motors),), np.float64)
+        self._native = np.array(world.agent.control_low), np.array(world.agent.control_high)
+        low, high = (limit.astype(np.float32).astype(np.float64) for limit in self._native)  # rounded as the original's
+        self.native_action_space = gym.spaces.Box(low, high, dtype=np.float64)
+        self.autoreset = True  # False: rows that ended wait for `begin`
         self.episode_seed = np.zeros(num_envs, np.uint32)
         self._seeds = np.random.default_rng(seed)
         self.seed_source = self._own_seeds
@@ -88,16 +109,26 @@ class NavigationWorlds:
         self._settled = np.zeros(num_envs, np.int64)  # … of which the random stream has seen so many
         self._scales: dict[str, Array] = {}
         self._painters: dict[tuple[int, int], Any] = {}
-        self._open_batch(threads)
+        self._open_batch(threads, physics == "sleep")
         self._set_scene()
         self._measured = world.task.measure(self._scene)  # what the next reward compares with [N, m]
 
     # --- construction ----------------------------------------------------------------------------------------------
 
-    def _open_batch(self, threads: int) -> None:
-        model, agent = compiled(self.world), self.world.agent
+    def _space(self) -> gym.Space[Any]:
+        """Of the observations in their form."""
+        if self._observe_as == "flat":
+            return gym.spaces.Box(-np.inf, np.inf, (self.world.observation_size,), np.float64)
+        spaces: OrderedDict[str, gym.Space[Any]] = OrderedDict(self.observation_parts)  # a plain dict would be sorted
+        if self._observe_as == "vision":
+            spaces[VISION] = gym.spaces.Box(0, 255, (*_PICTURE, 3), np.uint8)
+        return gym.spaces.Dict(spaces)
+
+    def _open_batch(self, threads: int, sleep: bool) -> None:
+        model, agent = compiled(self.world, sleep), self.world.agent
         self._model = model
-        self._batch = Batch(model, nsim=self.num_envs, nthread=threads)
+        # What sleeps is remembered in simulations that persist, and nowhere else.
+        self._batch = Batch(model, nsim=self.num_envs, nthread=threads, persistent=sleep)
         bind = self._batch.bind
         self._qpos, self._qvel, self._time = bind("qpos"), bind("qvel"), bind("time")
         self._sensors = bind("sensordata")
@@ -157,17 +188,34 @@ class NavigationWorlds:
 
     # --- episodes --------------------------------------------------------------------------------------------------
 
-    def reset(self, seeds: NDArray[np.uint32] | None = None) -> Array:
-        """Start a new episode everywhere; seeds [N] or None -> observations [N, O].
+    def reset(self, seeds: NDArray[np.uint32] | None = None) -> Obs:
+        """Start a new episode everywhere; seeds [N] or None -> observations [N, O], or a dict of arrays by part.
 
         Raises ConfigError naming the object for which a layout has no room.
         """
         everyone = np.arange(self.num_envs)
-        self._begin(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
-        return self._observe()
+        self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
+        self._begin(everyone)
+        return self._formed(self._observe())
 
-    def _begin(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
-        self._reseed(ids, seeds)
+    def begin(self, rows: NDArray[np.intp], seeds: NDArray[Any] | None = None) -> Obs:
+        """Start new episodes in `rows` alone, at any time; returns the observations of all.
+
+        From `seeds` [len(rows)], or without them from where each row's random stream stands, as the original goes on;
+        `episode_seed` then still says where the stream began.
+        """
+        ids = np.asarray(rows)
+        if not self._layouts:
+            raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
+        if seeds is not None:
+            self._reseed(ids, np.asarray(seeds))
+        else:
+            for i in ids.tolist():
+                self._catch_up(i)
+        self._begin(ids)
+        return self._formed(self._observe())
+
+    def _begin(self, ids: NDArray[np.intp]) -> None:
         try:
             layouts = [draw_layout(self.world, self._streams[i]) for i in ids.tolist()]
         except Unplaceable as stuck:
@@ -225,8 +273,19 @@ class NavigationWorlds:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
         if actions.shape != self._ctrl.shape:
             raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
-        world, scene, task = self.world, self._scene, self.world.task
         self._body.drive(actions)
+        return self._interval()
+
+    def step_native(self, actions: NDArray[Any]) -> Step:
+        """As `step`, with actions [N, A] in the actuators' own units, clipped to their range."""
+        low, high = self._native
+        if not self._layouts or actions.shape != self._ctrl.shape:
+            return self.step(actions)  # which says what is wrong
+        np.clip(actions, low, high, out=self._ctrl)
+        return self._interval()
+
+    def _interval(self) -> Step:
+        world, scene, task = self.world, self._scene, self.world.task
         diverged = self._advance()
         self._follow()
         now = task.measure(scene)
@@ -255,14 +314,36 @@ class NavigationWorlds:
         terminated |= ~self._body.alive() & ~diverged
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
-        obs = final_obs = self._observe()
+        flat = self._observe()
+        obs = final_obs = self._formed(flat)
         ended = terminated | truncated
-        if ended.any():
+        if ended.any() and self.autoreset:
             ids = np.flatnonzero(ended)
-            self._begin(ids, self.seed_source(len(ids)))
-            obs = final_obs.copy()
-            obs[ids] = self._observe()[ids]
+            self._reseed(ids, self.seed_source(len(ids)))
+            self._begin(ids)
+            fresh = flat.copy()
+            fresh[ids] = self._observe()[ids]
+            obs = self._formed(fresh, final_obs, ids)
         return Step(obs, reward, cost, terminated, truncated, final_obs, info)
+
+    def _formed(self, flat: Array, before: Obs | None = None, ids: NDArray[np.intp] | None = None) -> Obs:
+        """Flat observations [N, O] in the form asked for; only rows `ids` look different from `before`."""
+        if self._observe_as == "flat":
+            return flat
+        out: dict[str, NDArray[Any]] = {}
+        at = 0
+        for name, shape in self.world.parts.items():
+            width = math.prod(shape)
+            out[name] = flat[:, at : at + width].reshape(self.num_envs, *shape)
+            at += width
+        if self._observe_as == "vision":
+            pictures = np.empty((self.num_envs, *_PICTURE, 3), np.uint8)
+            if isinstance(before, dict):
+                pictures[:] = before[VISION]
+            for i in range(self.num_envs) if ids is None else ids.tolist():
+                pictures[i] = self.render(i, *_PICTURE, camera="vision")
+            out[VISION] = pictures
+        return out
 
     def _indicators(self) -> Array:
         """1 where a constraint is violated now, [N, constraints] in the order of `world.constraints`."""
@@ -316,11 +397,15 @@ class NavigationWorlds:
         for name, pose in self._poses.items():
             self._scene.places[name][:] = pose[:, :, :3]
 
+    def _catch_up(self, i: int) -> None:
+        """Bring the random stream to the present step: the original draws one double in each."""
+        self._streams[i].skip(int(self._elapsed[i] - self._settled[i]))
+        self._settled[i] = self._elapsed[i]
+
     def _renew(self, i: int) -> bool:
         """A new goal for environment `i`, clear of where everything is now; false when there is no room."""
         scene, task, stream = self._scene, self.world.task, self._streams[i]
-        stream.skip(int(self._elapsed[i] - self._settled[i]))  # the original draws one double per step
-        self._settled[i] = self._elapsed[i]
+        self._catch_up(i)
         if task.renews == "place":
             agent = tuple(self._position[i, :2].tolist())
             places = {name: [tuple(xy) for xy in at[i, :, :2].tolist()] for name, at in scene.places.items()}
@@ -348,13 +433,54 @@ class NavigationWorlds:
         agent, world = self.world.agent, self.world
         out = np.empty((self.num_envs, world.observation_size))
         self._body.read(out)
-        if world.rings:
-            ego = ego_xy(self._shown, self._position, self._rotation)
-            out[:, agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)
+        if not world.rings:
+            return out
+        rings = self._rings()
         if self._hidden is not None:
-            first = agent.senses + self._hidden * world.bins
-            out[:, first : first + world.bins] *= (self._scene.wait == 0)[:, None]
+            rings[:, self._hidden] *= (self._scene.wait == 0)[:, None]
+        if not world.compass:
+            out[:, agent.senses :] = rings.reshape(self.num_envs, -1)
+            return out
+        at = agent.senses
+        for k, thing in enumerate(world.rings):
+            out[:, at : at + world.bins] = rings[:, k]
+            at += world.bins
+            if thing.single:
+                place = self._scene.places[thing.name][:, 0]
+                out[:, at : at + world.compass] = compass(place, self._position, self._rotation, world.compass)
+                at += world.compass
         return out
+
+    def _rings(self) -> Array:
+        """What the lidar reads [N, rings, bins]."""
+        world = self.world
+        if world.lidar == "rays":
+            seen = [
+                Seen(thing.solids, self._scene.places[thing.name], self._turns(thing.name)) for thing in world.rings
+            ]
+            read = ray_lidar(self._position, self._rotation, seen, world.bins)
+        else:
+            ego = ego_xy(self._shown, self._position, self._rotation)
+            rings, bins = len(world.rings), world.bins
+            read = pseudo_lidar(ego, self._ring, rings, bins, world.sight_m, world.gain_per_m, world.leaks)
+        return read.reshape(self.num_envs, len(world.rings), world.bins)
+
+    def _turns(self, name: str) -> Array | None:
+        """Quaternions [N, k, 4] of things that turn; None of the others."""
+        return self._poses[name][:, :, 3:] if name in self._poses else None
+
+    def located(self, i: int) -> dict[str, Array]:
+        """Where things are in environment `i` now: kind -> centres [k, 3] metres.
+
+        And of the agent "agent" [1, 3], "agent_rotation" [3, 3] (body to world) and "agent_velocity" [3] m/s.
+        """
+        out = {name: places[i].copy() for name, places in self._scene.places.items()}
+        up = 0.0 if self.world.agent.planar else float(self._qvel[i, 2])
+        return out | {
+            "agent": self._position[i : i + 1].copy(),
+            "agent_rotation": self._rotation[i].copy(),
+            "agent_velocity": np.array([*self._scene.velocity[i], up]),
+        }
 
     def opacity(self, i: int) -> dict[str, float]:
         """How much of its own opacity each kind of thing that fades still has in environment `i`, in [0, 1]."""
@@ -374,7 +500,7 @@ class NavigationWorlds:
         """The arrangement environment `i` started its episode from; see `Layout.as_dict`."""
         return self._layouts[i].as_dict()
 
-    def set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Array:
+    def set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Obs:
         """Restart the episodes of environments `layouts.keys()` from these arrangements -> all observations [N, O].
 
         Later goals of such an episode come from a fresh `episode_seed`. Raises ConfigError, before anything has
@@ -389,7 +515,7 @@ class NavigationWorlds:
         ids = np.fromiter(layouts, np.intp)
         self._reseed(ids, self.seed_source(len(ids)))
         self._arrange(ids, read)
-        return self._observe()
+        return self._formed(self._observe())
 
     # --- Perturbable -----------------------------------------------------------------------------------------------
 
@@ -450,8 +576,11 @@ class NavigationWorlds:
             "seeds": self._seeds.bit_generator.state,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Array:
-        """Take up a state of the same world and N -> the observations [N, O] that belong to it.
+    def load_state_dict(self, state: Mapping[str, Any]) -> Obs:
+        """Take up a state of the same world and N -> the observations that belong to it.
+
+        What follows is bit for bit what would have followed, but with physics="sleep": which bodies are asleep is not
+        part of a state, so all of them are awake, and later steps agree to rounding until a touch.
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
@@ -479,9 +608,16 @@ class NavigationWorlds:
         self._seeds.bit_generator.state = state["seeds"]
         obs = self._observe()
         obs[:, : self.world.agent.senses] = state["senses"]  # the accelerometer's last bits depend on that point too
-        return obs
+        return self._formed(obs)
 
     # --- Visible ---------------------------------------------------------------------------------------------------
+
+    @property
+    def planes_m(self) -> tuple[float, float]:
+        """Nothing nearer or farther from a camera than this is drawn, metres."""
+        from trueline.safety.worlds.render import FAR_M, NEAR_M
+
+        return NEAR_M, FAR_M
 
     window: Window | None = None  # what `render` opened for mode="human"
 
@@ -508,8 +644,8 @@ class NavigationWorlds:
         pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places, self.opacity(i))
         balls = [cost_ball(self._position[i])] if cost > 0 else []
         if lidar and world.rings:
-            readings = self._observe()[i, world.agent.senses :].reshape(-1, world.bins)
-            balls += lidar_balls(self._position[i], self._rotation[i], readings, world.rings)
+            shift = 0.0 if world.lidar == "rays" else 0.5  # of a reading from its bin's edge
+            balls += lidar_balls(self._position[i], self._rotation[i], self._rings()[i], world.rings, shift)
         if mode == "human":
             from trueline.safety.worlds.viewer import Window
 

@@ -80,10 +80,15 @@ class Thing:
         """Whether its place changes by physics."""
         return self.stands in ("free", "driven")
 
+    @property
+    def single(self) -> bool:
+        """Whether there is never more than one of the kind."""
+        return not self.name.endswith("s")
+
     def each(self) -> tuple[str, ...]:
         """Names of the single objects, in the original's words: hazard0, hazard1, …; or the name itself."""
         one = self.name.removesuffix("s")
-        return tuple(f"{one}{i}" for i in range(self.count)) if one != self.name else (self.name,)
+        return (self.name,) if self.single else tuple(f"{one}{i}" for i in range(self.count))
 
 
 def in_order(things: tuple[Thing, ...]) -> tuple[Thing, ...]:

@@ -78,21 +78,24 @@ def _add_fixed(spec: mujoco.MjSpec, thing: Thing) -> None:
         _add_solids(body, thing.solids, thing)
 
 
-def _add_touch(spec: mujoco.MjSpec, names: tuple[str, ...], agent: Agent) -> None:
+def _add_touch(spec: mujoco.MjSpec, names: tuple[str, ...], agent: Agent, prefix: str) -> None:
     for name in names:
         spec.add_sensor(
-            name=f"touch_{name}",
+            name=f"{prefix}touch_{name}",
             type=mujoco.mjtSensor.mjSENS_CONTACT,
             objtype=mujoco.mjtObj.mjOBJ_BODY,
             objname=name,
             reftype=mujoco.mjtObj.mjOBJ_XBODY,  # the agent with all that hangs on it
-            refname=agent.root.name,
+            refname=prefix + agent.root.name,
             intprm=[1, 0, 1],  # report only how many contacts were found
         )
 
 
-def describe(world: World) -> mujoco.MjSpec:
-    """The physics of `world` as an editable MuJoCo specification, everything at the origin."""
+def describe(world: World, prefixes: tuple[str, ...] = ("",)) -> mujoco.MjSpec:
+    """The physics of `world` as an editable MuJoCo specification, everything at the origin.
+
+    With the agent once for each of `prefixes`, with which the names of its parts and sensors then begin.
+    """
     spec = mujoco.MjSpec()
     set_clock(spec, world.agent)
     spec.worldbody.add_geom(
@@ -101,22 +104,27 @@ def describe(world: World) -> mujoco.MjSpec:
         size=[world.floor_m, world.floor_m, 0.1],
         condim=CONTACT_DIMENSIONS,
     )
-    add_agent(spec, world.agent)
+    for prefix in prefixes:
+        add_agent(spec, world.agent, prefix)
     for stands, add in (("free", _add_free), ("driven", _add_free), ("driven", _add_pullers), ("fixed", _add_fixed)):
         for thing in world.things:
             if thing.stands == stands:
                 add(spec, thing)
     if world.scenery:
         _add_solids(spec.worldbody.add_body(name=SCENERY), world.scenery, None)
-    for thing in world.things:
-        if thing.name in world.touched:
-            _add_touch(spec, thing.each(), world.agent)
-    if SCENERY in world.touched:
-        _add_touch(spec, (SCENERY,), world.agent)
+    for prefix in prefixes:
+        for thing in world.things:
+            if thing.name in world.touched:
+                _add_touch(spec, thing.each(), world.agent, prefix)
+        if SCENERY in world.touched:
+            _add_touch(spec, (SCENERY,), world.agent, prefix)
     return spec
 
 
 @functools.cache
-def compiled(world: World) -> mujoco.MjModel:
-    """The model of `world`, compiled once per process."""
-    return describe(world).compile()
+def compiled(world: World, sleep: bool = False) -> mujoco.MjModel:
+    """The model of `world`, compiled once per process; with `sleep`, bodies at rest are not computed until touched."""
+    spec = describe(world)
+    if sleep:
+        spec.option.enableflags = int(spec.option.enableflags) | int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+    return spec.compile()

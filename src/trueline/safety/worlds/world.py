@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from trueline.safety.worlds.agents import Agent
 from trueline.safety.worlds.costs import Cost
@@ -33,8 +35,12 @@ class World:
     rules: tuple[Cost, ...] = ()
     steps: int = 1000
     substeps: int = 10  # physics steps per control interval
+    lidar: Literal["bins", "rays"] = "bins"  # see `lidar.py`
     bins: int = 16  # of each lidar ring
-    sight_m: float = 3.0  # beyond which a lidar reads 0
+    sight_m: float | None = 3.0  # beyond which bins read 0; None: they fade exponentially
+    gain_per_m: float = 1.0  # of that
+    leaks: bool = True  # whether what is seen in a bin is seen a little in its neighbours too
+    compass: Literal[0, 2, 3] = 0  # components of a unit vector to each single object, beside its ring
     floor_m: float = 3.5  # half the side of the floor that is drawn; it bears everywhere
     reward_clip: float | None = 10.0
     agent_within: tuple[Square, ...] = ()  # where the agent starts, when not anywhere in the square
@@ -68,9 +74,20 @@ class World:
         return frozenset(name for name in asked if name is not None)
 
     @property
+    def parts(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what the flat observation is made of, in order, in the original's words."""
+        out = {sensor.name: sensor.shape for sensor in self.agent.sensors}
+        for thing in self.rings:
+            name = thing.shown_as or thing.name
+            out[f"{name}_lidar"] = (self.bins,)
+            if self.compass and thing.single:
+                out[f"{name}_comp"] = (self.compass,)
+        return out
+
+    @property
     def observation_size(self) -> int:
         """Numbers in the flat observation."""
-        return self.agent.senses + self.bins * len(self.rings)
+        return sum(math.prod(shape) for shape in self.parts.values())
 
     def thing(self, name: str) -> Thing | None:
         """The kind of this name, if present."""

@@ -1,0 +1,1 @@
+"""Other packages' interfaces over Trueline's own parts, one package per original."""

@@ -1,0 +1,305 @@
+"""Several agents in one environment: observations, actions, rewards and costs are dicts by agent.
+
+`make_ma` is the original's velocity tasks with a body shared out among agents; ids such as SafetyPointMultiGoal1-v0
+are two agents in one room. Both stand on a `rl.multi_agent.MultiAgentVectorEnv` of one environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.compat.safety_gymnasium.abilities import AgentsStepNative
+from trueline.compat.safety_gymnasium.config import open_world, read
+from trueline.compat.safety_gymnasium.env import BadAction, drawn_seed
+from trueline.compat.safety_gymnasium.episodes import Episodes
+from trueline.compat.safety_gymnasium.infos import of_body
+from trueline.compat.safety_gymnasium.pictures import CAMERAS, MODES, VELOCITY_CAMERAS, Pictures, RenderConf
+from trueline.core.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """One step of all agents, by agent."""
+
+    obs: dict[str, Array]
+    reward: dict[str, float]
+    cost: dict[str, float]
+    terminated: dict[str, bool]
+    truncated: dict[str, bool]
+    told: Mapping[str, NDArray[Any]]  # what the world says besides, [1, …] each, of all agents together
+
+
+class _Agents:
+    """The agents of one environment and the episodes they are in."""
+
+    def __init__(self, world: Any, seed: int) -> None:
+        self.world, self.names = world, tuple(world.agents)
+        native = isinstance(world, AgentsStepNative)
+        self.action_spaces = dict(world.native_action_spaces if native else world.action_spaces)
+        self._episodes = Episodes(world, [seed], world.step_native if native else world.step)
+
+    @property
+    def over(self) -> bool:
+        """Whether the episode is over or has not begun."""
+        return bool(self._episodes.ended[0])
+
+    def observations(self) -> dict[str, Array]:
+        """The present observation of each agent."""
+        obs = self._episodes.obs
+        assert isinstance(obs, dict)
+        return {name: np.array(obs[name][0]) for name in self.names}
+
+    def reset(self, seed: int | None) -> dict[str, Array]:
+        """The first observations of the episode of `seed`, or of the next on the stream."""
+        self._episodes.start([seed])
+        return self.observations()
+
+    def step(self, actions: Mapping[str, Any]) -> _Outcome:
+        """One control interval.  Raises BadAction naming the agent, ResetNeeded when the episode is over."""
+        if self.over:
+            raise gym.error.ResetNeeded("the episode is over or has not begun. Call reset() before step().")
+        given = {}
+        for name in self.names:
+            if name not in actions:
+                raise BadAction(f"no action was given for {name}. Give one for each of {', '.join(self.names)}.")
+            action, shape = np.asarray(actions[name]), self.action_spaces[name].shape
+            if action.shape != shape:
+                raise BadAction(f"the action of {name} has shape {action.shape}. It takes {shape}.")
+            given[name] = action[None]
+        step: Any = self._episodes.step(given)
+        return _Outcome(
+            self.observations(),
+            {name: float(step.reward[0, k]) for k, name in enumerate(self.names)},
+            {name: float(step.cost[0, k].sum()) for k, name in enumerate(self.names)},
+            dict.fromkeys(self.names, bool(self._episodes.terminated[0])),
+            dict.fromkeys(self.names, bool(self._episodes.truncated[0])),
+            step.info,
+        )
+
+    def state(self) -> Array:
+        """What all agents together could know [S]."""
+        return np.array(self.world.state()[0])
+
+
+class MultiAgentMujoco:
+    """A body shared out among agents, without costs: what `SafeMAEnv` has inside, with five dicts per step."""
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": list(MODES),
+        "name": "MaMuJoCo",
+        "is_parallelizable": True,
+    }
+
+    def __init__(self, body: str, world: Any, render_mode: str | None) -> None:
+        # As Gymnasium's environments do, from the system's entropy when no seed is given.
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self.inner = _Agents(world, seed)
+        self._pictures = Pictures(RenderConf(render_mode), VELOCITY_CAMERAS, "track")
+        self.body, self.render_mode = body, render_mode
+        self.possible_agents = list(self.inner.names)
+        self.agents = list(self.possible_agents)
+        self.observation_spaces = dict(world.observation_spaces)
+        self.action_spaces = self.inner.action_spaces
+        self.agent_action_partitions = [tuple(range(space.shape[0])) for space in self.action_spaces.values()]
+
+    @property
+    def num_agents(self) -> int:
+        """How many agents take part now: none once the episode is over."""
+        return len(self.agents)
+
+    @property
+    def max_num_agents(self) -> int:
+        """How many agents there are."""
+        return len(self.possible_agents)
+
+    def observation_space(self, agent: str) -> gym.Space[Any]:
+        """What an agent observes."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gym.Space[Any]:
+        """What an agent does."""
+        return self.action_spaces[agent]
+
+    def state(self) -> Array:
+        """The whole body's observation."""
+        return self.inner.state()
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """First observations and infos, by agent. `options` are not used."""
+        del options
+        self.agents = list(self.possible_agents)
+        return self.inner.reset(seed), {name: {} for name in self.possible_agents}
+
+    def outcome(self, actions: Mapping[str, Any]) -> _Outcome:
+        """One step, costs included."""
+        out = self.inner.step(actions)
+        if self.render_mode == "human":
+            self.render()
+        if self.inner.over:
+            self.agents = []
+        return out
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """One step: observations, rewards, terminations, truncations and infos by agent."""
+        out = self.outcome(actions)
+        return out.obs, out.reward, out.terminated, out.truncated, self.infos(out)
+
+    def infos(self, out: _Outcome) -> dict[str, Any]:
+        """What Gymnasium's body tells of a step, the same for each agent."""
+        told = {key: float(values[0]) for key, values in of_body(self.body, out.told).items()}
+        return {name: dict(told) for name in self.possible_agents}
+
+    def render(self) -> Any:
+        """A picture uint8 [H, W, 3], a depth buffer float32 [H, W], or None after showing a window."""
+        return self._pictures.draw(self.inner.world, 0)
+
+    def close(self) -> None:
+        """Free the world, and with it its window."""
+        self.inner.world.close()
+
+
+class SafeMAEnv:
+    """A body shared out among agents that must not be too fast; six dicts per step."""
+
+    def __init__(
+        self,
+        scenario: str,
+        agent_conf: str | None,
+        agent_obsk: int | None = 1,
+        agent_factorization: dict[str, Any] | None = None,
+        local_categories: list[list[str]] | None = None,
+        global_categories: tuple[str, ...] | None = None,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        """scenario: the body, such as Ant; agent_conf: how it is shared out, such as 2x4; options: the world's own.
+
+        Raises ConfigError for a factorisation of one's own, and what the worlds raise for an unknown body.
+        """
+        own = {"agent_factorization": agent_factorization, "local_categories": local_categories}
+        for name, value in {**own, "global_categories": global_categories}.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{name} was given, but bodies are shared out here as the original's table says. Leave it out."
+                )
+        if agent_conf is None or agent_obsk is None:
+            raise ConfigError(
+                f"{scenario} was asked for as one agent. Use make('Safety{scenario}Velocity-v1') for that."
+            )
+        from trueline.safety.worlds.velocity_agents import make_multi_agent
+
+        self.agent = scenario
+        world = make_multi_agent(scenario, agent_conf, agent_obsk=agent_obsk, **options)
+        self.env = MultiAgentMujoco(scenario, world, render_mode)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "env":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.env, name)
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """First observations and infos, by agent."""
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """One step: observations, rewards, costs, terminations, truncations and infos by agent."""
+        out = self.env.outcome(action)
+        return out.obs, out.reward, out.cost, out.terminated, out.truncated, self.env.infos(out)
+
+
+make_ma = SafeMAEnv
+
+
+class SafetyMultiAgentEnv(gym.Env[Any, Any]):
+    """Two agents in one room; six dicts per step."""
+
+    metadata: dict[str, Any] = {"render_modes": list(MODES), "render_fps": 30}  # noqa: RUF012  (Gymnasium's own)
+
+    def __init__(
+        self,
+        task_id: str,
+        config: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        width: int = 256,
+        height: int = 256,
+        camera_id: int | None = None,
+        camera_name: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.task_id, self.config = task_id, dict(config or {})
+        self.render_parameters = RenderConf(render_mode, width, height, camera_id, camera_name)
+        settings = read(task_id, config)
+        if settings.observe_vision or not settings.observation_flatten or settings.debug:
+            raise ConfigError(f"{task_id} is observed as one vector here, and not driven by keys. Use the plain id.")
+        world: Any = open_world(task_id, 1, settings, options)
+        self._inner = _Agents(world, drawn_seed())
+        self._pictures = Pictures(self.render_parameters, CAMERAS, "vision")
+        self.possible_agents = list(self._inner.names)
+
+    @property
+    def agents(self) -> list[str]:
+        """All of them: both stay to the end."""
+        return list(self.possible_agents)
+
+    @property
+    def num_agents(self) -> int:
+        """How many there are."""
+        return len(self.possible_agents)
+
+    def observation_space(self, agent: str) -> gym.Space[Any]:  # type: ignore[override]
+        """What an agent observes."""
+        return self._inner.world.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gym.Space[Any]:  # type: ignore[override]
+        """What an agent does."""
+        return self._inner.action_spaces[agent]
+
+    @property
+    def state(self) -> Array:
+        """What both together observe."""
+        return self._inner.state()
+
+    @property
+    def render_mode(self) -> str | None:  # type: ignore[override]
+        """None, human, rgb_array or depth_array."""
+        return self.render_parameters.mode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """First observations and infos, by agent. `options` are not used."""
+        del options
+        super().reset(seed=seed)
+        return self._inner.reset(seed), {name: {} for name in self.possible_agents}
+
+    def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
+        """One step: observations, rewards, costs, terminations, truncations and infos by agent."""
+        out = self._inner.step(action)
+        if self.render_mode == "human":
+            self.render()
+        told: dict[str, Any] = {name: {"cost_sum": cost} for name, cost in out.cost.items()}
+        told["reward_sum"] = sum(out.reward.values())
+        if "goal_met" in out.told and out.told["goal_met"][0]:
+            told["goal_met"] = True
+        infos = {name: dict(told) for name in self.possible_agents}
+        return out.obs, out.reward, out.cost, out.terminated, out.truncated, infos
+
+    def render(self) -> Any:
+        """A picture uint8 [H, W, 3], a depth buffer float32 [H, W], or None after showing a window."""
+        return self._pictures.draw(self._inner.world, 0)
+
+    def close(self) -> None:
+        """Free the world, and with it its window."""
+        self._inner.world.close()
