@@ -23,6 +23,7 @@ from trueline.safety.worlds.objects import Solid
 
 Array = NDArray[np.float64]
 _TURN = 2.0 * np.pi
+_FEW = 400  # points below which calls cost more than arithmetic
 
 
 def ego_xy(xy: Array, position: Array, rotation: Array) -> NDArray[np.complex128]:
@@ -30,6 +31,13 @@ def ego_xy(xy: Array, position: Array, rotation: Array) -> NDArray[np.complex128
 
     The agent's height counts when it is tilted: the points lie on the floor.
     """
+    if xy.shape[0] * xy.shape[1] < _FEW:
+        # The same sums in the same order, to the bit, in fewer calls; on many points the long rows below are quicker.
+        offset = xy[:, :, :2] - position[:, None, :2]
+        both = offset[:, :, :1] * rotation[:, None, 0, :2]
+        both += offset[:, :, 1:] * rotation[:, None, 1, :2]
+        both += (-position[:, 2:3] * rotation[:, 2, :2])[:, None]
+        return both.view(np.complex128)[:, :, 0]
     dx = xy[:, :, 0] - position[:, 0:1]
     dy = xy[:, :, 1] - position[:, 1:2]
     dz = -position[:, 2:3]

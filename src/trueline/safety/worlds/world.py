@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from trueline.safety.worlds.agents import Agent
@@ -49,23 +49,22 @@ class World:
     fades: tuple[Fade, ...] = ()
     numeric: bool = True  # whether trajectories are the original's; else only its rules are
 
+    # Read in every step, so they are found once: names of the costs, in the original's words and order; the kinds that
+    # the lidar shows and the numbers of the flat observation, in its order.
+    constraints: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    rings: tuple[Thing, ...] = field(init=False, repr=False, compare=False)
+    observation_size: int = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "things", in_order(self.things))
+        object.__setattr__(self, "constraints", tuple(rule.name for rule in self.rules))
+        object.__setattr__(self, "rings", tuple(thing for thing in self.things if thing.seen))
+        object.__setattr__(self, "observation_size", sum(math.prod(shape) for shape in self.parts.values()))
 
     @property
     def keepout_m(self) -> float:
         """The room the agent claims."""
         return self.agent.keepout_m if self.agent_keepout_m is None else self.agent_keepout_m
-
-    @property
-    def constraints(self) -> tuple[str, ...]:
-        """Names of the costs, in the original's words and order."""
-        return tuple(rule.name for rule in self.rules)
-
-    @property
-    def rings(self) -> tuple[Thing, ...]:
-        """The kinds that the lidar shows, in the order of the observation."""
-        return tuple(thing for thing in self.things if thing.seen)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -83,11 +82,6 @@ class World:
             if self.compass and thing.single:
                 out[f"{name}_comp"] = (self.compass,)
         return out
-
-    @property
-    def observation_size(self) -> int:
-        """Numbers in the flat observation."""
-        return sum(math.prod(shape) for shape in self.parts.values())
 
     def thing(self, name: str) -> Thing | None:
         """The kind of this name, if present."""
