@@ -19,12 +19,10 @@ from trueline.safety.worlds import WORLDS, make_world, render
 from trueline.safety.worlds.render import (
     CAMERAS,
     FAR_M,
-    NEAR_M,
     NoGraphics,
     Pose,
     add_balls,
     cost_ball,
-    depth_buffer,
     labels,
     lidar_balls,
     take,
@@ -142,12 +140,6 @@ def test_depth_is_in_metres_from_the_camera(opengl):
     np.testing.assert_allclose(picture[ids == -1], FAR_M, rtol=1e-4)
     assert picture.dtype == np.float32
     env.close()
-
-
-def test_depth_as_opengl_stores_it_runs_from_the_near_plane_to_the_far_one():
-    metres = np.array([NEAR_M, 2 * NEAR_M, FAR_M], dtype=np.float32)
-    middle = 0.5 / (1 - NEAR_M / FAR_M)  # at twice the nearest distance the inverse has half its way behind it
-    np.testing.assert_allclose(depth_buffer(metres), [0.0, middle, 1.0], atol=1e-6)
 
 
 def test_a_segmentation_shows_which_object_is_where(opengl):

@@ -43,17 +43,10 @@ def scene(
 
 def picture(seen: dict[str, Any], width: int, height: int, camera: str) -> NDArray[np.uint8]:
     """A scene drawn from above, [height, width, 3].  Raises ConfigError for a size or camera that does not exist."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from trueline.rl.filmstrip import top_view
+    from trueline.rl.filmstrip import pixels
 
     if width < 1 or height < 1:
         raise ConfigError(f"a picture of {width} × {height} was asked for. Give a width and height of 1 or more.")
     if camera != CAMERA:
         raise ConfigError(f"there is no camera {camera!r}. A planar world is seen from above, by {CAMERA!r}.")
-    figure = Figure(figsize=(width / 100.0, height / 100.0), dpi=100)
-    canvas = FigureCanvasAgg(figure)
-    top_view(figure.add_axes((0.0, 0.0, 1.0, 1.0)), seen)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    return pixels(seen, width, height)

@@ -236,9 +236,12 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 
 
 @functools.cache
-def visual_model(world: World) -> mujoco.MjModel:
-    """The model to draw; marks are moved through `mocap_pos`, after the physics model's own mocap bodies."""
-    spec = describe(world)
+def visual_model(world: World, prefixes: tuple[str, ...] = ("",)) -> mujoco.MjModel:
+    """The model to draw; marks are moved through `mocap_pos`, after the physics model's own mocap bodies.
+
+    prefixes: of the agents in it, see `describe`; cameras are the first one's.
+    """
+    spec = describe(world, prefixes)
     for thing in world.things:
         if not thing.is_body:
             _add_mark(spec, thing)
@@ -337,12 +340,6 @@ def add_balls(scene: mujoco.MjvScene, balls: Sequence[Ball]) -> None:
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def depth_buffer(depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Depth in metres as OpenGL stores it: 0 at the near plane, 1 at the far one.  [...] -> [...]."""
-    share = (1.0 / NEAR_M - 1.0 / depth_m.astype(np.float64)) / (1.0 / NEAR_M - 1.0 / FAR_M)
-    return share.astype(np.float32)
 
 
 class Painter:
