@@ -64,6 +64,22 @@ def test_list_shows_name_summary_reference_level_and_test(trueline):
             assert shown in line
 
 
+def test_many_names_are_listed_by_family_and_one_family_or_pattern_in_full(trueline):
+    every = json.loads(trueline("list", "envs", "--json").out)
+    lines = trueline("list", "envs").out.splitlines()
+    rows = [line.split() for line in lines[1:] if not line.startswith("`")]
+    counts = [next(int(word) for word in row if word.isdigit()) for row in rows]
+    assert len(rows) < 40
+    assert sum(counts) == len(every)
+    goals = json.loads(trueline("list", "envs", "Goal", "--json").out)
+    assert {e["name"] for e in goals} == {e["name"] for e in every if e["family"] == "Goal"} != set()
+    some = json.loads(trueline("list", "envs", "SafetyCar*2-v0", "--json").out)
+    assert {"SafetyCarGoal2-v0", "SafetyCarRace2-v0"} <= {e["name"] for e in some}
+    said = trueline("list", "envs", "Gaol")
+    assert said.code == 2
+    assert "Goal" in said.err
+
+
 def test_settings_are_listed_with_their_presets(trueline):
     said = trueline("settings", "ppo-lag").out
     assert any(line.split()[:3] == ["cost_limit", "number", "|"] for line in said.splitlines())

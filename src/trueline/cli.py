@@ -12,15 +12,17 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from trueline.core import registry
-from trueline.core.errors import ConfigError, RunError, Stopped, TruelineError, UnknownName, unknown
+from trueline.core.errors import ConfigError, RunError, Stopped, TruelineError, UnknownName, nearest, unknown
 
 if TYPE_CHECKING:
+    from trueline.core.registry import Entry
     from trueline.evidence.records import Estimate, Evidence
 
 __all__ = ["app", "main"]
@@ -87,9 +89,10 @@ def _global(
 @app.command("list")
 def list_names(
     kind: Annotated[str | None, typer.Argument(metavar="|".join(KINDS), help="What to list.")] = None,
+    only: Annotated[str | None, typer.Argument(metavar="FAMILY|PATTERN", help="Of a kind with many names.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the names that are registered, with reference, verification level and test."""
+    """Show the names that are registered, with reference, verification level and test; many names by family."""
     if kind is None:
         counts = {plural: len(registry.entries(singular)) for plural, singular in KINDS.items()}
         if as_json:
@@ -100,16 +103,37 @@ def list_names(
     if kind not in KINDS:
         raise UnknownName(_one_of("kind of name", kind, KINDS))
     entries = registry.entries(KINDS[kind])
+    families = sorted({entry.family for entry in entries if entry.family})
+    if only is not None:
+        entries = [e for e in entries if e.family == only or fnmatchcase(e.name, only)]
+        if not entries:
+            near = nearest(only, families)
+            raise UnknownName(f"{only!r} is no family of {kind} and no name.{near} `trueline list {kind}` shows them.")
     if as_json:
         from dataclasses import asdict
 
         _print_json([asdict(entry) for entry in entries])
+        return
+    if only is None and families:
+        _table(["family", "names", "for example", "level"], _by_family(entries))
+        print(f"`trueline list {kind} FAMILY`, or a pattern of names, shows each.")
         return
     _table(
         ["name", "summary", "reference", "level", "test"],
         [[e.name, e.summary, e.reference, e.level, e.test] for e in entries],
         f"no {kind} are registered",
     )
+
+
+def _by_family(entries: Sequence[Entry]) -> list[list[str]]:
+    """One row per family, and one for each name without."""
+    rows: dict[str, list[Entry]] = {}
+    for entry in entries:
+        rows.setdefault(entry.family or entry.name, []).append(entry)
+    return [
+        [family, str(len(each)), each[0].name, ", ".join(sorted({entry.level for entry in each}))]
+        for family, each in sorted(rows.items())
+    ]
 
 
 @app.command()

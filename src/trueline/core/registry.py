@@ -41,6 +41,7 @@ class Entry:
     reference: str = ""
     level: Level = "unverified"
     test: str = ""
+    family: str = ""  # of names that differ in a detail, and are listed together
 
     def __post_init__(self) -> None:
         for what, given, known in (("kind", self.kind, get_args(Kind)), ("level", self.level, get_args(Level))):

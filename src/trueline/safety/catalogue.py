@@ -105,6 +105,7 @@ WORLDS: tuple[Entry, ...] = tuple(
         reference=f"Safety-Gymnasium (Ji et al. 2023), {task}; Ray et al. 2019, §4",
         level=family.level,
         test=family.test,
+        family=task,
     )
     for task, family in _FAMILIES.items()
     for agent in _AGENTS
@@ -124,6 +125,7 @@ VARIANTS: tuple[Entry, ...] = tuple(
         reference=world.reference,
         level="property",
         test=test,
+        family=f"{world.family} {variant}",
     )
     for world in WORLDS
     for variant, how, test, agents in (
@@ -168,6 +170,7 @@ PLANAR: tuple[Entry, ...] = tuple(
             if "Goal" in task
             else "test_circle_and_run_rewards_in_single_precision"
         ),
+        family="Planar",
     )
     for agent in ("Point", "Car")
     for task, summary in _PLANAR_TASKS.items()
@@ -191,6 +194,7 @@ VELOCITY: tuple[Entry, ...] = tuple(
         reference="Safety-Gymnasium (Ji et al. 2023), Velocity; Gymnasium MuJoCo v4",
         level="peer",
         test="tests/safety/test_velocity.py::test_first_steps_are_the_peers",
+        family="Velocity",
     )
     for body, by_version in _RUNNERS.items()
     for version, fastest in zip(("v1", "v0"), by_version, strict=True)
@@ -216,6 +220,7 @@ TEAMS: tuple[Entry, ...] = tuple(
         reference="Safety-Gymnasium's make_ma; Peng et al. 2021 (multi-agent MuJoCo)",
         level="peer",
         test="tests/safety/test_velocity_agents.py::test_agents_drive_and_see_in_the_first_steps_what_the_peers_do",
+        family="Velocity teams",
     )
     for team, (agents, fastest) in _TEAMS.items()
 )
