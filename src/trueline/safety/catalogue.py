@@ -135,6 +135,98 @@ VARIANTS: tuple[Entry, ...] = tuple(
     if world.name.startswith(tuple(f"Safety{agent}" for agent in agents))
 )
 
+MULTI_GOALS: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="multi-agent env",
+        name=f"Safety{agent}MultiGoal{level}-v0",
+        target="trueline.safety.worlds.multi_goal:make_multi_goal",
+        summary=f"two {agent}s reach goals of their own {summary}",
+        reference="Safety-Gymnasium's repository (Ji et al. 2023), MultiGoal",
+        level="peer",
+        test="tests/safety/test_multi_goal.py::test_layouts_are_the_originals_bit_for_bit",
+        family="MultiGoal",
+    )
+    for agent in ("Point", "Ant")
+    for level, summary in enumerate(
+        (
+            "in one room",
+            "among hazards, without running into one another",
+            "among hazards and vases, touching neither these nor one another",
+        )
+    )
+)
+
+_MANIPULATION = "tests/safety/test_manipulation.py::"
+_HANDS = {
+    "TruelineHandOver-Finger": ("two hands: throw an egg across, sparing a finger", "ShadowHandOver"),
+    "TruelineHandOver-Joint": ("two hands: throw an egg across, sparing a joint", "ShadowHandOver"),
+    "TruelineCatchUnderarm-Finger": (
+        "two hands: throw an egg from an upright hand into an open one, sparing a finger",
+        "ShadowHandCatchOver2Underarm",
+    ),
+    "TruelineCatchUnderarm-Joint": (
+        "two hands: throw an egg from an upright hand into an open one, sparing a joint",
+        "ShadowHandCatchOver2Underarm",
+    ),
+}
+_ARMS = {
+    "TruelineMobileArmCloseDrawer": (
+        "a mobile arm closes a drawer from outside a strip",
+        "FreightFrankaCloseDrawer",
+        "test_drawer_reward_is_the_formula_on_an_independent_reading_of_the_hand",
+    ),
+    "TruelineMobileArmPickPlace": (
+        "a mobile arm carries a block around a strip",
+        "FreightFrankaPickAndPlace",
+        "test_block_reward_without_its_reach_is_what_the_table_says",
+    ),
+}
+
+
+def _manipulation(kind: str, name: str, maker: str, summary: str, original: str, test: str) -> Entry:
+    return Entry(
+        kind=kind,
+        name=f"{name}-v0",
+        target=f"trueline.safety.worlds.{maker}",
+        summary=f"{summary}; not numerically {original}",
+        reference="own models; task after Safety-Gymnasium (Ji et al. 2023)",
+        level="property",
+        test=_MANIPULATION + test,
+        family="Manipulation",
+    )
+
+
+MANIPULATION: tuple[Entry, ...] = (
+    *(
+        _manipulation(
+            "env",
+            name,
+            "manipulation:make_manipulation",
+            summary,
+            original,
+            "test_hand_over_reward_is_the_closed_form_of_distance_and_angle"
+            if "HandOver" in name
+            else "test_only_the_givers_first_finger_costs_and_only_outside_half_its_range",
+        )
+        for name, (summary, original) in _HANDS.items()
+    ),
+    *(
+        _manipulation("env", name, "manipulation:make_manipulation", summary, original, test)
+        for name, (summary, original, test) in _ARMS.items()
+    ),
+    *(
+        _manipulation(
+            "multi-agent env",
+            f"{name}-TwoAgents",
+            "manipulation_agents:make_hand_agents",
+            f"{summary}, with an agent for each hand",
+            original,
+            "test_each_hand_sees_itself_and_what_is_passed_and_all_share_reward_and_cost",
+        )
+        for name, (summary, original) in _HANDS.items()
+    ),
+)
+
 CUSTOM = Entry(
     kind="env",
     name="SafetyCustom-v0",
@@ -246,4 +338,14 @@ RECIPES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = (*WORLDS, *VARIANTS, *PLANAR, *VELOCITY, *TEAMS, CUSTOM, *RECIPES)
+ENTRIES: tuple[Entry, ...] = (
+    *WORLDS,
+    *VARIANTS,
+    *PLANAR,
+    *VELOCITY,
+    *TEAMS,
+    *MULTI_GOALS,
+    *MANIPULATION,
+    CUSTOM,
+    *RECIPES,
+)

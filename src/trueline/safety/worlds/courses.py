@@ -69,9 +69,10 @@ def race(shift_m: float = 0.0) -> tuple[Solid, ...]:
     return tuple(_block(x, y, (0.0, 0.5)) for x, y in walls)
 
 
+# Computed as in the original, so that layouts are its own to the last bit.
 RACE_HAZARDS = tuple(
-    (-1.575 + 0.7 * i - 0.3, y - 0.35, -1.575 + 0.7 * i + 0.3, y + 0.35)
-    for i, y in enumerate((0.735, 1.365, 0.735, 1.365, 0.735, 1.365, 0.735))
+    (x - 0.3, y - 0.35, x + 0.3, y + 0.35)
+    for x, y in ((3.5 * (-0.45 + 0.2 * i), 3.5 * (0.3 - 0.09 * (-1) ** i)) for i in range(7))
 )
 
 
@@ -128,4 +129,4 @@ _AROUND = (
     *((30.5, -8.5, 33.5, -5.5), (2.5, -19.0, 5.5, -16.0), (17.5, -22.2, 20.5, -19.2), (-2.35, -1.9, 0.65, 1.1)),
 )
 BARRIERS = ((-12.2, -32.5, 27.8, 7.5), (26.0, -11.0, 38.0, 1.0))  # where they are placed on level 1
-BARRIERS_AROUND_STAGES = BARRIERS + tuple(square for square in _AROUND for _ in range(10))  # and on level 2
+BARRIERS_AROUND_STAGES = BARRIERS + _AROUND * 10  # and on level 2, in the order that a draw counts them

@@ -161,7 +161,8 @@ class Layout:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def _free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) -> bool:
+def is_free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) -> bool:
+    """Whether something of this keepout can be at `xy` beside what has been placed, each with its keepout."""
     for (x, y), other in placed:
         dx, dy = xy[0] - x, xy[1] - y
         if math.sqrt(dx * dx + dy * dy) < other + keepout:
@@ -169,7 +170,7 @@ def _free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) -> b
     return True
 
 
-def _where(world: World, thing: Thing, i: int) -> Squares:
+def where(world: World, thing: Thing, i: int) -> Squares:
     """The squares that object `i` of a kind is drawn from."""
     e, k = world.extent_m, thing.keepout_m
     squares = thing.within or ((-e, -e, e, e),)
@@ -184,11 +185,11 @@ def _claims(world: World) -> tuple[tuple[str, Squares, float], ...]:
     """What is placed, in the order drawn: (object, where it is drawn from, its keepout)."""
     e, k = world.extent_m, world.keepout_m
     agent = ("agent", Squares.shrunk(world.agent_within or ((-e, -e, e, e),), k), k)
-    things = ((name, _where(world, t, i), t.keepout_m) for t in world.things for i, name in enumerate(t.each()))
+    things = ((name, where(world, t, i), t.keepout_m) for t in world.things for i, name in enumerate(t.each()))
     return (agent, *things)
 
 
-def _arrange(world: World, stream: Stream) -> list[Point]:
+def arrange(world: World, stream: Stream) -> list[Point]:
     """Positions of the agent and all things, in the order drawn; starts over when one finds no room."""
     claims = _claims(world)
     stuck = ""
@@ -197,7 +198,7 @@ def _arrange(world: World, stream: Stream) -> list[Point]:
         for name, squares, keepout in claims:
             for _ in range(_TRIES_PER_OBJECT):
                 xy = stream.point(squares)
-                if _free(xy, keepout, placed):
+                if is_free(xy, keepout, placed):
                     placed.append((xy, keepout))
                     break
             else:
@@ -216,17 +217,17 @@ def draw_goal(world: World, stream: Stream, agent: Point, places: Mapping[str, S
     for thing in world.things:
         if thing is not goal:
             placed += [(xy, thing.keepout_m) for xy in places[thing.name]]
-    squares = _where(world, goal, 0)
+    squares = where(world, goal, 0)
     for _ in range(_TRIES_PER_GOAL):
         xy = stream.point(squares)
-        if _free(xy, goal.keepout_m, placed):
+        if is_free(xy, goal.keepout_m, placed):
             return goal.at[0] if goal.at else xy
     raise Unplaceable("goal")
 
 
 def draw_layout(world: World, stream: Stream) -> Layout:
     """The arrangement of a new episode.  Raises Unplaceable."""
-    agent, *rest = _arrange(world, stream)
+    agent, *rest = arrange(world, stream)
     agent_rot = stream.angle()
     places: dict[str, tuple[Point, ...]] = {}
     turns = {}

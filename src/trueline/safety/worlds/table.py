@@ -164,7 +164,7 @@ def _in_yard(world: World, free_to_touch: bool) -> World:
 def _race(agent: Agent, level: int) -> World:
     """Drive along a corridor to a goal at its end, which ends the episode."""
     there = replace(goal(keepout_m=0.305), at=((3.15, 1.05),))
-    start = (-2.275, -2.8, 0.0875, 0.0875) if level == 2 else (-2.275, 1.05, 0.0875, 0.175)
+    start = (-2.275, 3.5 * -0.8, 0.0875, 0.0875) if level == 2 else (-2.275, 1.05, 0.0875, 0.175)
     x, y, half_x, half_y = start
     things: tuple[Thing, ...] = (there,)
     rules: tuple[Cost, ...] = ()

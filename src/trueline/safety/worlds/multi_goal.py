@@ -1,0 +1,629 @@
+"""MultiGoal: two agents in one room, each with a goal of its own (Safety-Gymnasium's safe multi-agent tasks).
+
+Red is agent_0's goal, blue agent_1's. Rewards do not depend on the other agent, but both see both goals, push the same
+vases and run into one another. Only the original's repository has these worlds, and of its bodies only the Point and
+the Ant; layouts and goals are its own seed for seed, slips included as far as they decide where things are:
+
+- agent_1 is drawn last, and with the room that the last object claims in place of its own;
+- when a hundred tries have found no such room for it, the last try is taken;
+- a re-draw of goals draws both, each clear of the old places of both too, whichever of them is to be moved;
+- the re-draw at the start of an episode moves only a goal that its agent starts in, but uses up random numbers;
+- there the distance to the agents is √(d₀² + d₁²), and later in the episode that to agent_0 alone.
+
+Where we depart from it:
+
+- An agent's actions drive its own body. Reading its model, the original sorts actuators by kind, so that of two Points
+  the second number for agent_0 drives agent_1, and the first for agent_1 turns agent_0; its Ants drive themselves.
+- Contacts belong to the body that has them. The original knows each agent by two shapes, which of its Ants are the four
+  that the first one begins with: they never touch one another, and agent_1 pays for what a leg of agent_0 touches.
+- Who owns a vase is forgotten at the end of an episode, so that a seed decides all of it.
+- Where the original refuses to begin, for a cost at the start or since a re-draw there found no room, which hardly ever
+  happens, the episode is played; in the latter case goals stay where they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from mujoco.batch import Batch, SimulationError
+from numpy.typing import NDArray
+
+from trueline.core.errors import ConfigError, UnknownName, unknown
+from trueline.rl.multi_agent import MultiAgentStep
+from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
+from trueline.safety.worlds.body import Senses, upright
+from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
+from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
+from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
+from trueline.safety.worlds.objects import Point, Thing, goal, hazards, vases
+from trueline.safety.worlds.physics import describe
+from trueline.safety.worlds.scene import Array, Scene
+from trueline.safety.worlds.tasks import ReachGoal
+from trueline.safety.worlds.world import World
+
+if TYPE_CHECKING:
+    from trueline.safety.worlds.render import Mode
+
+__all__ = ["MULTI_GOALS", "MultiGoalWorlds", "PairLayout", "draw_goals", "draw_pair", "make_multi_goal"]
+
+AGENTS = ("agent_0", "agent_1")
+GOALS = ("goal_red", "goal_blue")  # of agent_0 and agent_1
+PREFIXES = ("", "second_")  # of the names of the agents' parts
+OTHER = "other"  # what `touches` calls the other agent
+COLOURS = ((0.7412, 0.0431, 0.1843), (0.0039, 0.1529, 0.3961))  # red and blue, of agents and goals
+
+_TRIES_PER_AGENT = 100
+_TRIES_PER_GOALS = 10_000
+_CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
+_UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
+_DIVERGED_REWARD = -10.0
+
+
+# --- the worlds as data -----------------------------------------------------------------------------------------------
+
+
+def _goals() -> tuple[Thing, ...]:
+    there = goal(keepout_m=0.305)
+    return tuple(replace(there, name=name, colour=(*rgb, 0.25)) for name, rgb in zip(GOALS, COLOURS, strict=True))
+
+
+def _multi_goal(agent: Agent, level: int) -> World:
+    """Reach one's own goals; among hazards, a vase and one another; among more hazards, and vases not to be touched.
+
+    Rules hold for each agent for itself.
+    """
+    task = ReachGoal()  # of each agent, whose scene calls its own goal the goal
+    if level == 0:
+        return World(agent, task, 1.0, _goals())
+    in_hazards: tuple[Cost, ...] = (Inside("cost_hazards", "hazards", 0.2),)
+    apart = (Touching("cost_contact_other", OTHER),)
+    if level == 1:
+        return World(agent, task, 1.5, (*_goals(), hazards(8, keepout_m=0.18), vases(1)), in_hazards + apart)
+    vases_still = (Touching("cost_vases_contact", "vases"), Moving("cost_vases_velocity", "vases"))
+    things = (*_goals(), hazards(10, keepout_m=0.18), vases(10))
+    return World(agent, task, 2.0, things, in_hazards + vases_still + apart)
+
+
+MULTI_GOALS: dict[str, World] = {
+    f"Safety{name.title()}MultiGoal{level}-v0": _multi_goal(HEAD_AGENTS[name], level)
+    for name in ("point", "ant")
+    for level in range(3)
+}
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairLayout:
+    """Where an episode starts: positions in metres, rotations about the vertical in radians."""
+
+    agents: tuple[Point, Point]
+    agent_rots: tuple[float, float]
+    places: Mapping[str, tuple[Point, ...]]
+    turns: Mapping[str, tuple[float, ...]]  # of things whose rotation matters
+    agent_angles: tuple[float, ...]  # of the joints that start at random, the same for both agents
+
+
+def _second_agent(world: World, stream: Stream, placed: Sequence[tuple[Point, float]]) -> Point:
+    """Where agent_1 starts; with the leaked keepout and the unchecked last try of the module's docstring."""
+    e, (_, leaked) = world.extent_m, placed[-1]
+    squares = Squares.shrunk(((-e, -e, e, e),), world.keepout_m)
+    for _ in range(_TRIES_PER_AGENT):
+        xy = stream.point(squares)
+        if is_free(xy, leaked, placed):
+            break
+    return xy
+
+
+def draw_goals(
+    world: World, stream: Stream, agents: Sequence[Point], places: Mapping[str, Sequence[Point]]
+) -> tuple[Point, Point]:
+    """New places for the red and the blue goal.  Raises Unplaceable.
+
+    agents: those whose distances, as the length of one vector, must leave an agent's room and a goal's.
+    """
+    goals = [(thing, where(world, thing, 0)) for thing in world.things if thing.name in GOALS]
+    others = [(xy, thing.keepout_m) for thing in world.things if thing.name not in GOALS for xy in places[thing.name]]
+    now = {name: places[name][0] for name in GOALS}
+    for _ in range(_TRIES_PER_GOALS):
+        for thing, squares in goals:
+            xy, keepout = stream.point(squares), thing.keepout_m
+            away = math.sqrt(sum((xy[axis] - agent[axis]) ** 2 for agent in agents for axis in (0, 1)))
+            placed = [*((at, keepout) for at in now.values()), *others]
+            if away < world.keepout_m + keepout or not is_free(xy, keepout, placed):
+                break
+            now[thing.name] = xy  # stays there for the next try when the other goal fails
+        else:
+            return now[GOALS[0]], now[GOALS[1]]
+    raise Unplaceable(" and ".join(GOALS))
+
+
+def draw_pair(world: World, stream: Stream) -> PairLayout:
+    """The arrangement of a new episode.  Raises Unplaceable naming what found no room."""
+    first, *rest = arrange(world, stream)
+    keepouts = [thing.keepout_m for thing in world.things for _ in range(thing.count)]
+    agents = (first, _second_agent(world, stream, [(first, world.keepout_m), *zip(rest, keepouts, strict=True)]))
+    rots = (stream.angle(), stream.angle())
+    places: dict[str, tuple[Point, ...]] = {}
+    turns = {}
+    for thing in world.things:
+        places[thing.name], rest = tuple(rest[: thing.count]), rest[thing.count :]
+        drawn = tuple(stream.angle() for _ in range(thing.count))  # round things too are drawn a rotation
+        if thing.turned:
+            turns[thing.name] = drawn
+    try:
+        drawn_goals = draw_goals(world, stream, agents, places)
+    except Unplaceable:
+        pass
+    else:
+        for agent, name, place in zip(agents, GOALS, drawn_goals, strict=True):
+            there = world.thing(name)
+            if there is not None and math.dist(agent, places[name][0]) <= there.radius_m:
+                places[name] = (place,)
+    noise = [(start, stream.uniform(-start.noise_rad, start.noise_rad)) for start in world.agent.start]
+    return PairLayout(agents, rots, places, turns, tuple(start.angle(by) for start, by in noise))
+
+
+# --- physics ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _compiled(world: World) -> mujoco.MjModel:
+    """The model with both agents, compiled once per process."""
+    spec = describe(world, PREFIXES)
+    if any(rule.touches == OTHER for rule in world.rules):
+        one, other = (prefix + world.agent.root.name for prefix in PREFIXES)
+        subtree = mujoco.mjtObj.mjOBJ_XBODY
+        spec.add_sensor(
+            name=OTHER,
+            type=mujoco.mjtSensor.mjSENS_CONTACT,
+            objtype=subtree,
+            objname=one,
+            reftype=subtree,
+            refname=other,
+            intprm=[1, 0, 1],  # report only how many contacts were found
+        )
+    return spec.compile()
+
+
+# --- the vector world -------------------------------------------------------------------------------------------------
+
+
+class MultiGoalWorlds:
+    """N copies of one MultiGoal world; see `trueline.rl.multi_agent` for the contract.
+
+    It is a MultiAgentVectorEnv that is also Stateful and Visible. Its state is what agent_0 senses and sees, then the
+    same of agent_1; each lidar shows goals, hazards and vases, and not the other agent.
+    With `autoreset` set to False an episode that ended stays as it is until `begin` starts the next one there.
+    """
+
+    agents = AGENTS
+
+    def __init__(
+        self,
+        id: str,
+        world: World,
+        num_envs: int,
+        threads: int = 1,
+        costs: Literal["sum", "split"] = "sum",
+        seed: int = 0,
+        observe: Literal["shared", "own"] = "shared",
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
+        if costs not in ("sum", "split"):
+            raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
+        if costs == "split" and not world.constraints:
+            raise ConfigError(f"{id} has no constraint, so its costs cannot be split. Use costs='sum', always 0 here.")
+        if observe not in ("shared", "own"):
+            raise ConfigError(
+                f"observe is {observe!r} for {id}. Give 'shared' (both agents observe all) or 'own' (each its part)."
+            )
+        self.id, self.world, self.num_envs = id, world, num_envs
+        self.costs = world.constraints if costs == "split" else ("cost_sum",)
+        self.max_episode_steps = world.steps
+        self._split, self._own = costs == "split", observe == "own"
+        size = world.observation_size
+        seen, acts = (size if self._own else 2 * size,), (len(world.agent.motors),)
+        self.observation_spaces = {agent: gym.spaces.Box(-np.inf, np.inf, seen, np.float64) for agent in AGENTS}
+        self.action_spaces = {agent: gym.spaces.Box(-1.0, 1.0, acts, np.float64) for agent in AGENTS}
+        self.state_space = gym.spaces.Box(-np.inf, np.inf, (2 * size,), np.float64)
+        self.episode_seed = np.zeros(num_envs, np.uint32)
+        self.autoreset = True
+        self._seeds = np.random.default_rng(seed)
+        self.seed_source = self._own_seeds
+        self._streams = [Stream(0) for _ in range(num_envs)]
+        self._begun = False
+        self._elapsed = np.zeros(num_envs, np.int64)  # control steps of the running episode
+        self._settled = np.zeros(num_envs, np.int64)  # … of which the random stream has seen so many
+        self._painters: dict[tuple[int, int], Any] = {}
+        self._open_batch(threads)
+        self._set_scenes()
+        self._full = np.zeros((num_envs, 2 * size))  # what the last observation was made of
+        self._measured = self._distances()  # from each agent to its goal, what the next reward compares with [N, 2]
+
+    # --- construction ----------------------------------------------------------------------------------------------
+
+    def _open_batch(self, threads: int) -> None:
+        model, agent = _compiled(self.world), self.world.agent
+        self._model = model
+        self._batch = Batch(model, nsim=self.num_envs, nthread=threads)
+        bind = self._batch.bind
+        self._qpos, self._time, self._sensors = bind("qpos"), bind("time"), bind("sensordata")
+        self._bodies = [Senses(self._batch, model, agent, prefix) for prefix in PREFIXES]
+
+    def _set_scenes(self) -> None:
+        """The room as each agent has it: places are shared, but its own goal is the goal and its contacts its own."""
+        world, n = self.world, self.num_envs
+        self._all = np.zeros((n, sum(thing.count for thing in world.things), 3))
+        self._ring = np.repeat(np.arange(len(world.rings)), [thing.count for thing in world.rings])
+        self._places: dict[str, Array] = {}  # name -> [N, k, 3], within the array above
+        at = 0
+        for thing in world.rings:
+            places = self._places[thing.name] = self._all[:, at : at + thing.count]
+            places[:, :, 2] = thing.height_m
+            at += thing.count
+        self._find_vases()
+        nothing = np.zeros(n, np.intp)
+        self._scenes = [
+            Scene(
+                agent=body.position,
+                rotation=body.rotation,
+                velocity=body.velocity,
+                places={**self._places, "goal": self._places[name]},
+                speeds={"vases": np.zeros_like(self._speeds)},  # of those it owns
+                touches=self._touches(prefix),
+                chosen=nothing,
+                wait=nothing,
+            )
+            for body, name, prefix in zip(self._bodies, GOALS, PREFIXES, strict=True)
+        ]
+
+    def _find_vases(self) -> None:
+        n, thing = self.num_envs, self.world.thing("vases")
+        k = 0 if thing is None else thing.count
+        q, v = self._model.nq - 7 * k, self._model.nv - 6 * k  # they come last
+        self._poses = self._qpos[:, q:].reshape(n, k, 7)
+        self._speeds = self._batch.bind("qvel")[:, v:].reshape(n, k, 6)[:, :, :3]
+        self._owner = np.zeros((n, k), np.intp)  # of each vase, the agent that touched it last; agent_0 until then
+
+    def _touches(self, prefix: str) -> dict[str, Array]:
+        """Views of the numbers of contacts that rules ask for [N, k]."""
+        out = {}
+        for name in self.world.touched:
+            thing = self.world.thing(name)
+            first, k = (name, 1) if thing is None else (f"{prefix}touch_{thing.each()[0]}", thing.count)
+            at = self._model.sensor(first).adr[0]
+            out[name] = self._sensors[:, at : at + k]
+        return out
+
+    def _own_seeds(self, n: int) -> NDArray[np.uint32]:
+        return self._seeds.integers(0, 2**32, n, dtype=np.uint32)
+
+    # --- episodes --------------------------------------------------------------------------------------------------
+
+    def reset(self, seeds: NDArray[np.uint32] | None = None) -> dict[str, Array]:
+        """Start a new episode everywhere; seeds [N] or None -> observations by agent."""
+        everyone = np.arange(self.num_envs)
+        self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
+        self._start(everyone)
+        return self._looked()
+
+    def begin(self, rows: NDArray[np.intp], seeds: NDArray[Any] | None = None) -> dict[str, Array]:
+        """Start new episodes in `rows` alone, at any time; returns the observations of all.
+
+        From `seeds` [len(rows)], or without them from where each row's random stream stands, as the original goes on;
+        `episode_seed` then still says where the stream began.
+        """
+        ids = np.asarray(rows)
+        if not self._begun:
+            raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
+        if seeds is not None:
+            self._reseed(ids, np.asarray(seeds))
+        else:
+            for i in ids.tolist():
+                self._catch_up(i)
+        self._start(ids)
+        return self._looked()
+
+    def _reseed(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
+        if seeds.shape != ids.shape:
+            raise ConfigError(f"seeds of shape {seeds.shape} were given for {len(ids)} episodes. Give one for each.")
+        for i, seed in zip(ids.tolist(), seeds.tolist(), strict=True):
+            self._streams[i].restart(seed)
+        self.episode_seed[ids] = seeds
+
+    def _catch_up(self, i: int) -> None:
+        """Bring the random stream to the present step: the original draws one double in each."""
+        self._streams[i].skip(int(self._elapsed[i] - self._settled[i]))
+        self._settled[i] = self._elapsed[i]
+
+    def _start(self, ids: NDArray[np.intp]) -> None:
+        """Put environments `ids` at the start of new episodes; brings the sensors up to date."""
+        layouts = [draw_pair(self.world, self._streams[i]) for i in ids.tolist()]
+        self._batch.reset(ids, stage=_UNTOUCHED)
+        angles = np.array([layout.agent_angles for layout in layouts]) if self.world.agent.start else None
+        for k, body in enumerate(self._bodies):
+            xy = np.array([layout.agents[k] for layout in layouts])
+            body.place(ids, xy, np.array([layout.agent_rots[k] for layout in layouts]), angles)
+        for i, layout in zip(ids.tolist(), layouts, strict=True):
+            for name, points in layout.places.items():
+                self._places[name][i, :, :2] = points
+            for name, turns in layout.turns.items():
+                self._poses[i, :, :2], self._poses[i, :, 3:] = layout.places[name], upright(np.array(turns))
+        self._batch.forward(ids, stage=_CURRENT)
+        self._owner[ids] = self._elapsed[ids] = self._settled[ids] = 0
+        self._begun = True
+        self._follow()
+        self._measured[ids] = self._distances()[ids]
+
+    # --- stepping --------------------------------------------------------------------------------------------------
+
+    def step(self, actions: Mapping[str, NDArray[Any]]) -> MultiAgentStep:
+        """One control interval.  actions: agent -> [N, A], clipped to [-1, 1].
+
+        Reward, cost, new goals, observation, in this order. `info` holds goal_met (bool [N], by either), reached (bool
+        [N, 2], by which), diverged (bool [N]) and the indicator [N, 2] of each constraint by name.
+        """
+        if not self._begun:
+            raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
+        for agent, body in zip(AGENTS, self._bodies, strict=True):
+            if agent not in actions:
+                raise ConfigError(f"{self.id} was given no actions for {agent}. Give them for {' and '.join(AGENTS)}.")
+            given, wanted = np.shape(actions[agent]), body.control.shape
+            if given != wanted:
+                raise ConfigError(f"{self.id} was given actions of shape {given} for {agent}. It takes {wanted}.")
+        for agent, body in zip(AGENTS, self._bodies, strict=True):
+            body.drive(actions[agent])
+        diverged = self._advance()
+        self._follow()
+        now = self._distances()
+        reached, reward = self._judged(now)
+        self._measured = now
+        parts = self._indicators()
+        cost = parts if self._split else parts.max(axis=2, initial=0.0, keepdims=True)
+        self._elapsed += 1
+        truncated = (self._elapsed >= self.world.steps) | diverged
+        terminated = np.zeros(self.num_envs, bool)
+        if diverged.any():
+            reached &= ~diverged[:, None]
+            reward[diverged], cost[diverged] = _DIVERGED_REWARD, 1.0
+        met = np.asarray(reached.any(axis=1))
+        for i in np.flatnonzero(met).tolist():
+            terminated[i] = not self._renew(i, reached[i])
+        for body in self._bodies:
+            terminated |= ~body.alive() & ~diverged
+        info = {"goal_met": met, "reached": reached, "diverged": diverged}
+        info.update(zip(self.world.constraints, np.moveaxis(parts, 2, 0), strict=True))
+        obs = final_obs = self._looked()
+        state = final_state = self.state()
+        ended = terminated | truncated
+        if self.autoreset and ended.any():
+            ids = np.flatnonzero(ended)
+            self._reseed(ids, self.seed_source(len(ids)))
+            self._start(ids)
+            rest = self._full
+            self._look()
+            self._full[~ended] = rest[~ended]
+            obs, state = self._views(), self.state()
+        return MultiAgentStep(obs, state, reward, cost, terminated, truncated, final_obs, final_state, info)
+
+    def _judged(self, now: Array) -> tuple[NDArray[np.bool_], Array]:
+        """Whether each agent is at its goal, and its reward, from the distances now [N, 2] -> [N, 2], [N, 2]."""
+        reached, reward = np.empty(now.shape, np.bool_), np.empty(now.shape)
+        for k, scene in enumerate(self._scenes):
+            before, after = self._measured[:, k : k + 1], now[:, k : k + 1]
+            reached[:, k] = self.world.task.achieved(scene, after)
+            reward[:, k] = self.world.task.reward(scene, before, after, reached[:, k])
+        return reached, reward
+
+    def _distances(self) -> Array:
+        """From each agent to its own goal along the ground, metres [N, 2]."""
+        return np.concatenate([self.world.task.measure(scene) for scene in self._scenes], axis=1)
+
+    def _advance(self) -> NDArray[np.bool_]:
+        """Physics of one control interval; tells which simulations did not survive it [N].
+
+        MuJoCo puts a simulation whose state has become absurd back to its start, which its clock gives away.
+        """
+        substeps = self.world.substeps
+        due = self._time + (substeps - 0.5) * self.world.agent.timestep_s
+        failed = []
+        try:
+            self._batch.step(nstep=substeps, stage=_CURRENT)
+        except SimulationError as error:
+            failed = error.ids
+        diverged = self._time < due
+        diverged[failed] = True
+        return diverged
+
+    def _follow(self) -> None:
+        """Take over from physics where vases are."""
+        if "vases" in self._places:
+            self._places["vases"][:] = self._poses[:, :, :3]
+
+    def _indicators(self) -> Array:
+        """1 where an agent violates a constraint now, [N, 2, constraints] in the order of `world.constraints`."""
+        rules = self.world.rules
+        out = np.empty((self.num_envs, len(AGENTS), len(rules)))
+        for k, scene in enumerate(self._scenes):
+            # A vase that moves costs the agent it belongs to. agent_0 is judged before agent_1 takes anything over.
+            if "vases" in scene.touches:
+                self._owner[scene.touches["vases"] > 0] = k
+                np.multiply(self._speeds, (self._owner == k)[:, :, None], out=scene.speeds["vases"])
+            for j, rule in enumerate(rules):
+                out[:, k, j] = rule.indicator(scene)
+        return out
+
+    def _renew(self, i: int, reached: NDArray[np.bool_]) -> bool:
+        """New places for the goals that were reached in environment `i`; false when there is no room."""
+        self._catch_up(i)
+        places = {name: [(x, y) for x, y in at[i, :, :2].tolist()] for name, at in self._places.items()}
+        x, y = self._bodies[0].position[i, :2].tolist()
+        try:
+            drawn = draw_goals(self.world, self._streams[i], [(x, y)], places)
+        except Unplaceable:
+            return False
+        for name, new, met in zip(GOALS, drawn, reached.tolist(), strict=True):
+            if met:
+                self._places[name][i, 0, :2] = new
+        self._measured[i] = self._distances()[i]
+        return True
+
+    # --- observations ----------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """What both agents sense and see now."""
+        world, size = self.world, self.world.observation_size
+        self._full = np.empty((self.num_envs, 2 * size))
+        for k, body in enumerate(self._bodies):
+            own = self._full[:, k * size : (k + 1) * size]
+            body.read(own)
+            ego = ego_xy(self._all, body.position, body.rotation)
+            own[:, world.agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)
+
+    def _views(self) -> dict[str, Array]:
+        if not self._own:
+            return {agent: self._full.copy() for agent in AGENTS}
+        halves = np.split(self._full, 2, axis=1)
+        return {agent: half.copy() for agent, half in zip(AGENTS, halves, strict=True)}
+
+    def _looked(self) -> dict[str, Array]:
+        self._look()
+        return self._views()
+
+    def state(self) -> Array:
+        """All that both agents sense and see, [N, S]."""
+        return self._full.copy()
+
+    # --- Stateful --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next, and what the current observations show."""
+        return {
+            "world": self.id,
+            "begun": self._begun,
+            "physics": self._batch.state.copy(),
+            "seen": self._full.copy(),
+            "places": {name: places[:, :, :2].copy() for name, places in self._places.items()},
+            "owner": self._owner.copy(),
+            "measured": self._measured.copy(),
+            "elapsed": self._elapsed.copy(),
+            "settled": self._settled.copy(),
+            "episode_seed": self.episode_seed.copy(),
+            "drawn": np.array([stream.drawn for stream in self._streams], dtype=np.int64),
+            "seeds": self._seeds.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Array]:
+        """Take up a state of the same world and N -> the observations that belong to it.
+
+        Raises ConfigError when the state is another world's or of another number of environments.
+        """
+        if state["world"] != self.id or state["physics"].shape != self._batch.state.shape:
+            have, want = f"{len(state['physics'])} × {state['world']}", f"{self.num_envs} × {self.id}"
+            raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+        self.episode_seed[:] = state["episode_seed"]
+        for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
+            stream.restart(int(seed), int(drawn))
+        self._batch.state[:] = state["physics"]
+        self._batch.forward(stage=_CURRENT)
+        self._batch.state[:] = state["physics"]  # computing the sensors moved the solver's starting point
+        for name, places in state["places"].items():
+            self._places[name][:, :, :2] = places
+        self._follow()
+        for name in ("owner", "measured", "elapsed", "settled"):
+            getattr(self, f"_{name}")[:] = state[name]
+        self._begun = bool(state["begun"])
+        self._seeds.bit_generator.state = state["seeds"]
+        self._full = np.array(state["seen"])  # the accelerometer's last bits depend on that point too
+        return self._views()
+
+    # --- Visible ---------------------------------------------------------------------------------------------------
+
+    def render(
+        self, i: int = 0, width: int = 256, height: int = 256, camera: str | int = "fixedfar", mode: Mode = "rgb"
+    ) -> NDArray[Any]:
+        """Picture of environment `i`, seen from one of `render.CAMERAS`; those on an agent are agent_0's.
+
+        mode: see `Painter.draw`. Raises NoGraphics (a MissingExtra) without OpenGL.
+        """
+        from trueline.safety.worlds.render import Painter, visual_model
+
+        if (width, height) not in self._painters:
+            painter = Painter(visual_model(self.world, PREFIXES), width, height)
+            for prefix, rgb in zip(PREFIXES, COLOURS, strict=True):
+                root = painter.model.body(prefix + self.world.agent.root.name).id
+                painter.model.geom_rgba[painter.model.body_rootid[painter.model.geom_bodyid] == root, :3] = rgb
+            self._painters[width, height] = painter
+        painter = self._painters[width, height]
+        model, data = painter.model, painter.data
+        data.qpos[:] = self._qpos[i]
+        for thing in self.world.things:
+            if not thing.is_body:
+                first = model.body(thing.each()[0]).mocapid[0]
+                data.mocap_pos[first : first + thing.count] = self._places[thing.name][i]
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_camlight(model, data)
+        return painter.draw(camera, mode)
+
+    def scene(self, i: int = 0) -> dict[str, Any]:
+        """Environment `i` from above: {"extent": m, "shapes": [{"name", "kind", "xy", "radius", "rot", "colour"}, …]}.
+
+        Marks are discs, vases squares (radius: half their side), agents arrows pointing along rot, radians.
+        """
+        shapes: list[dict[str, Any]] = []
+
+        def add(name: str, kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> None:
+            at, turn = xy.tolist(), float(rot)
+            shapes.append({"name": name, "kind": kind, "xy": at, "radius": radius, "rot": turn, "colour": [*colour]})
+
+        for thing in self.world.things:
+            for k, xy in enumerate(self._places[thing.name][i, :, :2]):
+                if thing.is_body:
+                    w, x, y, z = self._poses[i, k, 3:]
+                    turn = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+                    add(thing.name, "square", xy, thing.radius_m, turn, thing.colour)
+                else:
+                    add(thing.name, "disc", xy, thing.radius_m, 0.0, thing.colour)
+        eye = self.world.agent.eye
+        for name, body, rgb in zip(AGENTS, self._bodies, COLOURS, strict=True):
+            forward = body.rotation[i] @ -np.cross(eye.x, eye.y)  # a camera looks along its −z
+            heading = np.arctan2(forward[1], forward[0])
+            add(name, "arrow", body.position[i, :2], self.world.agent.reach_m, heading, (*rgb, 1.0))
+        return {"extent": self.world.extent_m, "shapes": shapes}
+
+    def close(self) -> None:
+        """Free the simulations and what drew them."""
+        for painter in self._painters.values():
+            painter.close()
+        self._painters.clear()
+        del self._batch
+
+
+def make_multi_goal(
+    id: str,
+    num_envs: int,
+    threads: int = 1,
+    costs: Literal["sum", "split"] = "sum",
+    seed: int = 0,
+    observe: Literal["shared", "own"] = "shared",
+) -> MultiGoalWorlds:
+    """`num_envs` copies of the world called `id`, such as SafetyPointMultiGoal1-v0, stepped on `threads` threads.
+
+    costs="sum" gives each agent one cost, 1 where it violates any constraint; "split" one for each constraint. `seed`
+    starts the default `seed_source`. observe="shared" lets both agents observe all that both sense and see, as in the
+    original; "own" lets each observe its own half of that.
+    Raises UnknownName for an unknown id, ConfigError for a setting.
+    """
+    if id not in MULTI_GOALS:
+        raise UnknownName(unknown("env", id, MULTI_GOALS))
+    return MultiGoalWorlds(id, MULTI_GOALS[id], num_envs, threads, costs, seed, observe)
