@@ -151,3 +151,11 @@ def test_a_film_keeps_size_length_and_colours(tmp_path):
         np.testing.assert_allclose(frame.mean(axis=(0, 1)), original[0, 0], atol=loss_of_coding)
     with pytest.raises(ConfigError, match="no frame"):
         video(tmp_path / "empty.mp4", [])
+
+
+def test_a_block_is_a_turned_rectangle():
+    block = {"kind": "block", "xy": [1.0, 2.0], "radius": 3.0, "width": 1.0, "rot": np.pi / 2, "colour": [0, 0, 0, 1]}
+    figure = film_strip([{"extent": 5.0, "shapes": [block, ARROW]}])
+    patch = figure.axes[0].patches[0]
+    corners = patch.get_patch_transform().transform([[0, 0], [1, 1]])
+    np.testing.assert_allclose(np.sort(corners, axis=0), [[0.5, -1.0], [1.5, 5.0]], atol=1e-12)

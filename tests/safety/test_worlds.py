@@ -137,6 +137,36 @@ def test_a_diverged_simulation_is_cut_off_with_the_published_penalty_and_the_oth
     assert np.isfinite(step.final_obs).all()
 
 
+def test_a_first_step_that_diverges_is_seen_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = make_world("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    env._qvel[0, 0] = 1e12
+    first = env.step(np.zeros((2, 2)))
+    np.testing.assert_array_equal(first.info["diverged"], [True, False])
+    assert not env.step(np.zeros((2, 2))).info["diverged"].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_action_that_is_no_number_is_refused_with_its_environment_and_nothing_moves(bad):
+    env = make_world("SafetyPointGoal1-v0", 3)
+    env.reset(seeds(0, 1, 2))
+    before = env.state_dict()["physics"]
+    action = np.zeros((3, 2))
+    action[1, 0] = bad
+    for step in (env.step, env.step_native):
+        with pytest.raises(ConfigError, match=f"action .{bad}, 0.0. in environment 1"):
+            step(action)
+    np.testing.assert_array_equal(env.state_dict()["physics"], before)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    from trueline.rl.worlds import make
+
+    with pytest.raises(ConfigError, match=r"takes no option 'cost'\. Did you mean 'costs'"):
+        make("SafetyPointGoal1-v0", 1, cost="split")
+
+
 # --- costs ------------------------------------------------------------------------------------------------------------
 
 

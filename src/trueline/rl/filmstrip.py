@@ -30,11 +30,13 @@ def _patch(shape: Mapping[str, Any]) -> Any:
     r, rot, style = shape["radius"], shape["rot"], {"facecolor": shape["colour"], "edgecolor": "0.3", "linewidth": 0.5}
     if shape["kind"] == "square":
         return Rectangle((x - r, y - r), 2 * r, 2 * r, angle=np.degrees(rot), rotation_point="center", **style)
+    if shape["kind"] == "block":
+        wide = shape["width"]
+        return Rectangle((x - r, y - wide / 2), 2 * r, wide, angle=np.degrees(rot), rotation_point="center", **style)
     if shape["kind"] == "line":  # opaque, since so little of it is seen
-        half = r * np.array([np.cos(rot), np.sin(rot)])
-        return Polygon(
-            [shape["xy"] - half, shape["xy"] + half], closed=False, edgecolor=shape["colour"][:3], linewidth=2
-        )
+        half, colour = r * np.array([np.cos(rot), np.sin(rot)]), shape["colour"][:3]
+        ends = [shape["xy"] - half, shape["xy"] + half]
+        return Polygon(ends, closed=False, edgecolor=colour, facecolor=colour, linewidth=2)
     if shape["kind"] == "arrow":  # the agent: a dart whose tip shows where it is heading
         turns = rot + np.array([0.0, 2.5, np.pi, -2.5])
         reach = r * np.array([1.0, 1.0, 0.5, 1.0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trueline.core import registry
-from trueline.core.errors import UnknownName, nearest
+from trueline.core.errors import ConfigError, UnknownName, nearest
 from trueline.rl.env import VectorEnv
 
 
@@ -13,10 +15,13 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     """N copies of the world called `id`.
 
     threads: how many threads step them (bit-identical at any number); options: the world's own keyword arguments.
-    Raises UnknownName with the nearest name when neither the registry nor Gymnasium knows it.
+    Raises UnknownName with the nearest name when neither the registry nor Gymnasium knows it, ConfigError for an
+    option that the world does not take.
     """
     if id in {entry.name for entry in registry.entries("env")}:
-        return registry.load("env", id)(id, num_envs=num_envs, threads=threads, **options)
+        factory = registry.load("env", id)
+        _refuse_unknown(id, factory, options)
+        return factory(id, num_envs=num_envs, threads=threads, **options)
     import gymnasium as gym
 
     if id not in gym.registry:
@@ -28,3 +33,14 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     from trueline.rl.from_gymnasium import FromGymnasium
 
     return FromGymnasium(id, num_envs, **options)
+
+
+def _refuse_unknown(id: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    takes = inspect.signature(factory).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
+        return  # it says itself what it does not take
+    own = sorted(set(takes) - {"id", "num_envs", "threads"})
+    for option in options:
+        if option not in own:
+            known = ", ".join(own) or "none"
+            raise ConfigError(f"{id} takes no option {option!r}.{nearest(option, own)} Its options are {known}.")

@@ -24,7 +24,6 @@ from trueline.safety.worlds.body import Senses, upright
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
-from trueline.safety.worlds.objects import Solid
 from trueline.safety.worlds.physics import COLOUR, compiled, puller
 from trueline.safety.worlds.scene import Array, Scene
 from trueline.safety.worlds.world import World
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _MOCAP_POSITIONS = int(mujoco.mjtState.mjSTATE_MOCAP_POS)
+_ABSURD = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 _DIVERGED_REWARD = -10.0
 VISION, _PICTURE = "vision", (256, 256)  # what the agent's camera sees, height and width
 
@@ -44,12 +44,6 @@ def _space(name: str, shape: tuple[int, ...]) -> gym.spaces.Box:
     """Of one part of the observation, bounded as in the original."""
     low, high = (0.0, 1.0) if name.endswith("_lidar") else (-1.0, 1.0) if name.endswith("_comp") else (-np.inf, np.inf)
     return gym.spaces.Box(low, high, shape, np.float64)
-
-
-def _along(solid: Solid) -> tuple[float, float]:
-    """Half the length of a box along its longer side, and that side's direction."""
-    x, y = solid.size_m[:2]
-    return max(x, y), solid.turn_rad + (0.0 if x >= y else np.pi / 2)
 
 
 def _yaw(quat: Array) -> float:
@@ -132,6 +126,8 @@ class NavigationWorlds:
         bind = self._batch.bind
         self._qpos, self._qvel, self._time = bind("qpos"), bind("qvel"), bind("time")
         self._sensors = bind("sensordata")
+        # How often positions, velocities or accelerations were not numbers or too large [N, 3].
+        self._absurd = self._batch.warning[:, int(_ABSURD[0]) : int(_ABSURD[-1]) + 1, 1]
         self._body = Senses(self._batch, model, agent)
         self._position, self._rotation, self._ctrl = self._body.position, self._body.rotation, self._body.control
 
@@ -273,13 +269,16 @@ class NavigationWorlds:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
         if actions.shape != self._ctrl.shape:
             raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
+        if not np.isfinite(actions).all():
+            i = np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]
+            raise ConfigError(f"{self.id} was given the action {actions[i].tolist()} in environment {i}. Give numbers.")
         self._body.drive(actions)
         return self._interval()
 
     def step_native(self, actions: NDArray[Any]) -> Step:
         """As `step`, with actions [N, A] in the actuators' own units, clipped to their range."""
         low, high = self._native
-        if not self._layouts or actions.shape != self._ctrl.shape:
+        if not self._layouts or actions.shape != self._ctrl.shape or not np.isfinite(actions).all():
             return self.step(actions)  # which says what is wrong
         np.clip(actions, low, high, out=self._ctrl)
         return self._interval()
@@ -355,10 +354,9 @@ class NavigationWorlds:
     def _advance(self) -> NDArray[np.bool_]:
         """Physics of one control interval; tells which simulations did not survive it [N].
 
-        MuJoCo puts a simulation whose state has become absurd back to its start, which its clock gives away.
+        MuJoCo puts a simulation whose state has become absurd back to its start, and notes it as a warning.
         """
-        substeps, dt = self.world.substeps, self.world.agent.timestep_s
-        due = self._time + (substeps - 0.5) * dt
+        substeps = self.world.substeps
         failed = []
         try:
             if self._driven:
@@ -368,7 +366,7 @@ class NavigationWorlds:
                 self._batch.step(nstep=substeps, stage=_CURRENT)
         except SimulationError as error:
             failed = error.ids
-        diverged = self._time < due
+        diverged = self._absurd.any(axis=1)  # a reset of the simulation clears them
         diverged[failed] = True
         return diverged
 
@@ -661,8 +659,8 @@ class NavigationWorlds:
     def scene(self, i: int = 0) -> dict[str, Any]:
         """Environment `i` from above: {"extent": m, "shapes": [{"name", "kind", "xy", "radius", "rot", "colour"}, …]}.
 
-        Kinds are disc, square (radius: half its side), line (radius: half its length, along rot) and arrow (the agent,
-        pointing along rot, radians).
+        Kinds are disc, square (radius: half its side), line (radius: half its length, along rot), block (as a line, of
+        a "width") and arrow (the agent, pointing along rot, radians).
         """
         world, scene = self.world, self._scene
         shapes: list[dict[str, Any]] = []
@@ -687,7 +685,9 @@ class NavigationWorlds:
                 else:
                     add(name, "disc", at, thing.radius_m, 0.0, colour)
         for solid in world.scenery:
-            add("scenery", "line", np.array(solid.at_m[:2]), *_along(solid), COLOUR["scenery"])
+            half_x, half_y = solid.size_m[:2]
+            add("scenery", "block", np.array(solid.at_m[:2]), half_x, solid.turn_rad, COLOUR["scenery"])
+            shapes[-1]["width"] = 2.0 * half_y
         forward = self._rotation[i] @ -np.cross(world.agent.eye.x, world.agent.eye.y)  # a camera looks along its −z
         heading = np.arctan2(forward[1], forward[0])
         add("agent", "arrow", self._position[i, :2], world.agent.reach_m, heading, COLOUR["body"])

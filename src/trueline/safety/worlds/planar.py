@@ -1,7 +1,8 @@
 """Planar worlds: Point and Car on pure tensors, thousands at once, on the CPU or an accelerator.
 
 They have the tasks, observations, rewards and costs of Safety-Gymnasium, and bodies that drive as fast and turn as fast
-as MuJoCo's; they are not those worlds, and no figure published for those holds here (docs/planar.md says what differs).
+as MuJoCo's; they are not those worlds, and no figure published for those holds here. docs/worlds/planar.md says what
+differs.
 
 An episode depends on its uint32 seed and the actions alone, bit for bit: not on how many environments run, which place
 it has among them, the number of threads or (by construction) the device.

@@ -15,28 +15,35 @@ from trueline.safety.worlds.planar_tasks import RADIUS_M, PlanarWorld
 __all__ = ["picture", "scene"]
 
 CAMERA = "fixedfar"
+_LINE_M = 17.5  # half the length drawn of a line that must not be crossed; it has no end
 COLOUR = {
     "body": (0.74, 0.04, 0.18, 1.0),
     "vases": (0.0, 1.0, 1.0, 1.0),
     "goal": (0.0, 1.0, 0.0, 0.25),
     "hazards": (0.0, 0.0, 1.0, 0.25),
     "circle": (0.0, 1.0, 0.0, 0.1),
+    "lines": (1.0, 0.0, 0.0, 0.1),
 }
 
 
 def scene(
     world: PlanarWorld, objects_xy: Sequence[Sequence[float]], agent_xy: Sequence[float], ahead: tuple[float, float]
 ) -> dict[str, Any]:
-    """{"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}: a disc for each object, then the agent.
+    """{"extent": m, "shapes": [{"name", "kind", "xy", "radius", "rot", "colour"}, …]}: objects, lines, then the agent.
 
     objects_xy: in the order of the world's rings; ahead: the unit vector along which the agent, an arrow, drives.
     """
 
     def shape(kind: str, xy: Sequence[float], radius: float, rot: float, colour: str) -> dict[str, Any]:
-        return {"kind": kind, "xy": list(xy), "radius": radius, "rot": rot, "colour": list(COLOUR[colour])}
+        seen = {"name": colour, "kind": kind, "xy": list(xy), "radius": radius, "rot": rot}
+        return seen | {"colour": list(COLOUR[colour])}
 
     kinds = [kind for kind, count in world.rings.items() for _ in range(count)]
     shapes = [shape("disc", xy, RADIUS_M[kind], 0.0, kind) for kind, xy in zip(kinds, objects_xy, strict=True)]
+    for limit, across in ((world.limit_x_m, (1.0, 0.0)), (world.limit_y_m, (0.0, 1.0))):
+        for side in (limit, -limit) if math.isfinite(limit) else ():
+            at, along = [side * across[0], side * across[1]], math.atan2(across[0], across[1])
+            shapes.append(shape("line", at, _LINE_M, along, "lines"))
     shapes.append(shape("arrow", agent_xy, world.body.bumper.reach_m, math.atan2(ahead[1], ahead[0]), "body"))
     return {"extent": world.extent_m, "shapes": shapes}
 
