@@ -86,3 +86,26 @@ def test_a_missing_or_misshapen_action_names_the_agent(sg):
         env.step({"agent_0": actions["agent_0"]})
     with pytest.raises(ValueError, match=r"agent_0 has shape \(3,\)"):
         env.step({**actions, "agent_0": np.zeros(3)})
+
+
+def test_two_agents_in_a_room_get_what_their_world_gives_and_go_on_with_its_stream(sg):
+    from trueline.safety.worlds.multi_goal import make_multi_goal
+
+    env, world = sg.make("SafetyPointMultiGoal1-v0"), make_multi_goal("SafetyPointMultiGoal1-v0", 1)
+    obs, _ = env.reset(seed=3)
+    first = world.reset(np.array([3], np.uint32))
+    for _ in range(5):
+        actions = drive(env)
+        for agent in env.agents:
+            np.testing.assert_array_equal(obs[agent], first[agent][0])
+        obs, reward, cost, terminated, truncated, told = env.step(actions)
+        step = world.step({agent: action[None] for agent, action in actions.items()})
+        first = step.obs
+        assert told["reward_sum"] == sum(reward.values())
+        for k, agent in enumerate(world.agents):
+            assert reward[agent] == step.reward[0, k]
+            assert cost[agent] == told[agent]["cost_sum"] == step.cost[0, k].sum()
+            assert told[agent]["cost_hazards"] == step.info["cost_hazards"][0, k]
+            assert (terminated[agent], truncated[agent]) == (False, False)
+    again, _ = env.reset()
+    assert not np.array_equal(again["agent_0"], env.reset(seed=3)[0]["agent_0"])

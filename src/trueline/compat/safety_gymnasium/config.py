@@ -72,8 +72,10 @@ def open_world(task_id: str, num_envs: int, settings: Settings, options: Mapping
     """
     name, config = parse(task_id), settings.of_the_world
     if not config and not name.is_base:
-        _refuse_unknown(task_id, options, registry.load("env", task_id))
-        return make(task_id, num_envs, **options)
+        factory = registry.load("multi-agent env" if name.several_agents else "env", task_id)
+        _refuse_unknown(task_id, options, factory)
+        several: Any = factory(task_id, num_envs, **options) if name.several_agents else None
+        return make(task_id, num_envs, **options) if several is None else several
     from trueline.safety import worlds
 
     if not name.is_base and task_id not in worlds.WORLDS:

@@ -66,12 +66,13 @@ def parse(id: str) -> Name:
 def known() -> dict[str, Name]:
     """Every id that can be made: worlds by the original's names, and the views of the navigation ones."""
     worlds = [entry.name for entry in registry.entries("env") if _SAFETY.fullmatch(entry.name)]
-    names = {id: parse(id) for id in worlds}
+    rooms = [entry.name for entry in registry.entries("multi-agent env") if parse(entry.name).several_agents]
+    names = {id: parse(id) for id in (*worlds, *rooms)}
     for task in _BASES:
         levels = [name for name in names.values() if name.task == task and name.task_id.endswith("0-v0")]
         names |= {id: parse(id) for id in (f"Safety{name.agent}{task}Base-v0" for name in levels)}
     for name in list(names.values()):
-        if name.agent is None or name.view:
+        if name.agent is None or name.view or name.several_agents:
             continue
         stem = name.id.removesuffix("-v0")
         views = ("Vision", "Debug") if name.agent in KEYBOARD_AGENTS else ("Vision",)

@@ -285,16 +285,21 @@ class SafetyMultiAgentEnv(gym.Env[Any, Any]):
         return self._inner.reset(seed), {name: {} for name in self.possible_agents}
 
     def step(self, action: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:  # type: ignore[override]
-        """One step: observations, rewards, costs, terminations, truncations and infos by agent."""
+        """One step: observations, rewards, costs, terminations and truncations by agent, and what is told of the step.
+
+        The last has each agent's costs by name, "reward_sum", and "goal_met" where one was.
+        """
         out = self._inner.step(action)
         if self.render_mode == "human":
             self.render()
-        told: dict[str, Any] = {name: {"cost_sum": cost} for name, cost in out.cost.items()}
+        told: dict[str, Any] = {}
+        for k, name in enumerate(self.possible_agents):
+            parts = {key: float(of[0, k]) for key, of in out.told.items() if key.startswith("cost_")}
+            told[name] = {**parts, "cost_sum": out.cost[name]}
         told["reward_sum"] = sum(out.reward.values())
         if "goal_met" in out.told and out.told["goal_met"][0]:
             told["goal_met"] = True
-        infos = {name: dict(told) for name in self.possible_agents}
-        return out.obs, out.reward, out.cost, out.terminated, out.truncated, infos
+        return out.obs, out.reward, out.cost, out.terminated, out.truncated, told
 
     def render(self) -> Any:
         """A picture uint8 [H, W, 3], a depth buffer float32 [H, W], or None after showing a window."""
