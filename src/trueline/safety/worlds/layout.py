@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds.costs import Inside
@@ -25,7 +24,6 @@ from trueline.safety.worlds.world import World
 _TRIES_PER_OBJECT = 100
 _TRIES_PER_LAYOUT = 10_000
 _TRIES_PER_GOAL = 10_000
-_ONE_BY_ONE, _AT_ONCE = 8, 512  # tries made singly, and then together
 _BLOCK = 128  # words fetched at once: one call per number would dominate the cost of a reset
 _FIXED_SLACK_M = 1e-9  # a fixed object is drawn from a square this much larger than its keepout
 
@@ -91,15 +89,6 @@ class Stream:
         """Discard `count` doubles."""
         self._discard(2 * count)
 
-    def ahead(self, count: int) -> NDArray[np.float64]:
-        """The next `count` doubles in [0, 1), which stay to be drawn."""
-        missing = self._next + 2 * count - len(self._words)
-        if missing > 0:
-            self._words = self._words[self._next :] + self._bits.random_raw(missing).tolist()
-            self._next = 0
-        words = np.array(self._words[self._next : self._next + 2 * count], dtype=np.int64)
-        return ((words[::2] >> 5) * 67108864.0 + (words[1::2] >> 6)) / 9007199254740992.0
-
     def _word(self) -> int:
         if self._next == len(self._words):
             self._words, self._next = self._bits.random_raw(_BLOCK).tolist(), 0
@@ -125,21 +114,11 @@ class Stream:
 
     def point(self, squares: Squares) -> Point:
         """A point of one of the squares, chosen by area where there are several; x is drawn first."""
+        x_min, y_min, x_max, y_max = squares.parts[0]
         if squares.below:
             unit = self.uniform(0.0, 1.0)
             x_min, y_min, x_max, y_max = squares.parts[bisect.bisect_right(squares.below, unit)]
-            return self.uniform(x_min, x_max), self.uniform(y_min, y_max)
-        x_min, y_min, x_max, y_max = squares.parts[0]
-        four = self._words[self._next : self._next + 4]
-        if len(four) < 4:
-            return self.uniform(x_min, x_max), self.uniform(y_min, y_max)
-        # As `uniform` twice: crowded worlds draw thousands of points, and the calls would take half of the time.
-        self._next += 4
-        self.drawn += 4
-        a, b, c, d = four
-        x = ((a >> 5) * 67108864.0 + (b >> 6)) / 9007199254740992.0
-        y = ((c >> 5) * 67108864.0 + (d >> 6)) / 9007199254740992.0
-        return x_min + (x_max - x_min) * x, y_min + (y_max - y_min) * y
+        return self.uniform(x_min, x_max), self.uniform(y_min, y_max)
 
     def angle(self) -> float:
         """An angle in [0, 2π)."""
@@ -191,37 +170,6 @@ def is_free(xy: Point, keepout: float, placed: Sequence[tuple[Point, float]]) ->
     return True
 
 
-def first_free(
-    stream: Stream, squares: Squares, keepout: float, placed: Sequence[tuple[Point, float]], tries: int
-) -> Point | None:
-    """The first of up to `tries` points drawn that is free; None when none is.
-
-    Nearly always that is one of the first few, so those are drawn one by one. The others are looked at together, and as
-    many numbers are then taken from the stream as drawing them one by one would have taken.
-    """
-    one_by_one = tries if squares.below else min(tries, _ONE_BY_ONE)
-    for _ in range(one_by_one):
-        xy = stream.point(squares)
-        if is_free(xy, keepout, placed):
-            return xy
-    tries -= one_by_one
-    others = np.array([xy for xy, _ in placed]).reshape(-1, 1, 2)
-    room = np.array([other + keepout for _, other in placed]).reshape(-1, 1)
-    x_min, y_min, x_max, y_max = squares.parts[0]
-    low, wide = np.array([x_min, y_min]), np.array([x_max - x_min, y_max - y_min])
-    while tries > 0:
-        some = min(tries, _AT_ONCE)
-        xy_all = low + wide * stream.ahead(2 * some).reshape(-1, 2)
-        free = ~(np.sqrt(np.square(xy_all - others).sum(axis=2)) < room).any(axis=0)
-        if free.any():
-            found = int(free.argmax())
-            stream.skip(2 * (found + 1))
-            return (float(xy_all[found, 0]), float(xy_all[found, 1]))
-        stream.skip(2 * some)
-        tries -= some
-    return None
-
-
 def where(world: World, thing: Thing, i: int) -> Squares:
     """The squares that object `i` of a kind is drawn from."""
     e, k = world.extent_m, thing.keepout_m
@@ -248,11 +196,14 @@ def arrange(world: World, stream: Stream) -> list[Point]:
     for _ in range(_TRIES_PER_LAYOUT):
         placed: list[tuple[Point, float]] = []
         for name, squares, keepout in claims:
-            xy = first_free(stream, squares, keepout, placed, _TRIES_PER_OBJECT)
-            if xy is None:
+            for _ in range(_TRIES_PER_OBJECT):
+                xy = stream.point(squares)
+                if is_free(xy, keepout, placed):
+                    placed.append((xy, keepout))
+                    break
+            else:
                 stuck = name
                 break
-            placed.append((xy, keepout))
         else:
             return [xy for xy, _ in placed]
     raise Unplaceable(stuck)
@@ -267,10 +218,11 @@ def draw_goal(world: World, stream: Stream, agent: Point, places: Mapping[str, S
         if thing is not goal:
             placed += [(xy, thing.keepout_m) for xy in places[thing.name]]
     squares = where(world, goal, 0)
-    xy = first_free(stream, squares, goal.keepout_m, placed, _TRIES_PER_GOAL)
-    if xy is None:
-        raise Unplaceable("goal")
-    return goal.at[0] if goal.at else xy
+    for _ in range(_TRIES_PER_GOAL):
+        xy = stream.point(squares)
+        if is_free(xy, goal.keepout_m, placed):
+            return goal.at[0] if goal.at else xy
+    raise Unplaceable("goal")
 
 
 def draw_layout(world: World, stream: Stream) -> Layout:
