@@ -31,7 +31,7 @@ types: $(STAMP)
 
 # PEER_PYTHON names the interpreter that has the peers; the head of benchmarks/_peers.py says how to make one.
 bench: $(STAMP)
-	for name in startup update_step goal_throughput ppo_lag_end_to_end; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in startup update_step goal_throughput worlds_throughput planar_throughput ppo_lag_end_to_end; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # Hours of CPU time in all, in chunks that are kept: a stopped run goes on where it was.
 claims: $(STAMP)

@@ -205,7 +205,8 @@ def test_every_comparison_is_between_contestants_of_the_plan(script, quick):
     for comparison in plan.comparisons:
         assert {comparison.ours, comparison.against} <= {*names, None}
         # A ceiling is a function of the medians of this plan's contestants, and of no other.
-        figures = dict.fromkeys(("per_cpu_s", "per_wall_s", "cpu_s", "wall_s", "passes", "update_per_cpu_s"), 2.0)
+        measures = ("per_cpu_s", "per_wall_s", "cpu_s", "wall_s", "passes", "update_per_cpu_s", "bytes_per_env")
+        figures = dict.fromkeys(measures, 2.0)
         assert comparison.ceiling(dict.fromkeys(names, figures)) > 0
 
 
@@ -266,6 +267,96 @@ def test_the_floors_arithmetic_is_a_whole_gradient(heads):
     for gradients, parameters in zip(found, leaves, strict=True):
         for gradient, parameter in zip(gradients, parameters, strict=True):
             torch.testing.assert_close(gradient.detach(), parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "id",
+    ["SafetyPointGoal2-v0", "SafetyPointButton1-v0", "SafetyDoggoGoal1-v0", "SafetyHopperVelocity-v1"],
+)
+def test_the_engine_alone_goes_through_the_states_of_the_world(id):
+    import worlds_throughput
+
+    flight = worlds_throughput.in_flight(id, 4, 30)  # one episode ends within the 30 steps by its clock
+    flight.state["elapsed"][:] = [0, flight.env.max_episode_steps - 7, 100, 200]
+    script = worlds_throughput.script_of(flight)
+    assert any(1 in rows for rows, _ in script.begun.values())
+    alone = worlds_throughput.Engine(flight.env, script)
+    for _ in range(2):  # every sample does the same work
+        alone.run()
+        np.testing.assert_array_equal(alone.batch.state, script.end)
+    assert (np.abs(script.end - script.start).max(axis=1) > 0.01).all()
+
+
+@pytest.mark.parametrize(("id", "num_envs"), [("SafetyPointGoal1-v0", 16), ("SafetyHalfCheetahVelocity-v1", 256)])
+def test_a_part_of_an_episode_has_its_share_of_the_resets(id, num_envs):
+    import worlds_throughput
+
+    steps = worlds_throughput._steps(id, num_envs, quick=False)
+    flight = worlds_throughput.in_flight(id, num_envs, steps)
+    left = flight.env.max_episode_steps - flight.state["elapsed"]
+    assert abs((left <= steps).sum() - num_envs * steps / flight.env.max_episode_steps) < 1
+
+
+# -- a policy in the original -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parity():
+    return json.loads((BENCHMARKS / "results" / "policy_parity.json").read_text())
+
+
+def test_the_exported_policy_is_the_policy():
+    import policy_parity
+
+    from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+    from trueline.rl.policy import NetworkPolicy, WorldRef
+    from trueline.rl.spaces import ActionCodec, ObservationCodec
+
+    observation, rng = ObservationCodec((("", "box", (60,)),)), torch.Generator().manual_seed(3)
+    network = ActorCritic(observation, ActionCodec("continuous", (2,), False), 1, ActorNetwork(), Network(), rng)
+    network.encoder.norm.update(torch.randn(50, 60, generator=rng) * 3.0 + 1.0)
+    shape = {"actor": ActorNetwork().model_dump(), "costs": ["cost_sum"]}
+    policy = NetworkPolicy(network, observation, WorldRef(id="SafetyPointGoal1-v0"), shape)
+    arrays = policy_parity.exported(policy)
+    obs = np.random.default_rng(0).normal(size=(7, 60)) * 4.0
+    with torch.no_grad():
+        expected = policy.mean_action(torch.as_tensor(obs, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(policy_parity.mean_action(arrays, obs), expected, atol=1e-5)
+    drawn = np.full((7, 2), 0.25)  # σ = 1
+    np.testing.assert_allclose(policy_parity.act(arrays, obs, drawn), np.clip(expected + 0.25, -1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.9, 1.0, "alike"), (0.2, 0.4, "alike"), (-0.1, 1.1, "inconclusive"), (1.1, 2.0, "different")],
+)
+def test_what_an_interval_says_of_a_margin(low, high, verdict):
+    import policy_parity
+
+    assert policy_parity.verdict(low, high, 1.0) == policy_parity.verdict(-high, -low, 1.0) == verdict
+
+
+def test_the_verdict_on_the_policy_follows_from_its_episodes(parity):
+    import policy_parity
+
+    assert parity["episodes"] >= 100
+    for mode in policy_parity.MODES:
+        for name in policy_parity.SCORES:
+            ours, theirs = (np.array(parity["per_episode"][side][mode][name]) for side in ("ours", "original"))
+            assert len(ours) == len(theirs) == parity["episodes"]
+            found = parity["scores"][mode][name]
+            error = (ours - theirs).std(ddof=1) / math.sqrt(len(ours))
+            assert found["difference"] == pytest.approx((ours - theirs).mean())
+            assert found["high"] - found["difference"] == pytest.approx(1.984 * error, rel=0.02)  # t, 99 degrees
+            assert found["difference"] - found["low"] == pytest.approx(1.984 * error, rel=0.02)
+            assert found["margin"] == pytest.approx(policy_parity.MARGIN * theirs.std(ddof=1))
+            assert found["verdict"] == policy_parity.verdict(found["low"], found["high"], found["margin"])
+    assert parity["verdict"] == {name: parity["scores"]["stochastic"][name]["verdict"] for name in policy_parity.SCORES}
+
+
+def test_both_worlds_began_alike_and_evaluated_the_same_policy(parity):
+    assert parity["largest_difference"]["lidar_at_the_start"] < 1e-9
+    assert parity["largest_difference"]["exported_policy"] < 1e-5
 
 
 def test_importing_a_script_needs_only_the_standard_library():
