@@ -115,6 +115,13 @@ def test_no_limit_is_tightened_below_the_lowest_share_of_its_own():
     assert Constrain(lowest=0.3)(found, limited(2, [24.0, 12.0])).setting("cost_limit") == pytest.approx([12.0, 6.0])
 
 
+def test_a_failed_cost_audit_never_raises_a_limit_and_loosening_never_lowers_one():
+    found = [evidence(30.0, 25.0)]
+    assert Constrain(lowest=0.3)(found, limited(1, 5.0)).setting("cost_limit") == 5.0
+    assert loosened(limited(1, 60.0)) == 60.0
+    assert loosened(limited(2, [60.0, 10.0]), highest=25.0, by=1.5) == pytest.approx([60.0, 15.0])
+
+
 def test_a_list_of_one_limit_needs_no_name():
     plan = Constrain(aim=0.75)([evidence(24.0, 20.0)], limited(1, [15.0]))
     assert plan.setting("cost_limit") == pytest.approx([15.0 - 9.0])

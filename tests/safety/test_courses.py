@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from trueline.core.errors import ConfigError
 from trueline.rl.check_env import check_env
 from trueline.safety.worlds import WORLDS, make_world, open_world
 from trueline.safety.worlds.courses import CIRCUIT, RACE_HAZARDS, STAGES, race
 from trueline.safety.worlds.layout import Squares, Stream
+from trueline.safety.worlds.table import of_head
 
 AGENT_M = 0.16  # reach of the Point
 
@@ -164,3 +166,30 @@ def test_things_fade_and_come_back():
     env.step(np.zeros((2, 2)))
     assert env.opacity(0)["goal"] == 1.0
     assert env.opacity(1)["goal"] < 1.0
+
+
+@pytest.mark.parametrize("id", [id for id in WORLDS if "FormulaOne" in id or "Building" in id])
+def test_worlds_that_only_the_repository_has_follow_it_always(id):
+    assert of_head(WORLDS[id]) == WORLDS[id]
+
+
+@pytest.mark.parametrize(
+    ("id", "agent", "said"),
+    [
+        ("SafetyPointRace1-v0", [0.0, 0.0], r"inside scenery\[\d+\]"),
+        ("SafetyPointCircle1-v0", [1.9, 0.0], "beyond the lines of cost_out_of_boundary"),
+    ],
+)
+def test_a_start_in_the_scenery_or_beyond_a_line_is_refused(id, agent, said):
+    env = make_world(id, 1)
+    env.reset(seeds(0))
+    layout = {name: at for name, at in env.layout(0).items() if name != "goal"}
+    with pytest.raises(ConfigError, match=said):
+        env.set_layout({0: {**layout, "agent": [agent]}})
+
+
+def test_at_the_centre_of_the_circle_nothing_is_paid():
+    env = make_world("SafetyPointCircle1-v0", 1)
+    env.reset(seeds(0))
+    env.set_layout({0: {**env.layout(0), "agent": [[0.0, 0.0]]}})
+    assert env.step(np.zeros((1, 2))).reward[0] == 0.0

@@ -144,18 +144,16 @@ def test_layouts_first_observations_rewards_and_costs_equal_the_peers(id):
     np.testing.assert_allclose(step.obs[same, own:], seen[same, own:], atol=max(boxes, 2 * SAME_PHYSICS))
 
 
-def test_buttons_are_hidden_and_cost_nothing_around_a_press_as_with_the_peer():
+def test_buttons_are_hidden_and_cost_nothing_around_a_press_as_with_the_peer(monkeypatch):
     golden = GOLDEN["timer"]
     env = make_world("SafetyPointButton1-v0", 1)
     seen, costs = [bool(env.reset(seeds(0))[0, 12:28].any())], []
     for step in range(1, len(golden["costs_in_step"]) + 1):
         costs.append(bool(env._scene.wait[0] == 0))
-        if step == golden["pressed_in_step"]:
-            env._elapsed += 1
-            env._renew(0)
-            env._elapsed -= 1
-            env._scene.wait += 1  # the step itself counts down once more
-        seen.append(bool(env.step(np.zeros((1, 2))).obs[0, 12:28].any()))
+        with monkeypatch.context() as patch:
+            if step == golden["pressed_in_step"]:  # let the task take its goal for reached, as the peer's script does
+                patch.setattr(type(env.world.task), "achieved", lambda task, scene, now: np.ones(1, bool))
+            seen.append(bool(env.step(np.zeros((1, 2))).obs[0, 12:28].any()))
     assert seen == golden["seen_after_step"]
     assert costs == golden["costs_in_step"]
 

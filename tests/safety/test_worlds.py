@@ -513,6 +513,29 @@ def test_bodies_weigh_what_their_shapes_and_densities_say():
     assert car.body("rear").mass[0] == pytest.approx(5.0 * 4 / 3 * np.pi * 0.05**3)
 
 
+@pytest.mark.parametrize("bad", [[[np.nan, 0.0], [0.0, 0.0]], [[0.0, 0.0]], [1.0, 2.0]])
+def test_a_goal_that_is_no_place_is_refused(bad):
+    env = make_world("SafetyPointGoal1-v0", 2)
+    env.reset(seeds(0, 1))
+    before = env.goal_distance()
+    with pytest.raises(ConfigError, match="Give 2 finite pairs"):
+        env.set_goal(np.array(bad))
+    np.testing.assert_array_equal(env.goal_distance(), before)
+
+
+def test_a_diverged_step_costs_every_constraint_in_both_reports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for costs in ("sum", "split"):
+        env = make_world("SafetyPointGoal2-v0", 2, costs=costs)
+        env.reset(seeds(0, 1))
+        env._qvel[0, 0] = 1e12
+        step = env.step(np.zeros((2, 2)))
+        assert (step.cost[0] == 1.0).all()
+        assert all(step.info[name][0] == 1.0 for name in env.world.constraints)
+        step.cost[:] = 7.0
+        assert all(step.info[name][0] == 1.0 for name in env.world.constraints), "they are arrays of their own"
+
+
 def test_goal_can_be_moved_and_seen():
     env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))

@@ -97,7 +97,8 @@ class Constrain(Config):
 
     def _tightened(self, worst: Evidence, trained: float) -> float:
         audited = _audited(worst)
-        return max(self.lowest * audited, trained - max(worst.estimate.value - self.aim * audited, 0.0))
+        tightened = max(self.lowest * audited, trained - max(worst.estimate.value - self.aim * audited, 0.0))
+        return min(trained, tightened)  # a limit that was below `lowest` already stays where it is
 
 
 class AddLayouts(Config):
@@ -140,7 +141,7 @@ class Loosen(Config):
         highest = self.highest
         if not isinstance(trained, list | tuple):
             if not isinstance(highest, tuple):
-                return _with(new, {self.limit: min(highest, self.by * trained)})
+                return _with(new, {self.limit: max(trained, min(highest, self.by * trained))})
             trained = [trained] * len(highest)
         if not isinstance(highest, tuple):
             highest = (highest,) * len(trained)
@@ -149,7 +150,7 @@ class Loosen(Config):
                 f"highest has {len(highest)} values, but {self.limit} has {len(trained)}. "
                 "Give one for each, or a single number for all."
             )
-        raised = [min(most, self.by * limit) for most, limit in zip(highest, trained, strict=True)]
+        raised = [max(limit, min(most, self.by * limit)) for most, limit in zip(highest, trained, strict=True)]
         return _with(new, {self.limit: raised})
 
 

@@ -255,11 +255,13 @@ PLANAR: tuple[Entry, ...] = tuple(
         target="trueline.safety.worlds.planar:make_planar",
         summary=f"{agent} in the plane, on tensors: {summary}; not the MuJoCo world",
         reference="dynamics of our own; task after Safety-Gymnasium (Ji et al. 2023)",
-        level="exact",
+        level="property" if task in ("Goal1", "Goal2") else "exact",
         test=_PLANAR
         + (
-            f"test_a_driven_{agent.lower()}_follows_its_equations"
-            if "Goal" in task
+            "test_running_into_a_vase_costs_as_long_as_it_is_touched_or_moves"
+            if task in ("Goal1", "Goal2")
+            else f"test_a_driven_{agent.lower()}_follows_its_equations"
+            if task == "Goal0"
             else "test_circle_and_run_rewards_in_single_precision"
         ),
         family="Planar",

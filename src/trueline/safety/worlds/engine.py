@@ -294,7 +294,9 @@ class NavigationWorlds:
             reward = np.clip(reward, -world.reward_clip, world.reward_clip)
         self._measured = now
         parts = self._indicators()
-        cost = parts if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
+        if diverged.any():
+            parts[diverged] = 1.0  # what the simulation was put back to says nothing about where it was
+        cost = parts.copy() if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
         np.maximum(scene.wait - 1, 0, out=scene.wait)
         for fade in world.fades:
             self._faded[fade.of] += 1
@@ -712,7 +714,13 @@ class GoalWorlds(NavigationWorlds):
         return self._scene.ground_distance("goal")[:, 0]
 
     def set_goal(self, xy: Array, mask: NDArray[np.bool_] | None = None) -> None:
-        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on."""
-        where = np.ones(self.num_envs, bool) if mask is None else mask
-        self._scene.places["goal"][where, 0, :2] = np.asarray(xy, dtype=np.float64)[where]
+        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on.
+
+        Raises ConfigError for another shape, or a place that is no number.
+        """
+        where = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
+        goals = np.asarray(xy, dtype=np.float64)
+        if goals.shape != (self.num_envs, 2) or where.shape != (self.num_envs,) or not np.isfinite(goals[where]).all():
+            raise ConfigError(f"{self.id} was given goals {xy!r:.80}. Give {self.num_envs} finite pairs of metres.")
+        self._scene.places["goal"][where, 0, :2] = goals[where]
         self._measured[where] = self.world.task.measure(self._scene)[where]

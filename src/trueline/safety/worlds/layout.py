@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trueline.core.errors import ConfigError
-from trueline.safety.worlds.costs import Inside
+from trueline.safety.worlds.costs import Beyond, Inside
 from trueline.safety.worlds.objects import Point, Square, Thing
 from trueline.safety.worlds.world import World
 
@@ -322,6 +322,16 @@ def read_layout(world: World, given: Mapping[str, Any]) -> Layout:
 
 def _refuse_unsafe(world: World, layout: Layout) -> None:
     """An episode starts without cost and without bodies inside one another, which physics would throw apart."""
+    x, y = layout.agent
+    for line in [rule for rule in world.rules if isinstance(rule, Beyond)]:
+        if abs(x) > line.x_m or (line.y_m is not None and abs(y) > line.y_m):
+            raise ConfigError(f"the agent starts at ({x:g}, {y:g}), beyond the lines of {line.name}. Start it inside.")
+    for k, box in enumerate(world.scenery):
+        c, s = math.cos(box.turn_rad), math.sin(box.turn_rad)
+        dx, dy = x - box.at_m[0], y - box.at_m[1]
+        aside = max(abs(c * dx + s * dy) - box.size_m[0], 0.0), max(abs(c * dy - s * dx) - box.size_m[1], 0.0)
+        if math.hypot(*aside) == 0.0:
+            raise ConfigError(f"the agent starts at ({x:g}, {y:g}), inside scenery[{k}]. Start it in the open.")
     for rule in [rule for rule in world.rules if isinstance(rule, Inside)]:
         for i, xy in enumerate(layout.places[rule.of]):
             if math.dist(layout.agent, xy) < rule.radius_m:

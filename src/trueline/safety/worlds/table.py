@@ -134,7 +134,9 @@ def of_head(world: World) -> World:
     task = world.task
     if isinstance(task, PressButton):
         task = replace(task, first_rest_steps=task.rest_steps)
-    return replace(world, agent=HEAD_AGENTS[world.agent.name], task=task)
+    own = world.agent  # whose clock stays: FormulaOne has one of its own
+    agent = replace(HEAD_AGENTS[own.name], timestep_s=own.timestep_s, integrator=own.integrator)
+    return replace(world, agent=agent, task=task)
 
 
 def _building_goal(agent: Agent, level: int) -> World:

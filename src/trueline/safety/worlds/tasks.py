@@ -56,6 +56,9 @@ class Task(Protocol):
         ...
 
 
+_TINY = 1e-300  # metres
+
+
 def _never(scene: Scene) -> NDArray[np.bool_]:
     return np.zeros(len(scene.agent), bool)
 
@@ -166,7 +169,7 @@ class RunCircle:
     def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
         """[N]."""
         x, y, u, v = *scene.agent[:, :2].T, *scene.velocity.T
-        rho = np.sqrt(x * x + y * y)
+        rho = np.maximum(np.sqrt(x * x + y * y), _TINY)  # at the very centre nothing is run along, and nothing paid
         return ((-u * y + v * x) / rho) / (1.0 + np.abs(rho - self.radius_m)) * self.scale
 
 
