@@ -328,7 +328,7 @@ def test_a_resumed_world_goes_on_bit_for_bit(id):
 def test_a_state_is_arrays_and_json():
     env = make_world("SafetyPointGoal1-v0", 2)
     env.reset(seeds(0, 1))
-    json.dumps(env.state_dict(), default=np.ndarray.tolist)
+    assert json.loads(json.dumps(env.state_dict(), default=np.ndarray.tolist))["world"] == env.id  # else it raises
 
 
 def test_a_state_of_another_world_is_refused():

@@ -18,9 +18,10 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
-from trueline.core.errors import ConfigError, unknown
+from trueline.core.errors import ConfigError
 from trueline.rl.env import Obs, Step
 from trueline.safety.worlds.body import Senses, upright
+from trueline.safety.worlds.checks import read_scales, refuse_another
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
@@ -525,17 +526,9 @@ class NavigationWorlds:
         mass: masses and inertias of the agent's parts. friction: of all surfaces, and the damping of the agent's
         joints, which is what the floor is to the Point. gear: of all actuators.
         """
-        for name, value in scale.items():
-            if name not in self.perturbations:
-                raise ConfigError(unknown("perturbation", name, self.perturbations))
-            values = np.asarray(value, dtype=np.float64)
-            if values.shape not in ((), (self.num_envs,)) or not (np.isfinite(values) & (values > 0)).all():
-                raise ConfigError(
-                    f"{name} is scaled by {value!r:.80}. Give a positive number or {self.num_envs} of them."
-                )
-        for name, value in scale.items():
-            self._scales[name] = np.broadcast_to(np.asarray(value, dtype=np.float64), (self.num_envs,)).copy()
-            self._apply(name, self._scales[name])
+        for name, factors in read_scales(scale, self.perturbations, self.num_envs).items():
+            self._scales[name] = factors
+            self._apply(name, factors)
         if scale:
             self._batch.set_const()
 
@@ -584,9 +577,7 @@ class NavigationWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        if state["world"] != self.id or state["physics"].shape != self._batch.state.shape:
-            have, want = f"{len(state['physics'])} × {state['world']}", f"{self.num_envs} × {self.id}"
-            raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
         self.perturb(**{**dict.fromkeys(self._scales, 1.0), **state["scales"]})
         self.episode_seed[:] = state["episode_seed"]
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):

@@ -39,6 +39,7 @@ from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.multi_agent import MultiAgentStep
 from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
 from trueline.safety.worlds.body import Senses, upright
+from trueline.safety.worlds.checks import refuse_another
 from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
 from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
@@ -528,9 +529,7 @@ class MultiGoalWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        if state["world"] != self.id or state["physics"].shape != self._batch.state.shape:
-            have, want = f"{len(state['physics'])} × {state['world']}", f"{self.num_envs} × {self.id}"
-            raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
         self.episode_seed[:] = state["episode_seed"]
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
             stream.restart(int(seed), int(drawn))

@@ -26,6 +26,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import Step
 from trueline.safety.worlds import planar_motion as motion
+from trueline.safety.worlds.checks import read_scales
 from trueline.safety.worlds.planar_layout import arrange, cos_sin, free_place, read_arrangement
 from trueline.safety.worlds.planar_lidar import PseudoLidar
 from trueline.safety.worlds.planar_motion import at_rest
@@ -497,16 +498,7 @@ class PlanarWorlds:
 
         mass: the agent's mass and inertia. friction: its drag, the drag of its joints and its grip. gear: its motors.
         """
-        for name, value in scale.items():
-            if name not in self.perturbations:
-                raise ConfigError(unknown("perturbation", name, self.perturbations))
-            values = np.asarray(value, dtype=np.float64)
-            if values.shape not in ((), (self.num_envs,)) or not (np.isfinite(values) & (values > 0)).all():
-                raise ConfigError(
-                    f"{name} is scaled by {value!r:.80}. Give a positive number or {self.num_envs} of them."
-                )
-        for name, value in scale.items():
-            self._scales[name] = np.broadcast_to(np.asarray(value, dtype=np.float64), (self.num_envs,)).copy()
+        self._scales |= read_scales(scale, self.perturbations, self.num_envs)
         self._set_constants()
 
     def _set_constants(self) -> None:

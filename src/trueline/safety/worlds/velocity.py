@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
+from trueline.safety.worlds.checks import read_scales, refuse_another
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
@@ -588,17 +589,9 @@ class VelocityWorlds:
         mass: masses and inertias of all parts. friction: of all surfaces; for the Swimmer, which touches none, density
         and viscosity of the water. gear: of all actuators.
         """
-        for name, value in scale.items():
-            if name not in self.perturbations:
-                raise ConfigError(unknown("perturbation", name, self.perturbations))
-            values = np.asarray(value, dtype=np.float64)
-            if values.shape not in ((), (self.num_envs,)) or not (np.isfinite(values) & (values > 0)).all():
-                raise ConfigError(
-                    f"{name} is scaled by {value!r:.80}. Give a positive number or {self.num_envs} of them."
-                )
-        for name, value in scale.items():
-            self._scales[name] = np.broadcast_to(np.asarray(value, dtype=np.float64), (self.num_envs,)).copy()
-            self._apply(name, self._scales[name])
+        for name, factors in read_scales(scale, self.perturbations, self.num_envs).items():
+            self._scales[name] = factors
+            self._apply(name, factors)
         if scale:
             self._batch.set_const()
 
@@ -637,9 +630,7 @@ class VelocityWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        if state["world"] != self.id or state["physics"].shape != self._batch.state.shape:
-            have, want = f"{len(state['physics'])} × {state['world']}", f"{self.num_envs} × {self.id}"
-            raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
         self.perturb(**{**dict.fromkeys(self._scales, 1.0), **state["scales"]})
         self._batch.state[:] = state["physics"]
         self._shown = [np.array(state["parts"])] if self._parts else []
