@@ -19,7 +19,7 @@ from trueline.core.errors import MissingExtra, RunError
 from trueline.core.files import write_text
 from trueline.core.metrics import Sink, WandbSink
 from trueline.core.recipe import Plan, recipe_config
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_audit, subject_folder, verdicts
 from trueline.cycle.report import write_report
@@ -86,14 +86,17 @@ def train(
     root: str | Path = "runs",
     id: str | None = None,
     wandb: str | None = None,
+    watch: Watch | None = None,
     **settings: Any,
 ) -> RunResult:
     """Trains `recipe` and returns the run with its subject.
 
     Settings are keywords or, where a key is dotted or is also the name of an argument here, entries of `config`:
     `train("ppo-lag", {"update.lr": 1e-4}, env="SafetyPointGoal1-v0", cost_limit=10.0)`. `inputs` are finished runs in
-    `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to as well. Raises UnknownName
-    or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld, RunError.
+    `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to as well. `watch(step,
+    subject)` sees the subject once an epoch, and what it returns by name is logged: a metric of one's own (a resumed run is not
+    watched). Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged,
+    BadWorld, RunError.
     """
     plan = _nested({**(config or {}), **settings})
     built = recipe_config(recipe, preset, plan)
@@ -106,6 +109,7 @@ def train(
         inputs={role: str(run) for role, run in (inputs or {}).items()},
         id=id,
         sink=None if wandb is None else _wandb(wandb),
+        watch=watch,
     )
     return _result(folder)
 

@@ -38,7 +38,7 @@ def said(tmp_path_factory):
 def process(said):
     """Starts the command line in a process of its own."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["trueline.api", "trueline.safety.recipes", "tensorboard", "own_process"])
+    processes.set_forkserver_preload(["trueline.api", "trueline.safety.recipes.ppo", "tensorboard", "own_process"])
 
     def start(*argv):
         child = processes.Process(target=call, args=([*USE, *map(str, argv)], said))

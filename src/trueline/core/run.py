@@ -26,7 +26,7 @@ import threading
 import time
 import tomllib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -48,10 +48,13 @@ from trueline.core.streams import Streams
 if TYPE_CHECKING:
     import torch
 
+    from trueline.core.subject import Subject
+
 __all__ = [
     "FORMAT",
     "Run",
     "Status",
+    "Watch",
     "interruptible",
     "is_locked",
     "read_evidence",
@@ -63,6 +66,9 @@ __all__ = [
 FORMAT = 1
 
 Status = Literal["running", "done", "stopped", "failed", "diverged"]
+
+# (environment or gradient steps so far, the subject as it stands) -> numbers to log, by name.
+Watch = Callable[[int, "Subject"], Mapping[str, float] | None]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("trueline", "numpy", "scipy", "torch", "mujoco", "gymnasium", "pydantic", "safetensors", "sqlalchemy")
@@ -84,6 +90,7 @@ class Run:
         self.id: str = manifest["id"]
         self.seed: int = manifest["seed"]
         self.restored_step: int | None = None
+        self.watch: Watch | None = None  # the user's own look at the subject while it is trained
         self._lock = lock
         self._streams = Streams(self.seed)
         self._evidence = JsonLines(folder / "evidence.jsonl")
@@ -242,6 +249,16 @@ class Run:
         values["time/elapsed_s"] = time.monotonic() - self._began
         for sink in self._sinks.values():
             sink.write(int(step), values)
+
+    def offer(self, step: int, subject: "Callable[[], Subject]") -> None:
+        """Lets the watcher, if there is one, look at the subject as it stands, and logs what it found.
+
+        `subject` is only called when somebody looks. Recipes call this once an epoch.
+        """
+        if self.watch is not None:
+            found = self.watch(step, subject())
+            if found:
+                self.log(step, **found)
 
     def add_sink(self, name: str, sink: Sink) -> None:
         """Sends metrics to one more sink, closed with the run."""

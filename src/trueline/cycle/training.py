@@ -13,7 +13,7 @@ from trueline.core.errors import CheckpointError, RunError
 from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
 from trueline.core.recipe import check_config
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 
@@ -32,10 +32,12 @@ def start_training(
     inputs: Mapping[str, str] | None = None,
     id: str | None = None,
     sink: Callable[[Run], Sink] | None = None,
+    watch: Watch | None = None,
 ) -> Path:
     """Trains `recipe` in a new run and returns its folder.
 
-    `inputs` names finished runs in `root` by role; `sink` makes one more place for metrics to go to. Raises RunError
+    `inputs` names finished runs in `root` by role; `sink` makes one more place for metrics to go to; `watch` looks at
+    the subject once an epoch and returns numbers to log. Raises RunError
     for an unusable id or input and what the recipe has against the settings, both before anything is written; Stopped
     after a signal, and whatever the recipe raises.
     """
@@ -51,6 +53,7 @@ def start_training(
     with run, run.interruptible():
         if sink is not None:
             run.add_sink("more", sink(run))
+        run.watch = watch
         stage(f"run {run.folder}")
         _train(run, recipe, config, folders)
     return run.folder

@@ -504,11 +504,15 @@ class Trainer:
             with torch.no_grad():
                 for name, p in self.network.named_parameters():
                     p.copy_(self.average[name])
+        return self.policy()
+
+    def policy(self) -> NetworkPolicy:
+        """The policy as it stands; it shares its weights with the training."""
+        shape: dict[str, Any] = {**self.shape, "layouts_met": self.met.tolist()}
         if self.handler is not None:
-            self.shape["multipliers"] = self.handler_state["multiplier"].tolist()
+            shape["multipliers"] = self.handler_state["multiplier"].tolist()
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
-        self.shape["layouts_met"] = self.met.tolist()
-        return NetworkPolicy(self.network, self.collector.codec, world, self.shape, self.parent)
+        return NetworkPolicy(self.network, self.collector.codec, world, shape, self.parent)
 
     def _one_epoch(self) -> str:
         config, run = self.config, self.run
@@ -541,7 +545,9 @@ class Trainer:
             self.averaged += 1
             for name, p in self.network.named_parameters():
                 self.average[name].lerp_(p.detach(), 1.0 / self.averaged)
-        return self._log(batch, weights, report)
+        note = self._log(batch, weights, report)
+        run.offer(self.collector.total_steps, self.policy)
+        return note
 
     def _refuse_divergence(self) -> None:
         for name, p in self.network.named_parameters():

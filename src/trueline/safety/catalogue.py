@@ -323,7 +323,7 @@ RECIPES: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
         name="ppo",
-        target="trueline.safety.recipes:PPO",
+        target="trueline.safety.recipes.ppo:PPO",
         summary="proximal policy optimisation for the reward alone",
         reference="Schulman et al. 2017, eq. 7",
         level="exact",
@@ -332,7 +332,7 @@ RECIPES: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
         name="ppo-lag",
-        target="trueline.safety.recipes:PPO_LAG",
+        target="trueline.safety.recipes.ppo:PPO_LAG",
         summary="PPO on A_r − Σλ·A_c, with Lagrange or PID multipliers on the episode costs",
         reference="Ray, Achiam & Amodei 2019; Stooke, Achiam & Abbeel 2020",
         level="exact",
