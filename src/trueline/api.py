@@ -93,10 +93,10 @@ def train(
 
     Settings are keywords or, where a key is dotted or is also the name of an argument here, entries of `config`:
     `train("ppo-lag", {"update.lr": 1e-4}, env="SafetyPointGoal1-v0", cost_limit=10.0)`. `inputs` are finished runs in
-    `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to as well. `watch(step,
-    subject)` sees the subject once an epoch, and what it returns by name is logged: a metric of one's own (a resumed run is not
-    watched). Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged,
-    BadWorld, RunError.
+    `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to. `watch(step, subject)`
+    is called once an epoch and returns numbers to log by name: a metric of one's own (a resumed run is not watched).
+    Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld,
+    RunError.
     """
     plan = _nested({**(config or {}), **settings})
     built = recipe_config(recipe, preset, plan)

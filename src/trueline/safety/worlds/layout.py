@@ -10,11 +10,12 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds.costs import Beyond, Inside
@@ -73,26 +74,33 @@ class Stream:
         """Begin again from `seed`, as if `drawn` words had been taken."""
         self._seeder.seed(seed)
         self.seed, self.drawn = seed, 0
-        self._words: list[int] = []
+        self._words = np.zeros(0, dtype=np.uint64)
         self._next = 0
-        self._discard(drawn)
+        self.discard(drawn)
 
-    def _discard(self, words: int) -> None:
+    def discard(self, words: int) -> None:
+        """Take words and drop them."""
         self.drawn += words
         self._next += words
         beyond = self._next - len(self._words)
         if beyond > 0:
             self._bits.random_raw(beyond, output=False)
-            self._words, self._next = [], 0
+            self._words, self._next = np.zeros(0, dtype=np.uint64), 0
 
     def skip(self, count: int) -> None:
         """Discard `count` doubles."""
-        self._discard(2 * count)
+        self.discard(2 * count)
+
+    def ahead(self, words: int) -> NDArray[np.uint64]:
+        """The next words, at least this many, without taking them."""
+        missing = self._next + words - len(self._words)
+        if missing > 0:
+            fetched = self._bits.random_raw(max(missing, _BLOCK))
+            self._words, self._next = np.concatenate([self._words[self._next :], fetched]), 0
+        return self._words[self._next :]
 
     def _word(self) -> int:
-        if self._next == len(self._words):
-            self._words, self._next = self._bits.random_raw(_BLOCK).tolist(), 0
-        word = self._words[self._next]
+        word = int(self.ahead(1)[0])
         self._next += 1
         self.drawn += 1
         return word
@@ -180,33 +188,109 @@ def where(world: World, thing: Thing, i: int) -> Squares:
     return Squares.shrunk(squares, k)
 
 
+class _Claims(NamedTuple):
+    """What is placed, in the order drawn: n objects and the squares they are drawn from, one after another."""
+
+    names: tuple[str, ...]
+    keepout: NDArray[np.float64]  # [n] metres
+    first: NDArray[np.int64]  # [n + 1] the squares of object i are those from first[i] to first[i + 1]
+    square: NDArray[np.float64]  # [P, 4]
+    below: NDArray[np.float64]  # [P] shares of the area, added up; of a single square nothing is drawn, 1
+
+
 @functools.cache
-def _claims(world: World) -> tuple[tuple[str, Squares, float], ...]:
-    """What is placed, in the order drawn: (object, where it is drawn from, its keepout)."""
+def _claims(world: World) -> _Claims:
     e, k = world.extent_m, world.keepout_m
     agent = ("agent", Squares.shrunk(world.agent_within or ((-e, -e, e, e),), k), k)
     things = ((name, where(world, t, i), t.keepout_m) for t in world.things for i, name in enumerate(t.each()))
-    return (agent, *things)
+    names, squares, keepouts = zip(agent, *things, strict=True)
+    return _Claims(
+        names,
+        np.array(keepouts),
+        np.cumsum([0, *(len(s.parts) for s in squares)]),
+        np.array([part for s in squares for part in s.parts]),
+        np.array([share for s in squares for share in s.below or (1.0,)]),
+    )
+
+
+# Compiled, since a crowded world starts over hundreds of times: a layout of sixteen objects takes 14 ms in Python.
+def place(words: Any, keepout: Any, first: Any, square: Any, below: Any, xy: Any) -> tuple[int, int]:
+    """Places n objects from the given words, starting over when one finds no room.
+
+    words [W], keepout [n], first [n + 1], square [P, 4], below [P] -> xy [n, 2], with (outcome, words used). The
+    outcome is n when all are placed, i when object i found no room in the last layout tried, -1 when the words ran out.
+    """
+    n = len(keepout)
+    at = 0
+    stuck = 0
+    for _ in range(_TRIES_PER_LAYOUT):
+        placed = 0
+        while placed < n:
+            begin, end = first[placed], first[placed + 1]
+            found = False
+            for _ in range(_TRIES_PER_OBJECT):
+                if at + 6 > len(words):
+                    return -1, at
+                part = begin
+                if end - begin > 1:
+                    unit = ((int(words[at]) >> 5) * 67108864.0 + (int(words[at + 1]) >> 6)) / 9007199254740992.0
+                    at += 2
+                    while below[part] <= unit:
+                        part += 1
+                unit = ((int(words[at]) >> 5) * 67108864.0 + (int(words[at + 1]) >> 6)) / 9007199254740992.0
+                x = square[part, 0] + (square[part, 2] - square[part, 0]) * unit
+                unit = ((int(words[at + 2]) >> 5) * 67108864.0 + (int(words[at + 3]) >> 6)) / 9007199254740992.0
+                y = square[part, 1] + (square[part, 3] - square[part, 1]) * unit
+                at += 4
+                found = True
+                for j in range(placed):
+                    dx, dy = x - xy[j, 0], y - xy[j, 1]
+                    if math.sqrt(dx * dx + dy * dy) < keepout[j] + keepout[placed]:
+                        found = False
+                        break
+                if found:
+                    xy[placed, 0], xy[placed, 1] = x, y
+                    placed += 1
+                    break
+            if not found:
+                stuck = placed
+                break
+        if placed == n:
+            return n, at
+    return stuck, at
+
+
+@functools.cache
+def _compiled_place() -> Callable[..., tuple[int, int]]:
+    import numba
+    from numba import float64, int64, types, uint64
+
+    def seen(of: Any, dimensions: int = 1) -> Any:
+        return types.Array(of, dimensions, "C", readonly=True)
+
+    outcome = types.UniTuple(int64, 2)
+    signature = outcome(
+        seen(uint64), seen(float64), seen(int64), seen(float64, 2), seen(float64), types.Array(float64, 2, "C")
+    )
+    try:
+        return numba.njit(signature, cache=True)(place)
+    except RuntimeError:  # neither the source's folder nor the user's cache can be written to
+        return numba.njit(signature)(place)
 
 
 def arrange(world: World, stream: Stream) -> list[Point]:
     """Positions of the agent and all things, in the order drawn; starts over when one finds no room."""
-    claims = _claims(world)
-    stuck = ""
-    for _ in range(_TRIES_PER_LAYOUT):
-        placed: list[tuple[Point, float]] = []
-        for name, squares, keepout in claims:
-            for _ in range(_TRIES_PER_OBJECT):
-                xy = stream.point(squares)
-                if is_free(xy, keepout, placed):
-                    placed.append((xy, keepout))
-                    break
-            else:
-                stuck = name
-                break
-        else:
-            return [xy for xy, _ in placed]
-    raise Unplaceable(stuck)
+    names, *claims = _claims(world)
+    xy = np.zeros((len(names), 2))
+    words = _BLOCK
+    outcome = -1
+    while outcome < 0:
+        words *= 4
+        outcome, used = _compiled_place()(stream.ahead(words), *claims, xy)
+    stream.discard(used)
+    if outcome < len(names):
+        raise Unplaceable(names[outcome])
+    return [(x, y) for x, y in xy.tolist()]
 
 
 def draw_goal(world: World, stream: Stream, agent: Point, places: Mapping[str, Sequence[Point]]) -> Point:
