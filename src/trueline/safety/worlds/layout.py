@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
+from trueline.safety.worlds.compiled import compiled, read, written
 from trueline.safety.worlds.costs import Beyond, Inside
 from trueline.safety.worlds.objects import Point, Square, Thing
 from trueline.safety.worlds.world import World
@@ -261,21 +262,17 @@ def place(words: Any, keepout: Any, first: Any, square: Any, below: Any, xy: Any
 
 
 @functools.cache
-def _compiled_place() -> Callable[..., tuple[int, int]]:
-    import numba
-    from numba import float64, int64, types, uint64
-
-    def seen(of: Any, dimensions: int = 1) -> Any:
-        return types.Array(of, dimensions, "C", readonly=True)
+def _placing() -> Callable[..., tuple[int, int]]:
+    from numba import int64, types, uint64
 
     outcome = types.UniTuple(int64, 2)
-    signature = outcome(
-        seen(uint64), seen(float64), seen(int64), seen(float64, 2), seen(float64), types.Array(float64, 2, "C")
-    )
-    try:
-        return numba.njit(signature, cache=True)(place)
-    except RuntimeError:  # neither the source's folder nor the user's cache can be written to
-        return numba.njit(signature)(place)
+    return compiled(
+        place,
+        outcome(
+            read(1, uint64, "C"), read(1, layout="C"), read(1, int64, "C"), read(2, layout="C"), read(1, layout="C"),
+            written(2, layout="C"),
+        ),
+    )  # fmt: skip
 
 
 def arrange(world: World, stream: Stream) -> list[Point]:
@@ -286,7 +283,7 @@ def arrange(world: World, stream: Stream) -> list[Point]:
     outcome = -1
     while outcome < 0:
         words *= 4
-        outcome, used = _compiled_place()(stream.ahead(words), *claims, xy)
+        outcome, used = _placing()(stream.ahead(words), *claims, xy)
     stream.discard(used)
     if outcome < len(names):
         raise Unplaceable(names[outcome])

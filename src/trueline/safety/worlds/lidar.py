@@ -13,17 +13,18 @@ do, they see only when it is tilted.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trueline.safety.worlds.compiled import compiled, read, written
 from trueline.safety.worlds.objects import Solid
 
 Array = NDArray[np.float64]
 _TURN = 2.0 * np.pi
-_FEW = 400  # points below which calls cost more than arithmetic
 
 
 def ego_xy(xy: Array, position: Array, rotation: Array) -> NDArray[np.complex128]:
@@ -31,31 +32,9 @@ def ego_xy(xy: Array, position: Array, rotation: Array) -> NDArray[np.complex128
 
     The agent's height counts when it is tilted: the points lie on the floor.
     """
-    if xy.shape[0] * xy.shape[1] < _FEW:
-        # The same sums in the same order, to the bit, in fewer calls; on many points the long rows below are quicker.
-        offset = xy[:, :, :2] - position[:, None, :2]
-        both = offset[:, :, :1] * rotation[:, None, 0, :2]
-        both += offset[:, :, 1:] * rotation[:, None, 1, :2]
-        both += (-position[:, 2:3] * rotation[:, 2, :2])[:, None]
-        return both.view(np.complex128)[:, :, 0]
-    dx = xy[:, :, 0] - position[:, 0:1]
-    dy = xy[:, :, 1] - position[:, 1:2]
-    dz = -position[:, 2:3]
-    ego = np.empty(dx.shape, dtype=np.complex128)
-    ego.real = dx * rotation[:, 0, 0:1] + dy * rotation[:, 1, 0:1] + dz * rotation[:, 2, 0:1]
-    ego.imag = dx * rotation[:, 0, 1:2] + dy * rotation[:, 1, 1:2] + dz * rotation[:, 2, 1:2]
+    ego = np.empty(xy.shape[:2], dtype=np.complex128)
+    _loops().ego(xy, position, rotation, ego)
     return ego
-
-
-@functools.lru_cache(maxsize=64)
-def _places(n: int, ring: bytes, rings: int, bins: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where readings go: the first bin of each object's ring [n, M]; the bin itself, the next and the previous [3, …].
-
-    The latter has one more column than there are bins, for an angle that rounded up to a full turn, where the original
-    would fail.
-    """
-    first = (np.arange(n)[:, None] * rings + np.frombuffer(ring, np.intp)) * bins
-    return first, (np.arange(bins + 1) + np.array([[0], [1], [-1]])) % bins
 
 
 def pseudo_lidar(
@@ -71,32 +50,61 @@ def pseudo_lidar(
 
     sight_m: the range R, or None for readings exp(−gain·d); leaks: whether readings leak into the neighbouring bins.
     """
-    n, m = ego.shape
-    first, spread = _places(n, ring.tobytes(), rings, bins)
-    turn = np.arctan2(ego.imag, ego.real)
-    turn += _TURN * (turn < 0.0)
-    turn /= _TURN / bins
-    whole = turn.astype(np.intp)
-    nearness = np.abs(ego)
-    if sight_m is None:
-        np.exp(np.multiply(nearness, -gain_per_m, out=nearness), out=nearness)
-    else:
-        np.subtract(sight_m, nearness, out=nearness)
-        np.maximum(nearness, 0.0, out=nearness)
-        nearness /= sight_m
-    out = np.zeros(n * rings * bins)
-    if leaks:
-        share = np.empty((3, n, m))
-        share[0] = 1.0
-        np.subtract(turn, whole, out=share[1])
-        np.subtract(1.0, share[1], out=share[2])
-        share *= nearness
-        at = spread.take(whole, axis=1)
-        at += first
-    else:
-        share, at = nearness, spread[0].take(whole) + first
-    np.maximum.at(out, at.ravel(), share.ravel())  # many times faster on flat arrays
-    return out.reshape(n, rings * bins)
+    out = np.zeros((len(ego), rings, bins))
+    _loops().readings(ego, ring, sight_m or 0.0, gain_per_m, leaks, out)
+    return out.reshape(len(ego), rings * bins)
+
+
+def _ego(xy: Any, position: Any, rotation: Any, ego: Any) -> None:
+    for i in range(xy.shape[0]):
+        # Columns of the rotation are the agent's axes; its own height comes in once.
+        ax, ay, bx, by = rotation[i, 0, 0], rotation[i, 1, 0], rotation[i, 0, 1], rotation[i, 1, 1]
+        below_a, below_b = -position[i, 2] * rotation[i, 2, 0], -position[i, 2] * rotation[i, 2, 1]
+        for j in range(xy.shape[1]):
+            dx, dy = xy[i, j, 0] - position[i, 0], xy[i, j, 1] - position[i, 1]
+            ego[i, j] = complex(dx * ax + dy * ay + below_a, dx * bx + dy * by + below_b)
+
+
+def _readings(ego: Any, ring: Any, sight_m: float, gain_per_m: float, leaks: bool, out: Any) -> None:
+    bins = out.shape[2]
+    for i in range(ego.shape[0]):
+        for j in range(ego.shape[1]):
+            x, y = ego[i, j].real, ego[i, j].imag
+            distance = math.hypot(x, y)
+            if sight_m == 0.0:
+                nearness = math.exp(-gain_per_m * distance)
+            elif distance < sight_m:
+                nearness = (sight_m - distance) / sight_m
+            else:
+                continue  # out of sight: a reading of 0 changes nothing
+            turn = math.atan2(y, x)
+            if turn < 0.0:
+                turn += _TURN
+            turn /= _TURN / bins
+            whole = int(turn)
+            share = turn - whole
+            k = whole % bins  # an angle that rounds up to a full turn is in the first bin; the original fails there
+            row = out[i, ring[j]]
+            row[k] = max(row[k], nearness)
+            if leaks:
+                after, before = (k + 1) % bins, (k - 1) % bins
+                row[after] = max(row[after], share * nearness)
+                row[before] = max(row[before], (1.0 - share) * nearness)
+
+
+class _Loops(NamedTuple):
+    ego: Callable[..., None]
+    readings: Callable[..., None]
+
+
+@functools.cache
+def _loops() -> _Loops:
+    from numba import boolean, complex128, float64, int64, void
+
+    return _Loops(
+        compiled(_ego, void(read(3), read(2), read(3), written(2, complex128))),
+        compiled(_readings, void(read(2, complex128), read(1, int64), float64, float64, boolean, written(3))),
+    )
 
 
 # --- rays -------------------------------------------------------------------------------------------------------------
