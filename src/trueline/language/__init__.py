@@ -1,0 +1,1 @@
+"""Language models: training under constraints, reward models, elasticity, and worlds of text."""

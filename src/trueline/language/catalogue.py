@@ -1,0 +1,7 @@
+"""The names of the language wing."""
+
+from __future__ import annotations
+
+from trueline.core.registry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
