@@ -10,15 +10,10 @@ origin first, for the peer compiles an episode's place and heading into it. Floa
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-
-# Where it finds AVX-512, the peer's NumPy computes sines and cosines that are wrong in the last bit, and a wheel that
-# starts at exactly the height of the floor touches it or not by that bit. Without, an episode starts as on any machine.
-os.environ["NPY_DISABLE_CPU_FEATURES"] = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL"
 
 import _peers as peers
 import numpy as np

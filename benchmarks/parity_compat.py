@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import _peers as peers
 import numpy as np
 
 IDS = ("SafetyPointGoal1-v0", "SafetyCarGoal1-v0")
@@ -299,8 +300,6 @@ def velocity(gym, id: str) -> dict[str, object]:
 
 
 def main(path: Path) -> None:
-    import _peers as peers
-
     gym = peers.safety_gymnasium()
     import gymnasium
 

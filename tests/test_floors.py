@@ -79,6 +79,9 @@ def test_nothing_below_or_around_the_wings_knows_a_wing_or_a_kind_of_subject(par
 
 def test_a_module_that_reached_up_would_be_seen():
     tree = ast.parse(
-        "def f():\n    from trueline.safety.recipes.ppo import PPO\n    import trueline.cli\n    from trueline import cycle"
+        "def f():\n"
+        "    from trueline.safety.recipes.ppo import PPO\n"
+        "    import trueline.cli\n"
+        "    from trueline import cycle"
     )
     assert imports(tree, Path("x.py")) == {"safety", "cli", "cycle"}

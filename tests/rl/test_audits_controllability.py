@@ -13,7 +13,6 @@ from toy_worlds import Drift
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.rl.audits import layouts
 from trueline.rl.audits.controllability import (
     GoalChange,
     GoalChangeConfig,
@@ -30,7 +29,9 @@ BEYOND = "steps to recover beyond control"
 
 @pytest.fixture(autouse=True)
 def point(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options))
+    monkeypatch.setattr(
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options)
+    )
 
 
 def override(**settings):
@@ -218,6 +219,6 @@ def test_no_free_place_is_a_missing_value():
 
 
 def test_a_world_without_a_goal_to_move_is_refused(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads: Drift(n))
+    monkeypatch.setattr("trueline.rl.worlds.make", lambda id, n, threads: Drift(n))
     with pytest.raises(ConfigError, match="goal"):
         outcomes(goal_change(cost="right"), Affine(np.zeros((2, 3))))

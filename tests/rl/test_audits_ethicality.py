@@ -20,7 +20,9 @@ from trueline.rl.evaluate import run_episodes
 
 @pytest.fixture(autouse=True)
 def point(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options))
+    monkeypatch.setattr(
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options)
+    )
 
 
 def episode_cost(**settings):
@@ -192,7 +194,7 @@ def test_the_lower_bound_is_that_of_the_last_episodes_with_the_error_shared_by_t
 
 
 def test_a_world_without_layouts_cannot_be_searched(monkeypatch, rng):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads: Drift(n))
+    monkeypatch.setattr("trueline.rl.worlds.make", lambda id, n, threads: Drift(n))
     audit, policy = worst(cost="right"), Affine(np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="layout"):
         audit.measure(policy, audit.cases(policy, "verdict", 0, 1, rng), rng)
@@ -207,7 +209,9 @@ def test_each_cost_is_held_to_its_own_limit(monkeypatch, rng):
             step.cost = np.column_stack([step.cost[:, 0], 2.0 * step.cost[:, 0]])
             return step
 
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: TwoCosts(id, n, threads, **options))
+    monkeypatch.setattr(
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: TwoCosts(id, n, threads, **options)
+    )
     policy = Affine(CHASE)
     audit = episode_cost(costs=["hazard", "twice"], cost_limit=[2.0, 5.0], cost_bound=120.0)
     limits = {m.name: m.requirement.threshold for m in audit.metrics if m.requirement is not None}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from point_world import CHASE, WORLD, Affine, Constant, PointWorld
 
 from trueline.core.config import build
-from trueline.rl.audits import layouts
 from trueline.rl.audits.interpretability import (
     Attribution,
     AttributionConfig,
@@ -26,7 +25,9 @@ from trueline.rl.audits.interpretability import (
 
 @pytest.fixture(autouse=True)
 def point(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options))
+    monkeypatch.setattr(
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options)
+    )
 
 
 def surrogate(**settings):

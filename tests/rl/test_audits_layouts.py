@@ -73,7 +73,7 @@ def test_visited_states_are_those_of_each_episode(rng):
 def test_a_world_is_made_once_per_subject_and_never_wider_than_its_episodes(monkeypatch):
     made = []
     monkeypatch.setattr(
-        layouts, "make", lambda id, n, threads, **options: made.append((id, n, options)) or PointWorld()
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: made.append((id, n, options)) or PointWorld()
     )
     arena, policy, other = layouts.Arena(8, 1), Affine(), Affine()
     other.world = WorldRef(id="point-world", options={"steps": 10})

@@ -14,7 +14,7 @@ from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.streams import split_of
 from trueline.evidence.audit import Budget, run_audit
 from trueline.evidence.records import NotMeasurable
-from trueline.rl.audits import layouts, robustness
+from trueline.rl.audits import robustness
 from trueline.rl.audits.robustness import (
     ActionDelay,
     Friction,
@@ -41,7 +41,7 @@ def made(monkeypatch):
         worlds.append(PointWorld(id, n, threads, **options))
         return worlds[-1]
 
-    monkeypatch.setattr(layouts, "make", make)
+    monkeypatch.setattr("trueline.rl.worlds.make", make)
     return worlds
 
 
@@ -156,7 +156,7 @@ def test_the_nominal_level_has_to_be_there():
 
 
 def test_a_world_of_fixed_dynamics_is_refused(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads: Drift(n))
+    monkeypatch.setattr("trueline.rl.worlds.make", lambda id, n, threads: Drift(n))
     with pytest.raises(ConfigError, match="mass"):
         outcomes(audit(Mass, cost="right"), Affine(np.zeros((2, 3))))
 

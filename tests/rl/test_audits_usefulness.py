@@ -8,13 +8,14 @@ from point_world import CHASE, Affine, PointWorld
 from trueline.core.config import build
 from trueline.evidence.audit import Budget, run_audit
 from trueline.evidence.records import Verdict
-from trueline.rl.audits import layouts
 from trueline.rl.audits.usefulness import Usefulness, UsefulnessConfig
 
 
 @pytest.fixture(autouse=True)
 def point(monkeypatch):
-    monkeypatch.setattr(layouts, "make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options))
+    monkeypatch.setattr(
+        "trueline.rl.worlds.make", lambda id, n, threads, **options: PointWorld(id, n, threads, **options)
+    )
 
 
 def usefulness(**settings):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,16 +12,19 @@ from gymnasium import spaces
 from torch import nn
 from toy_worlds import Bandit, Drift
 
+from trueline.core.config import build
 from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Collector
-from trueline.rl.constraint import normalised, unconstrained
-from trueline.rl.distributions import Gaussian
+from trueline.rl.constraint import Handler, normalised, unconstrained
+from trueline.rl.distributions import Choices, Gaussian
+from trueline.rl.lagrange import Lagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.on_policy import OnPolicy, Rows, estimate
+from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe, Rows, Update, estimate, slack_of
 from trueline.rl.pid import PidLagrangian
 from trueline.rl.ppo import Ppo
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.safety.recipes.first_order import PDO, PG, PPO_PID
 
 ROWS, WIDTH, ACTIONS, COSTS = 50, 4, 2, 2
 
@@ -79,7 +83,8 @@ class Reference:
         policy = torch.distributions.Normal(self.actor(x), self.log_std.exp())
         ratio = (policy.log_prob(batch.draw[rows]).sum(-1) - batch.log_prob[rows]).exp()
         advantage = batch.advantage[rows]
-        surrogate = torch.min(ratio * advantage, ratio.clamp(1 - c.clip, 1 + c.clip) * advantage).mean()
+        clipped = ratio.clamp(1 - c.clip, 1 + c.clip) if c.clip else ratio
+        surrogate = torch.min(ratio * advantage, clipped * advantage).mean()
         self.actor_adam.zero_grad()
         (-surrogate - c.entropy * policy.entropy().sum(-1).mean()).backward()
         nn.utils.clip_grad_norm_(self.actor_parameters, c.grad_norm)
@@ -119,8 +124,9 @@ def test_one_minibatch_has_the_gradients_of_separate_networks(grad_norm: float) 
     reference.compare(network, "grad")
 
 
-def test_many_steps_land_where_separate_optimisers_do() -> None:
-    config = Ppo(passes=4, minibatch=16, lr=1e-3, critic_lr=3e-3, target_kl=None, entropy=0.01)
+@pytest.mark.parametrize("clip", [0.2, None])  # the clipped surrogate; plain policy gradient
+def test_many_steps_land_where_separate_optimisers_do(clip: float | None) -> None:
+    config = Ppo(passes=4, minibatch=16, lr=1e-3, critic_lr=3e-3, target_kl=None, entropy=0.01, clip=clip)
     network = actor_critic()
     reference, batch = Reference(network, config), some_batch(network)
     start = {name: p.clone() for name, p in network.state_dict().items()}
@@ -132,6 +138,21 @@ def test_many_steps_land_where_separate_optimisers_do() -> None:
             reference.step(batch, rows)
     reference.compare(network, "value")
     assert any(not torch.equal(p, start[name]) for name, p in network.state_dict().items())
+
+
+def test_without_a_clip_rows_far_from_the_old_policy_are_pushed_on() -> None:
+    # Its gradient is ρA∇log π at every row, whatever ρ is: where the policy has not moved, the policy gradient itself.
+    network = actor_critic()
+    batch = some_batch(network)
+    policy = network.policy(network.encoder(batch.inputs))
+    far = batch.log_prob - policy.log_prob(batch.draw).detach()
+    assert (far.exp() > 1.2).any()
+    (-far).exp().mul(batch.advantage).mul(policy.log_prob(batch.draw)).mean().backward()
+    expected = [p.grad.clone() for p in network.actor_parameters()]
+    config = Ppo(passes=1, minibatch=ROWS, clip=None)
+    config.learn(network, config.optimiser(network), batch, 0.0, torch.Generator().manual_seed(0))
+    for p, gradient in zip(network.actor_parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, -gradient)  # the loss descends what the policy gradient ascends
 
 
 def update(config: Ppo, progress: float = 0.5) -> tuple[Any, ...]:
@@ -196,20 +217,19 @@ def test_rates_fall_linearly_to_zero() -> None:
 # --- with the collector and the estimator ---
 
 
-def learner(world: Any, steps: int, lr: float) -> tuple[ActorCritic, Collector, FlatAdam, OnPolicy]:
-    config = OnPolicy(update=Ppo(passes=4, minibatch=128, lr=lr, critic_lr=lr, schedule="constant", target_kl=None))
+def learner(world: Any, steps: int, config: OnPolicy) -> tuple[ActorCritic, Collector, FlatAdam]:
     observation, action = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
     shape = {"hidden": (16,)}
     rng = torch.Generator().manual_seed(5)
     network = ActorCritic(observation, action, len(world.costs), ActorNetwork(**shape), Network(**shape), rng)
     collector = Collector(world, observation, steps, action.width)
     collector.start()
-    return network, collector, config.update.optimiser(network), config
+    return network, collector, config.update.optimiser(network)
 
 
 def test_advantages_bootstrap_from_final_observations_where_time_cut_an_episode(torch_rng: torch.Generator) -> None:
-    network, collector, _, base = learner(Drift(4), 30, 1e-3)
-    config = base.model_copy(update={"gamma": 0.9, "cost_gamma": 0.8, "lam": 0.7, "cost_lam": 0.6})
+    config = OnPolicy(gamma=0.9, cost_gamma=0.8, lam=0.7, cost_lam=0.6)
+    network, collector, _ = learner(Drift(4), 30, config)
     batch = collector.collect(network, torch_rng)
     weights = normalised(torch.tensor([0.5, 2.0]))
     rows = estimate(batch, network, config, weights)
@@ -251,35 +271,118 @@ def test_advantages_bootstrap_from_final_observations_where_time_cut_an_episode(
     torch.testing.assert_close(rows.log_prob, policy.log_prob(batch.draw.flatten(0, 1)))
 
 
-def arm_probabilities(network: ActorCritic) -> torch.Tensor:
+# --- one state and three arms, every arm as often in the batch as the policy plays it ---
+
+OLD = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+
+
+def one_state() -> ActorCritic:
+    """A table of three logits, at OLD."""
+    observation, action = ObservationCodec.of(spaces.Box(0, 1, (1,))), ActionCodec.of(spaces.Discrete(3))
+    rng = torch.Generator().manual_seed(5)
+    network = ActorCritic(observation, action, 1, ActorNetwork(hidden=()), Network(hidden=()), rng).double()
     with torch.no_grad():
-        return network.policy(network.features({"vector": torch.ones(1, 1)})).logits[0][0].exp()
+        network.actor.weights[0].zero_()
+        network.actor.biases[0].copy_(OLD.log())
+    return network
 
 
-def test_it_finds_the_best_arm(torch_rng: torch.Generator) -> None:
-    network, collector, adam, config = learner(Bandit(64), 4, 1e-2)
-    for _ in range(25):
-        batch = collector.collect(network, torch_rng)
-        rows = estimate(batch, network, config, unconstrained(1))
-        config.update.learn(network, adam, rows, 0.0, torch_rng)
-    assert arm_probabilities(network)[1] > 0.95
+def every_arm(network: ActorCritic, advantage: Callable[[torch.Tensor], Any]) -> Rows[Any]:
+    """Ten rows whose mean over ρ·f(a) is the expectation of f under π exactly; `advantage` of their arms [10]."""
+    arm = torch.repeat_interleave(torch.arange(3), (10 * OLD).round().long())
+    inputs = {"vector": torch.ones(10, 1, dtype=torch.float64)}
+    with torch.no_grad():
+        policy = network.policy(network.encoder(inputs)).detach()
+    draw = arm[:, None].double()
+    return Rows(inputs, draw, policy.log_prob(draw), policy, advantage(arm), torch.zeros(10, 2, dtype=torch.float64))
 
 
-def test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit(torch_rng: torch.Generator) -> None:
+def probabilities(network: ActorCritic) -> torch.Tensor:
+    with torch.no_grad():
+        policy = network.policy(network.encoder({"vector": torch.ones(1, 1, dtype=torch.float64)}))
+    assert isinstance(policy, Choices)
+    return policy.logits[0][0].exp()
+
+
+# --- training on a bandit whose optimum is known ---
+
+LIMIT = 0.3
+
+
+class Played(NamedTuple):
+    """Arms' probabilities [epochs, 3] and the multiplier [epochs] after each update, and the average of the last."""
+
+    arms: torch.Tensor
+    multiplier: torch.Tensor
+
+    def settled(self) -> list[float]:
+        # The iterates of a dual method oscillate, their average converges.
+        return self.arms[-50:].mean(0).tolist()
+
+
+def play(
+    update: Update,
+    rng: torch.Generator,
+    epochs: int = 120,
+    handler: Handler | None = None,
+    standardise: Literal["reward", "mix"] = "reward",
+    **settings: Any,
+) -> Played:
+    """Training on the bandit, 256 pulls an epoch, under a mean cost of at most LIMIT where costs count at all."""
+    kind = Constrained if handler else Limited if update.takes == "slack" else OnPolicy
+    config = OnPolicyRecipe("row", kind, update=update).Config(standardise=standardise, **settings)
+    network, collector, adam = learner(Bandit(64), 4, config)
+    limit = torch.tensor([LIMIT], dtype=torch.float64)
+    state = handler.start(1) if handler else {}
+    arms, multipliers = [], []
+    for _ in range(epochs):
+        batch = collector.collect(network, rng)
+        if handler:
+            state = handler.update(state, torch.as_tensor(batch.episode_cost), limit)
+        weights = handler.weights(state) if handler else unconstrained(1)
+        slack = slack_of(batch.episode_cost, batch.episode_length, limit)
+        update.learn(network, adam, estimate(batch, network, config, weights, slack), 0.0, rng)
+        with torch.no_grad():
+            policy = network.policy(network.features({"vector": torch.ones(1, 1)}))
+        assert isinstance(policy, Choices)
+        arms.append(policy.logits[0][0].exp())
+        multipliers.append(float(state["multiplier"]) if handler else 0.0)
+    return Played(torch.stack(arms), torch.tensor(multipliers))
+
+
+STEPS = {"passes": 4, "minibatch": 128, "schedule": "constant", "target_kl": None}
+
+
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_it_finds_the_best_arm(clip: float | None, torch_rng: torch.Generator) -> None:
+    played = play(Ppo(**STEPS, lr=1e-2, critic_lr=1e-2, clip=clip), torch_rng, 25)
+    assert played.arms[-1, 1] > 0.95
+
+
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit(
+    clip: float | None, torch_rng: torch.Generator
+) -> None:
     # Arm 1 pays 1 and costs 1, arm 2 pays 0.8 and costs nothing. Under a mean cost of 0.3 the optimum plays arm 1 with
     # probability 0.3 and arm 2 with 0.7: no deterministic policy is optimal (corrections C4). There, arm 1's extra pay
     # of 0.2 in units of the reward's deviation, √(0.5² + 0.2²·0.3·0.7) = 0.508, balances λ·1: λ* = 0.39.
-    network, collector, adam, config = learner(Bandit(64), 4, 1e-3)
-    handler, limit = PidLagrangian(kp=2.0, ki=0.05, kd=0.0, smoothing=0.0), torch.tensor([0.3])
-    state = handler.start(1)
-    arms, multipliers = [], []
-    for _ in range(120):
-        batch = collector.collect(network, torch_rng)
-        state = handler.update(state, torch.as_tensor(batch.episode_cost), limit)
-        rows = estimate(batch, network, config, handler.weights(state))
-        config.update.learn(network, adam, rows, 0.0, torch_rng)
-        arms.append(arm_probabilities(network))
-        multipliers.append(float(state["multiplier"]))
-    average = torch.stack(arms[-50:]).mean(0)  # the iterates of a dual method oscillate, their average converges
-    assert average.tolist() == pytest.approx([0.0, 0.3, 0.7], abs=0.05)
-    assert np.mean(multipliers[-50:]) == pytest.approx(0.39, abs=0.08)
+    handler = PidLagrangian(kp=2.0, ki=0.05, kd=0.0, smoothing=0.0)
+    played = play(Ppo(**STEPS, lr=1e-3, critic_lr=1e-3, clip=clip), torch_rng, handler=handler)
+    assert played.settled() == pytest.approx([0.0, 0.3, 0.7], abs=0.05)
+    assert played.multiplier[-50:].mean() == pytest.approx(0.39, abs=0.08)
+
+
+def test_the_rows_without_a_clip_and_under_a_controller_have_the_published_settings() -> None:
+    def settings(row: OnPolicyRecipe, preset: str = "faithful") -> Any:
+        return build(row.Config, row.presets[preset])
+
+    assert settings(PG).update == Ppo(clip=None, passes=10, minibatch=64, lr=3e-4, target_kl=0.02)
+    assert settings(PG, "safepo").update.passes == 40
+    assert settings(PDO).update == Ppo(clip=None, passes=40)
+    assert settings(PDO).constraint == Lagrangian(rule="adam", lr=0.035, init=0.001, upper=None)
+    pid = PidLagrangian(kp=0.1, ki=0.01, kd=0.01, delay=10, smoothing=0.95, init=0.001)
+    assert settings(PPO_PID).constraint == pid
+    assert settings(PPO_PID).update == Ppo()
+    assert (settings(PPO_PID, "safepo").window, settings(PPO_PID, "safepo").num_envs) == (50, 10)
+    for row in (PG, PDO, PPO_PID):
+        settings(row, "fast")

@@ -60,5 +60,5 @@ def test_without_opengl_the_film_is_of_top_views(policy, tmp_path, monkeypatch):
 
 
 def test_a_world_that_cannot_be_seen_gives_no_picture(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(show, "make", lambda *_args, **_options: Drift(1))
+    monkeypatch.setattr("trueline.rl.worlds.make", lambda *_args, **_options: Drift(1))
     assert show.show_policy(policy, 7, tmp_path) == []

@@ -16,14 +16,17 @@ from trueline.safety.worlds.layout import Layout, Stream, draw_goal, draw_layout
 from trueline.safety.worlds.world import World
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tasks.json").read_text())
-MODELS = json.loads((Path(__file__).parent / "golden" / "models.json").read_text())["worlds"]
+MODELS = json.loads((Path(__file__).parent / "golden" / "models.json").read_text())
 SAME_PHYSICS = 1e-6  # MuJoCo 4 against 2.3.3, over the first few steps
 # Where light boxes settle on the floor the two versions part sooner; the model is the same, as the last test shows.
 LIGHT_BOXES = {"Push": 3e-5, "Button1": 5e-3, "Button2": 5e-3}
 SAME_ENGINE = 1e-9
-# The Racecar's chassis is a hull of ours, and its wheels start at exactly the height of the floor: in MuJoCo 4 the
-# first contacts differ by some micrometres, more where it drives into the box at once. Its rewards agree (above).
-HULL = {"RacecarPush0": 5e-4, "Racecar": 5e-5}
+# Where bodies start on the edge of a contact, rounding decides and grows. The Point does in every world: within 32
+# steps it is millimetres away, and so are twins of the original's own run that start 1e-14 away. These are the others.
+ROUNDING_DECIDES = {"CarButton2 0", "CarPush1 0", "DoggoButton2 gremlin0", "DoggoPush2 pillar0", "AntPush2 pillar0"}
+ROUNDING_DECIDES |= {"AntPush2 push_box", "RacecarButton2 gremlin0", "RacecarGoal2 vase0", "RacecarPush2 pillar0"}
+DECIDED_STEPS = 4  # up to here only contacts at the very start matter
+TWINS = 8  # times as far as the farthest of five twins
 OURS = [id for id in GOLDEN["first_steps"] if id in WORLDS]
 
 
@@ -144,6 +147,20 @@ def test_layouts_first_observations_rewards_and_costs_equal_the_peers(id):
     np.testing.assert_allclose(step.obs[same, own:], seen[same, own:], atol=max(boxes, 2 * SAME_PHYSICS))
 
 
+@pytest.mark.parametrize("id", [id for id in OURS if id.endswith(("Circle1-v0", "Circle2-v0", "Run0-v0"))])
+def test_crossing_lines_costs_as_the_peer_over_two_hundred_steps(id):
+    # Nothing is touched but the floor, so that two versions of MuJoCo part too little for another step to cost.
+    golden = GOLDEN["long"][id]
+    env = make_world(id, 1)
+    env.reset(seeds(0))
+    steps = [env.step(peer_action(env, 1)) for _ in range(golden["steps"])]
+    assert sum(step.cost[0, 0] for step in steps) == golden["costs"]["cost_sum"]
+    assert golden["costs"]["cost_sum"] > 0 or id[6:9] not in ("Poi", "Car"), "those that come so far do cross a line"
+    if not id.startswith(("SafetyPoint", "SafetyAnt")):  # these two part sooner
+        reward = sum(step.reward[0] for step in steps)
+        assert reward == pytest.approx(golden["reward"], rel=1e-6, abs=2e-5)
+
+
 def test_buttons_are_hidden_and_cost_nothing_around_a_press_as_with_the_peer(monkeypatch):
     golden = GOLDEN["timer"]
     env = make_world("SafetyPointButton1-v0", 1)
@@ -175,22 +192,58 @@ def start_as(env, i: int, golden: dict) -> None:
     assert at == len(qpos)
 
 
-@pytest.mark.parametrize("id", [id for id in MODELS if id in WORLDS])
+def ran(env, i: int, golden: dict, step: int) -> tuple[float, float]:
+    """How far environment `i` is from the original's model: the agent's joints (of the Point its turn), positions."""
+    joints, at = golden["joints"][str(step)], golden["at"][str(step)]
+    own = env._qpos[i, 2:3] if env.world.agent.planar else env._qpos[i, : len(joints)]
+    ours = {"agent": env._position[i]}
+    for name, pose in env._poses.items():
+        suffix = "obj" if env.world.thing(name).stands == "driven" else ""
+        ours |= {f"{one}{suffix}": pose[i, k, :3] for k, one in enumerate(env.world.thing(name).each())}
+    assert set(at) <= set(ours)
+    return float(np.abs(own - joints).max()), max(float(np.abs(ours[name] - xyz).max()) for name, xyz in at.items())
+
+
+def assert_as_near_as_decided(env, i: int, golden: dict, step: int, run: str) -> None:
+    """To rounding where the original's model decides; elsewhere not much farther than its own twins get from it."""
+    found, spread = ran(env, i, golden, step), golden["spread"][str(step)]
+    undecided = run in ROUNDING_DECIDES or (run.startswith("Point") and step > DECIDED_STEPS)
+    for what, deviation, twins in zip(("joints", "positions"), found, spread, strict=True):
+        allowed = max(SAME_ENGINE, TWINS * twins) if undecided else SAME_ENGINE
+        np.testing.assert_allclose(deviation, 0.0, rtol=0, atol=allowed, err_msg=f"{what} of {run}, step {step}")
+
+
+@pytest.mark.parametrize("id", [id for id in MODELS["worlds"] if id in WORLDS])
 def test_bodies_move_as_in_the_originals_models(id):
-    golden = MODELS[id]
+    golden = MODELS["worlds"][id]
     env = make_world(id, num_envs=len(golden))
+    env.autoreset = False  # a fallen Ant goes on falling
     env.reset(seeds(*(int(seed) for seed in golden)))
     for i, row in enumerate(golden.values()):
         start_as(env, i, row)
     action = peer_action(env, len(golden))
-    near = max((HULL[name] for name in HULL if name in id), default=SAME_ENGINE)
-    for t in range(4):
+    for t in range(1, MODELS["steps"] + 1):
         env.step(action)
-        for i, row in enumerate(golden.values()):
-            ours = {"agent": env._position[i]}
-            for name, pose in env._poses.items():
-                suffix = "obj" if env.world.thing(name).stands == "driven" else ""
-                ours |= {f"{one}{suffix}": pose[i, k, :3] for k, one in enumerate(env.world.thing(name).each())}
-            assert set(ours) == set(row["free"])
-            for name, at in row["at"][t].items():
-                np.testing.assert_allclose(ours[name], at, rtol=0, atol=near, err_msg=f"{name}, step {t}")
+        for i, (seed, row) in enumerate(golden.items()):
+            if str(t) in row["at"]:
+                assert_as_near_as_decided(env, i, row, t, f"{id[6:-3]} {seed}")
+
+
+@pytest.mark.parametrize(("id", "hit"), [(id, hit) for id, hits in MODELS["hits"].items() for hit in hits])
+def test_agents_run_into_things_as_in_the_originals_models(id, hit):
+    golden = MODELS["hits"][id][hit]
+    env = make_world(id, num_envs=1)
+    env.autoreset = False
+    env.reset(seeds(0))
+    start_as(env, 0, golden)
+    start = golden["start"]
+    env._qpos[0, :2] = start["xy"]
+    if env.world.agent.planar:
+        env._qpos[0, 2] = start["bearing"]
+    env._qvel[0, :2] = start["speed"] * np.array([np.cos(start["bearing"]), np.sin(start["bearing"])])
+    action = peer_action(env, 1)
+    for t in range(1, MODELS["hit_steps"] + 1):
+        env.step(action)
+        if str(t) in golden["at"]:
+            assert_as_near_as_decided(env, 0, golden, t, f"{id[6:-3]} {hit}")
+    assert golden["touched_in_steps"][0] <= MODELS["hit_steps"] - 12, "what follows a touch is compared too"

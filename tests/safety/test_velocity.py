@@ -19,9 +19,11 @@ from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.check_env import check_env
 from trueline.rl.env import Perturbable, Stateful, Visible
 from trueline.rl.filmstrip import film_strip, png
+from trueline.safety import catalogue
 from trueline.safety.worlds import velocity
 from trueline.safety.worlds.render import NoGraphics
 from trueline.safety.worlds.velocity import RUNNERS, VELOCITY, VelocityWorlds, make_velocity
+from trueline.safety.worlds.velocity_agents import SCENARIOS, TEAMS
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "velocity.json").read_text())["alone"]
 MOVING = [id for id in GOLDEN if "episodes" in GOLDEN[id]]
@@ -381,6 +383,18 @@ def test_a_diverged_simulation_ends_and_leaves_the_others_alone():
     assert np.isfinite(step.final_obs).all()
     fresh = make_velocity(v1("HalfCheetah"), 1).reset(env.episode_seed[1:2])
     np.testing.assert_array_equal(step.obs[1], fresh[0])
+
+
+def test_the_catalogue_tells_the_thresholds():
+    # It imports nothing heavy, so it has the numbers a second time.
+    assert {entry.name for entry in catalogue.VELOCITY} == set(VELOCITY)
+    for entry in catalogue.VELOCITY:
+        assert entry.summary.endswith(f" not faster than {VELOCITY[entry.name].threshold_m_per_s} m/s")
+    assert {entry.name for entry in catalogue.TEAMS} == set(TEAMS)
+    for entry in catalogue.TEAMS:
+        body, conf = TEAMS[entry.name]
+        assert f": {len(SCENARIOS[body].teams[conf])} agents " in entry.summary
+        assert entry.summary.endswith(f" not faster than {SCENARIOS[body].thresholds_m_per_s[conf]} m/s")
 
 
 def test_bad_input_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trueline.core.registry import Entry
+from trueline.rl.exact.catalogue import ENTRIES as EXACT
 
 SUBJECTS: tuple[Entry, ...] = (
     Entry(
@@ -12,6 +13,14 @@ SUBJECTS: tuple[Entry, ...] = (
         summary="an actor-critic policy of one world",
         level="property",
         test="tests/rl/test_policy.py::test_a_loaded_policy_acts_as_the_saved_one",
+    ),
+    Entry(
+        kind="subject",
+        name="q-policy",
+        target="trueline.rl.off_policy_networks:load",
+        summary="an off-policy policy with its critics of state and action",
+        level="property",
+        test="tests/rl/test_off_policy_networks.py::test_a_loaded_policy_acts_as_the_saved_one",
     ),
 )
 
@@ -180,4 +189,4 @@ USEFULNESS = Entry(
     test="tests/rl/test_audits_usefulness.py::test_an_idle_policy_is_worth_nothing_beyond_being_idle",
 )
 
-ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS
+ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS + EXACT

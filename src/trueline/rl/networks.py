@@ -143,7 +143,7 @@ class Encoder(nn.Module):
     def __init__(self, codec: ObservationCodec, rng: torch.Generator) -> None:
         """codec: what the observations hold."""
         super().__init__()
-        self.norm = RunningNorm(codec.width) if codec.width else None
+        self.norm = RunningNorm(codec.width, kept=codec.one_hot) if codec.width else None
         self.pictures = nn.ModuleDict()
         for name, (height, width, channels) in codec.images.items():
             self.pictures[name.replace("/", "_")] = PictureEncoder(height, width, channels, rng)

@@ -7,6 +7,9 @@ What an update learns from is one `Rows`; it says what its advantage has to be (
     "mixed"     one number a step, the handler's weights applied            OnPolicy (reward alone) or Constrained
     "weights"   of the reward and of each cost, and the handler's weights   Constrained
     "slack"     of the reward and of each cost, and the slack               Limited: limits, but no handler
+
+A row whose episodes are played under rules that keep the limits by themselves (`Budgeted`) goes with a mixed advantage:
+there is nothing left to weigh.
 """
 
 from __future__ import annotations
@@ -33,24 +36,30 @@ from trueline.core.streams import case_seeds, split_of
 from trueline.core.subject import Subject
 from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
+from trueline.rl.augment import Augmentation
+from trueline.rl.augmented_world import Augmented, Budget, Played, augmented
+from trueline.rl.barrier import Barrier
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.constraint import Handler, HandlerState, Weights, mix, unconstrained
 from trueline.rl.distributions import Distribution
 from trueline.rl.env import VectorEnv
+from trueline.rl.kinds import Expected, LimitOn, refuse_hard
 from trueline.rl.lagrange import Lagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
 from trueline.rl.pid import PidLagrangian
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.ppo import Ppo
+from trueline.rl.saute import Saute
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.surrogate import standardised
+from trueline.rl.switching import Switching
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
+Constraint = Lagrangian | PidLagrangian | Barrier | Switching  # told apart by `kind`
 
 
 MOST_MET = 512  # training layouts a policy remembers, for the audit that compares them with unseen ones
@@ -151,11 +160,30 @@ class OnPolicy(Config):
         return self
 
 
-class Limited(OnPolicy):
-    """Settings of a recipe that keeps episode costs under limits."""
+class Capped(OnPolicy):
+    """Settings of every recipe that knows of limits."""
 
     cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
+
+
+class Budgeted(Capped):
+    """Settings of a recipe whose episodes are played under rules that keep the limits: the reward is all it weighs."""
+
+    augmentation: Budget = Saute()
+
+
+class Limited(Capped):
+    """Settings of a recipe that keeps a measure of episode costs under limits."""
+
+    limit_on: LimitOn = Expected()  # what cost_limit limits: the expected cost, a rate, a chance, a tail
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_multiplier_keeps_it(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            refuse_hard(given.get("limit_on"))
+        return given
 
 
 class Constrained(Limited):
@@ -166,16 +194,18 @@ class Constrained(Limited):
 
 @dataclass(frozen=True)
 class OnPolicyRecipe:
-    """A row: a name, what its configuration says of costs, its named settings, and its update.
+    """A row: a name, what its configuration says of costs, its named settings, its update, and its rules, if any.
 
-    `Config` becomes that configuration with the given update as the default of its `update`. Raises ConfigError for an
-    update that has no use for what the configuration says of costs, or needs more.
+    `Config` becomes that configuration with the given update as the default of its `update`, and the given rules as
+    that of its `augmentation`. Raises ConfigError for an update that has no use for what the configuration says of
+    costs, or needs more, and for rules where the configuration has none.
     """
 
     name: str
     Config: type[OnPolicy]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     update: Update = field(default_factory=Ppo)
+    augmentation: Budget | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -192,7 +222,12 @@ class OnPolicyRecipe:
             raise ConfigError(f"{row} has an update that takes slack, but no limit to measure it from. Use Limited.")
         if limited and not handled and takes == "mixed":
             raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use Constrained or OnPolicy.")
-        object.__setattr__(self, "Config", _with_update(self.Config, self.update))
+        if self.augmentation is not None and not issubclass(self.Config, Budgeted):
+            raise ConfigError(f"{row} has rules that keep limits, but no settings for them. Use Budgeted.")
+        settings = _with_default(self.Config, "update", self.update)
+        if self.augmentation is not None:
+            settings = _with_default(settings, "augmentation", self.augmentation)
+        object.__setattr__(self, "Config", settings)
 
     def check(self, config: OnPolicy, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
@@ -202,11 +237,9 @@ class OnPolicyRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with _one_world(config) as world:
-            _limits(config, world)
-            ObservationCodec.of(world.observation_space)
-            ActionCodec.of(world.action_space)
-            if config.disturbance:
-                disturbed(world, config.disturbance, np.random.default_rng(0))
+            env = as_trained(config, world, np.random.default_rng(0))
+            ObservationCodec.of(env.observation_space)
+            ActionCodec.of(env.action_space)
 
     def limits(self, config: OnPolicy) -> dict[str, float]:
         """The limit that each cost of the world is trained for, in the order of `cost_limit`; {} when none is.
@@ -225,11 +258,12 @@ class OnPolicyRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _with_update(base: type[OnPolicy], update: Update) -> type[OnPolicy]:
-    """`base` with this update as the default of its `update`, whose own settings are then the keys `update.…`."""
-    if base.model_fields["update"].default == update:
+def _with_default(base: type[OnPolicy], name: str, value: Any) -> type[OnPolicy]:
+    """`base` with `value` as the default of the setting `name`, and its kind: its settings are the keys `name.…`."""
+    if base.model_fields[name].default == value and base.model_fields[name].annotation is type(value):
         return base
-    settings: type[OnPolicy] = create_model(base.__name__, __base__=base, update=(type(update), update))
+    fields: dict[str, Any] = {name: (type(value), value)}
+    settings: type[OnPolicy] = create_model(base.__name__, __base__=base, **fields)
     return settings
 
 
@@ -245,7 +279,7 @@ def _one_world(config: OnPolicy) -> Iterator[VectorEnv]:
 
 def _limits(config: OnPolicy, env: VectorEnv) -> dict[str, float]:
     """Limit by cost, in the world's order; {} where nothing is limited."""
-    if not isinstance(config, Limited):
+    if not isinstance(config, Capped):
         return {}
     if not env.costs:
         raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
@@ -261,6 +295,31 @@ def _limits(config: OnPolicy, env: VectorEnv) -> dict[str, float]:
             f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
         )
     return dict(zip(env.costs, limits, strict=True))
+
+
+def rules_of(config: OnPolicy) -> Augmentation | None:
+    """The rules under which training episodes are played; None where they are the world's own."""
+    if isinstance(config, Budgeted):
+        return config.augmentation
+    if isinstance(config, Limited) and not isinstance(config.limit_on, Expected):
+        return config.limit_on
+    return None
+
+
+def as_trained(
+    config: OnPolicy, world: VectorEnv, rng: np.random.Generator, learnt: Mapping[str, Any] | None = None
+) -> VectorEnv:
+    """The world as training meets it: disturbed by draws from `rng`, and around that the rules of the row.
+
+    learnt: parameters of the rules that an earlier training came to. Raises ConfigError for limits, a disturbance or
+    rules that do not fit the world.
+    """
+    limits = _limits(config, world)
+    env = disturbed(world, config.disturbance, rng) if config.disturbance else world
+    rules = rules_of(config)
+    if rules is None:
+        return env
+    return augmented(env, rules, np.array(list(limits.values())), learnt)
 
 
 # --- layouts ---
@@ -401,17 +460,18 @@ class Trainer:
         torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
         self.limited = _limits(config, world)
-        self.limits = torch.tensor(list(self.limited.values()), dtype=torch.float64)
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
         world.seed_source = training_seeds(config, run)
-        self.env = disturbed(world, config.disturbance, run.rng("disturbance")) if config.disturbance else world
+        parent = inputs.get("policy")
+        drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
+        self.env = as_trained(config, world, drawn, _learnt(parent, rules_of(config)))
+        self.rules = self.env if isinstance(self.env, Augmented) else None
         observation = ObservationCodec.of(self.env.observation_space)
         steps = config.steps_per_epoch // config.num_envs
         action = ActionCodec.of(self.env.action_space)
         self.network = ActorCritic(
             observation, action, len(self.env.costs), config.actor, config.critic, run.torch_rng("networks")
         )
-        parent = inputs.get("policy")
         if parent is not None:
             self._warm_start(parent)
         self.update: Update = config.update
@@ -421,7 +481,8 @@ class Trainer:
         if self.handler is not None:
             learnt = getattr(parent, "multipliers", None)
             self.handler_state = self.handler.start(len(self.env.costs), learnt)
-        self.recent_cost = np.zeros((0, len(self.env.costs)))
+        self.recent_cost = np.zeros((0, len(self.env.costs)))  # what is limited, where that is not the cost itself
+        self.recent_played = self.recent_cost  # the world's own costs of the same episodes
         self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
@@ -436,6 +497,12 @@ class Trainer:
         }
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
+
+    def limits(self) -> Tensor:
+        """[K] what episode costs are held under, as they are counted in training: d, or the d̃ of another kind."""
+        if self.rules is not None:
+            return torch.as_tensor(self.rules.limits())
+        return torch.tensor(list(self.limited.values()), dtype=torch.float64)
 
     def _warm_start(self, parent: Subject) -> None:
         if not isinstance(parent, NetworkPolicy):
@@ -458,6 +525,8 @@ class Trainer:
             "handler": dict(self.handler_state),
             "collector": self.collector.state_dict(),
             "recent_cost": self.recent_cost,
+            "recent_played": self.recent_played,
+            "rules": None if self.rules is None else dict(self.rules.parameters),
             "recent_length": self.recent_length,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
@@ -472,8 +541,11 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.adam.load_state_dict(state["adam"])
         self.handler_state = dict(state["handler"])
+        if self.rules is not None:
+            self.rules.parameters = dict(state["rules"])
         self.collector.restore(state["collector"])
         self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
+        self.recent_played = state["recent_played"]
         self.recent_return = state["recent_return"]
         self.total_cost, self.met = state["total_cost"], state["met"]
         self.average, self.averaged = dict(state["average"]), int(state["averaged"])
@@ -488,7 +560,7 @@ class Trainer:
             self.load_state_dict(saved)
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
-            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+            self.run.write_json("limits.json", self._stated())
         per_epoch = self.collector.steps * self.config.num_envs
         try:
             with progress(total=self.epochs * per_epoch, label=self.run.manifest["name"]) as bar:
@@ -506,12 +578,20 @@ class Trainer:
                     p.copy_(self.average[name])
         return self.policy()
 
+    def _stated(self) -> dict[str, float]:
+        """The limits as they were set, by the name of what is logged and held against them."""
+        if self.rules is None or isinstance(self.config, Budgeted):
+            return {f"train/{name}": limit for name, limit in self.limited.items()}
+        stated = self.rules.rules.stated(self.rules.terms).tolist()
+        return {f"constraint/{name}": limit for name, limit in zip(self.env.costs, stated, strict=True)}
+
     def policy(self) -> NetworkPolicy:
         """The policy as it stands; it shares its weights with the training."""
         shape: dict[str, Any] = {**self.shape, "layouts_met": self.met.tolist()}
         if self.handler is not None:
             shape["multipliers"] = self.handler_state["multiplier"].tolist()
-        world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
+        by = None if self.rules is None else self.rules.reference()
+        world = WorldRef(id=self.config.env, options=dict(self.config.env_options), augmentation=by)
         return NetworkPolicy(self.network, self.collector.codec, world, shape, self.parent)
 
     def _one_epoch(self) -> str:
@@ -521,21 +601,27 @@ class Trainer:
             # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
             self.env.set_scale(1.0 / norm.scale32.numpy())
         batch = self.collector.collect(self.network, run.torch_rng("collect"))
-        window = config.window if isinstance(config, Limited) else 100
+        played = _as_collected(batch) if self.rules is None else self.rules.drained()
+        limits = self.limits()
+        window = config.window if isinstance(config, Capped) else 100
         # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
         fresh = batch.episode_seed < FAILED_FROM
         self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost[fresh]])[-window:]
+        self.recent_played = np.concatenate([self.recent_played, played.episode_cost[fresh]])[-window:]
         self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
-        self.recent_return = np.concatenate([self.recent_return, batch.episode_return])[-window:]
-        self.total_cost += batch.cost.sum(dim=(0, 1)).double().numpy()
+        self.recent_return = np.concatenate([self.recent_return, played.episode_return])[-window:]
+        self.total_cost += played.total_cost
         if self.handler is not None and fresh.any():
             measured = torch.as_tensor(self.recent_cost)
-            self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
+            self.handler_state = self.handler.update(self.handler_state, measured, limits)
         weights = self.handler.weights(self.handler_state) if self.handler else unconstrained(len(self.env.costs))
-        slack = slack_of(self.recent_cost, self.recent_length, self.limits) if self.limited else None
+        slack = slack_of(self.recent_cost, self.recent_length, limits) if self.limited else None
         rows = estimate(batch, self.network, config, weights, slack)
-        report = self.update.learn(self.network, self.adam, rows, self.epoch / self.epochs, run.torch_rng("update"))
+        try:
+            report = self.update.learn(self.network, self.adam, rows, self.epoch / self.epochs, run.torch_rng("update"))
+        except FloatingPointError:
+            raise Diverged(self.collector.total_steps, "policy gradient", run.last_checkpoint) from None
         self._refuse_divergence()
         if self.network.encoder.norm is not None:
             # After the update, so that the policy that acted and the one that is updated see the same inputs.
@@ -545,7 +631,11 @@ class Trainer:
             self.averaged += 1
             for name, p in self.network.named_parameters():
                 self.average[name].lerp_(p.detach(), 1.0 / self.averaged)
-        note = self._log(batch, weights, report)
+        note = self._log(batch, played, report)
+        if self.rules is not None and fresh.any():
+            self.rules.adapt(self.recent_played)
+            # An episode that was counted under other limits keeps its excess over them.
+            self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
         run.offer(self.collector.total_steps, self.policy)
         return note
 
@@ -554,22 +644,49 @@ class Trainer:
             if not torch.isfinite(p).all():
                 raise Diverged(self.collector.total_steps, name, self.run.last_checkpoint)
 
-    def _log(self, batch: Batch, weights: Weights, report: DataclassInstance) -> str:
+    def _log(self, batch: Batch, played: Played, report: DataclassInstance) -> str:
         scalars = {f"update/{name}": float(value) for name, value in asdict(report).items()}
         if len(batch.episode_return):  # without a finished episode there is no estimate, and none is logged
-            scalars["train/return"] = float(batch.episode_return.mean())
+            scalars["train/return"] = float(played.episode_return.mean())
             scalars["train/length"] = float(batch.episode_length.mean())
             for k, name in enumerate(self.env.costs):
-                scalars[f"train/{name}"] = float(batch.episode_cost[:, k].mean())
+                scalars[f"train/{name}"] = float(played.episode_cost[:, k].mean())
         for k, name in enumerate(self.env.costs):
             scalars[f"train/total_{name}"] = float(self.total_cost[k])
         if self.handler is not None:
             for k, name in enumerate(self.env.costs):
-                scalars[f"constraint/multiplier_{name}"] = float(weights.cost[k] / weights.reward)
+                scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])
+        if self.rules is not None:
+            scalars |= _held(self.rules, batch, not isinstance(self.config, Budgeted))
         self.run.log(self.collector.total_steps, **scalars)
         if not len(self.recent_return):
             return ""
         note = f"return {self.recent_return.mean():.1f}"
-        if len(self.recent_cost) and self.env.costs:
-            note += " cost " + " ".join(f"{x:.1f}" for x in self.recent_cost.mean(0))
+        if len(self.recent_played) and self.env.costs:
+            note += " cost " + " ".join(f"{x:.1f}" for x in self.recent_played.mean(0))
         return note
+
+
+def _as_collected(batch: Batch) -> Played:
+    """What a world without rules paid and charged is what was collected."""
+    return Played(batch.episode_return, batch.episode_cost, batch.cost.sum(dim=(0, 1)).double().numpy())
+
+
+def _learnt(parent: Subject | None, rules: Augmentation | None) -> Mapping[str, Any] | None:
+    """Parameters that a warm start under the same kind of rules came to."""
+    by = parent.world.augmentation if isinstance(parent, NetworkPolicy) else None
+    return by.parameters if by is not None and isinstance(rules, type(by.rules)) else None
+
+
+def _held(world: Augmented, batch: Batch, limited: bool) -> dict[str, float]:
+    """What is held against the limits as they were set, where that is not the cost; and what the rules came to."""
+    rules, terms, parameters = world.rules, world.terms, world.parameters
+    scalars = {
+        f"constraint/{what}_{name}": float(value)
+        for what, values in rules.reported(terms, parameters).items()
+        for name, value in zip(world.costs, values, strict=True)
+    }
+    if limited and len(batch.episode_cost):
+        held = batch.episode_cost.mean(axis=0) - world.limits() + rules.stated(terms)
+        scalars |= {f"constraint/{name}": float(value) for name, value in zip(world.costs, held, strict=True)}
+    return scalars

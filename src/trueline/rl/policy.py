@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from trueline.core.config import Config, build
 from trueline.core.errors import RunError
+from trueline.rl.augmented_world import AugmentedBy
 from trueline.rl.env import Obs
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -22,10 +23,11 @@ Memory = Any
 
 
 class WorldRef(Config):
-    """Which world a policy belongs to: enough to build it again."""
+    """Which world a policy belongs to: enough to build it again, with `worlds.of`."""
 
     id: str
     options: Mapping[str, Any] = {}
+    augmentation: AugmentedBy | None = None  # rules it was trained under, whose extra state it observes
 
 
 @runtime_checkable

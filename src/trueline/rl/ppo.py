@@ -1,9 +1,14 @@
-"""Proximal policy optimisation with one joint loss and one Adam for all networks (Schulman et al. 2017)."""
+"""Passes of minibatch steps, the loop of every first-order update, and two updates that are nothing more.
+
+A first-order update is an objective of the policy on some rows; `ascend` does the rest for all of them. Ratios ρ are
+π/π_old of the action taken, π_old the policy that acted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,15 +16,19 @@ from torch import Tensor
 
 from trueline.core.config import Config
 from trueline.rl.adam import FlatAdam, Group
+from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.surrogate import clipped_surrogate
 
 if TYPE_CHECKING:
     from trueline.rl.on_policy import Rows
 
+# What a step ascends: the policy at the rows of that index, with gradient, and the index [b] -> a number.
+Objective = Callable[[Distribution, Tensor], Tensor]
+
 
 @dataclass(frozen=True, slots=True)
-class PpoReport:
+class PassesReport:
     """What an update did."""
 
     kl: float
@@ -29,12 +38,9 @@ class PpoReport:
     entropy: float
 
 
-class Ppo(Config):
-    """Passes of minibatch steps on the clipped surrogate and the values; the defaults are OmniSafe's and SafePO's."""
+class MinibatchPasses(Config):
+    """Settings of `ascend`; the defaults are OmniSafe's and SafePO's."""
 
-    takes: ClassVar[Literal["mixed", "weights", "slack"]] = "mixed"
-
-    clip: float = Field(0.2, gt=0, lt=1)  # ε of the surrogate
     passes: int = Field(40, ge=1)  # over the batch, unless target_kl stops earlier
     minibatch: int = Field(64, ge=1)  # samples per gradient step
     lr: float = Field(3e-4, gt=0)  # of the policy
@@ -62,41 +68,83 @@ class Ppo(Config):
         for group, rate in zip(adam.groups, (self.lr, self.critic_lr), strict=True):
             group.lr = rate * factor
 
+
+def ascend(
+    settings: MinibatchPasses,
+    network: ActorCritic,
+    adam: FlatAdam,
+    batch: Rows[Any],
+    objective: Objective,
+    rng: torch.Generator,
+    *,
+    values: bool = True,
+    start: Distribution | None = None,
+) -> PassesReport:
+    """Up to `passes` passes of minibatch steps on −objective − c·entropy + Σ(V − target)², ended by target_kl.
+
+    Without `values` the values are left out of the loss; `adam` is then one that leaves the critics alone. KL is
+    counted from `start`: the policy that acted, unless another is given.
+    """
+    size = len(batch.log_prob)
+    start = batch.policy if start is None else start
+    kl = torch.zeros(())
+    sums = torch.zeros(3)
+    done = 0
+    for done in range(1, settings.passes + 1):  # noqa: B007  (the number of passes made is reported)
+        sums.zero_()
+        order = torch.randperm(size, generator=rng)
+        begins = range(0, size, settings.minibatch)
+        for begin in begins:
+            rows = order[begin : begin + settings.minibatch]
+            features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
+            policy = network.policy(features)
+            gain = objective(policy, rows)
+            if values:
+                value_loss = (network.values(features) - batch.target[rows]).square().mean(0).sum()
+                loss = value_loss - gain
+                sums[1] += value_loss.detach()
+            else:
+                loss = -gain
+            if settings.entropy:
+                loss = loss - settings.entropy * policy.entropy().mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step(settings.grad_norm)
+            sums[0] -= gain.detach()
+        sums[:2] /= len(begins)
+        with torch.no_grad():
+            policy = network.policy(network.encoder(batch.inputs))
+            kl = start.kl(policy).mean()
+            sums[2] = policy.entropy().mean()
+        if not torch.isfinite(kl) or (settings.target_kl is not None and kl > settings.target_kl):
+            break
+    policy_loss, value, entropy = sums.tolist()
+    return PassesReport(float(kl), done, policy_loss, value, entropy)
+
+
+def ratio_of(policy: Distribution, batch: Rows[Any], rows: Tensor) -> Tensor:
+    """ρ = π(a|s)/π_old(a|s) of the actions taken at these rows, [b]."""
+    return (policy.log_prob(batch.draw[rows]) - batch.log_prob[rows]).exp()
+
+
+class Ppo(MinibatchPasses):
+    """Ascends the clipped surrogate (Schulman et al. 2017, eq. 7), or the plain policy gradient's ρA without a clip."""
+
+    takes: ClassVar[Literal["mixed", "weights", "slack"]] = "mixed"
+
+    clip: float | None = Field(0.2, gt=0, lt=1)  # ε of the surrogate; none: plain policy gradient
+
     def learn(
         self, network: ActorCritic, adam: FlatAdam, batch: Rows[Tensor], progress: float, rng: torch.Generator
-    ) -> PpoReport:
-        """Up to `passes` passes of minibatch steps on −surrogate − c·entropy + Σ(V − target)², ended by target_kl."""
+    ) -> PassesReport:
+        """Passes on the surrogate of the mixed advantage."""
         self.set_rates(adam, progress)
-        size = len(batch.advantage)
-        kl = torch.zeros(())
-        sums = torch.zeros(3)
-        done = 0
-        for done in range(1, self.passes + 1):  # noqa: B007  (the number of passes made is reported)
-            sums.zero_()
-            order = torch.randperm(size, generator=rng)
-            starts = range(0, size, self.minibatch)
-            for start in starts:
-                rows = order[start : start + self.minibatch]
-                features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
-                policy = network.policy(features)
-                surrogate = clipped_surrogate(
-                    policy.log_prob(batch.draw[rows]), batch.log_prob[rows], batch.advantage[rows], self.clip
-                ).mean()
-                value_loss = (network.values(features) - batch.target[rows]).square().mean(0).sum()
-                loss = value_loss - surrogate
-                if self.entropy:
-                    loss = loss - self.entropy * policy.entropy().mean()
-                adam.zero_grad()
-                loss.backward()
-                adam.step(self.grad_norm)
-                sums[0] -= surrogate.detach()
-                sums[1] += value_loss.detach()
-            sums[:2] /= len(starts)
-            with torch.no_grad():
-                policy = network.policy(network.encoder(batch.inputs))
-                kl = batch.policy.kl(policy).mean()
-                sums[2] = policy.entropy().mean()
-            if not torch.isfinite(kl) or (self.target_kl is not None and kl > self.target_kl):
-                break
-        policy_loss, value, entropy = sums.tolist()
-        return PpoReport(float(kl), done, policy_loss, value, entropy)
+
+        def surrogate(policy: Distribution, rows: Tensor) -> Tensor:
+            advantage = batch.advantage[rows]
+            if self.clip is None:
+                return (ratio_of(policy, batch, rows) * advantage).mean()
+            log_prob = policy.log_prob(batch.draw[rows])
+            return clipped_surrogate(log_prob, batch.log_prob[rows], advantage, self.clip).mean()
+
+        return ascend(self, network, adam, batch, surrogate, rng)

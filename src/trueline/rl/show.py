@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trueline.rl import worlds
 from trueline.rl.env import Step, Visible
 from trueline.rl.evaluate import policy_actions, run_episodes
 from trueline.rl.filmstrip import Camera, film_strip, png, video
 from trueline.rl.policy import Acts
-from trueline.rl.worlds import make
 
 PANELS = 6
 FRAME_EVERY = 5  # steps between two frames of the video
@@ -25,7 +25,7 @@ def show_policy(policy: Acts, seed: int, folder: Path) -> Sequence[dict[str, str
 
     A world that is not Visible gives nothing.
     """
-    env = make(policy.world.id, 1, 1, **policy.world.options)
+    env = worlds.of(policy.world)
     try:
         return _show(env, policy, seed, folder) if isinstance(env, Visible) else []
     finally:

@@ -52,6 +52,12 @@ class ObservationCodec:
         return sum(int(np.sum(size)) for _, how, size in self.parts if how != "image")
 
     @property
+    def one_hot(self) -> NDArray[np.bool_]:
+        """Which columns of the flat vector are choices written as one-hots, [D]."""
+        parts = [np.full(int(np.sum(n)), how in ("discrete", "multi")) for _, how, n in self.parts if how != "image"]
+        return np.concatenate(parts) if parts else np.zeros(0, np.bool_)
+
+    @property
     def images(self) -> dict[str, tuple[int, int, int]]:
         """Picture inputs by name, each (H, W, C)."""
         return {f"image/{key}": (size[0], size[1], size[2]) for key, how, size in self.parts if how == "image"}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trueline.core import registry
 from trueline.core.errors import ConfigError, UnknownName, nearest
+from trueline.rl.augmented_world import shown
 from trueline.rl.env import VectorEnv
+
+if TYPE_CHECKING:
+    from trueline.rl.policy import WorldRef
 
 
 def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> VectorEnv:
@@ -33,6 +37,15 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     from trueline.rl.from_gymnasium import FromGymnasium
 
     return FromGymnasium(id, num_envs, **options)
+
+
+def of(ref: WorldRef, num_envs: int = 1, threads: int = 1) -> VectorEnv:
+    """N copies of the world a policy belongs to, as it is: reward, cost and end are the world's own.
+
+    What the policy observes beside the world (a budget, an accumulated cost) is there too. Raises as `make` does, and
+    ConfigError for a world that no longer has the costs the policy was trained with.
+    """
+    return shown(make(ref.id, num_envs, threads, **ref.options), ref.augmentation)
 
 
 def _refuse_unknown(id: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -15,11 +15,11 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.streams import case_seeds
 from trueline.evidence.records import Bound, Case, NotMeasurable, Requirement, Split
+from trueline.rl import worlds
 from trueline.rl.env import Obs, VectorEnv
 from trueline.rl.evaluate import Act, Episodes, policy_actions, run_episodes
 from trueline.rl.policy import Acts, NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
-from trueline.rl.worlds import make
 
 __all__ = [
     "Arena",
@@ -89,7 +89,7 @@ class Arena:
             self._worlds, self._of = {}, subject.world
         size = min(self._num_envs, episodes)
         if size not in self._worlds:
-            self._worlds[size] = make(subject.world.id, size, self._threads, **subject.world.options)
+            self._worlds[size] = worlds.of(subject.world, size, self._threads)
         return self._worlds[size]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError
 from trueline.rl.env import Obs, Step
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import read_scales, refuse_another
+from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_another, seeded
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
@@ -95,7 +95,7 @@ class NavigationWorlds:
         self.native_action_space = gym.spaces.Box(low, high, dtype=np.float64)
         self.autoreset = True  # False: rows that ended wait for `begin`
         self.episode_seed = np.zeros(num_envs, np.uint32)
-        self._seeds = np.random.default_rng(seed)
+        self._seeds = seeded(id, seed)
         self.seed_source = self._own_seeds
         self._split = costs == "split"
         self._streams = [Stream(0) for _ in range(num_envs)]
@@ -107,6 +107,7 @@ class NavigationWorlds:
         self._open_batch(threads, physics == "sleep")
         self._set_scene()
         self._measured = world.task.measure(self._scene)  # what the next reward compares with [N, m]
+        self._last = np.zeros((num_envs, world.observation_size))  # the observations made last, in their flat form
 
     # --- construction ----------------------------------------------------------------------------------------------
 
@@ -191,7 +192,8 @@ class NavigationWorlds:
         Raises ConfigError naming the object for which a layout has no room.
         """
         everyone = np.arange(self.num_envs)
-        self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
+        given = self.seed_source(self.num_envs) if seeds is None else read_seeds(self.id, seeds, self.num_envs)
+        self._reseed(everyone, given)
         self._begin(everyone)
         return self._formed(self._observe())
 
@@ -205,7 +207,7 @@ class NavigationWorlds:
         if not self._layouts:
             raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
         if seeds is not None:
-            self._reseed(ids, np.asarray(seeds))
+            self._reseed(ids, read_seeds(self.id, seeds, len(ids)))
         else:
             for i in ids.tolist():
                 self._catch_up(i)
@@ -268,8 +270,7 @@ class NavigationWorlds:
         """
         if not self._layouts:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
-        if actions.shape != self._ctrl.shape:
-            raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
+        actions = read_actions(self.id, actions, self._ctrl.shape)
         if not np.isfinite(actions).all():
             i = np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]
             raise ConfigError(f"{self.id} was given the action {actions[i].tolist()} in environment {i}. Give numbers.")
@@ -279,9 +280,12 @@ class NavigationWorlds:
     def step_native(self, actions: NDArray[Any]) -> Step:
         """As `step`, with actions [N, A] in the actuators' own units, clipped to their range."""
         low, high = self._native
-        if not self._layouts or actions.shape != self._ctrl.shape or not np.isfinite(actions).all():
+        if not self._layouts:
             return self.step(actions)  # which says what is wrong
-        np.clip(actions, low, high, out=self._ctrl)
+        given = read_actions(self.id, actions, self._ctrl.shape)
+        if not np.isfinite(given).all():
+            return self.step(given)
+        np.clip(given, low, high, out=self._ctrl)
         return self._interval()
 
     def _interval(self) -> Step:
@@ -316,7 +320,9 @@ class NavigationWorlds:
         terminated |= ~self._body.alive() & ~diverged
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
-        flat = self._observe()
+        before, flat = self._last, self._observe()
+        if diverged.any():
+            flat[diverged] = before[diverged]  # the last that was seen of it
         obs = final_obs = self._formed(flat)
         ended = terminated | truncated
         if ended.any() and self.autoreset:
@@ -433,6 +439,7 @@ class NavigationWorlds:
         """Flat observations [N, O]: own senses, then one lidar ring per kind of object."""
         agent, world = self.world.agent, self.world
         out = np.empty((self.num_envs, world.observation_size))
+        self._last = out  # what is written into it below
         self._body.read(out)
         if not world.rings:
             return out
@@ -499,6 +506,8 @@ class NavigationWorlds:
 
     def layout(self, i: int) -> dict[str, Any]:
         """The arrangement environment `i` started its episode from; see `Layout.as_dict`."""
+        if not self._layouts:
+            raise ConfigError(f"{self.id} has no layout before its first reset. Call reset() once.")
         return self._layouts[i].as_dict()
 
     def set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Obs:
@@ -694,7 +703,7 @@ class NavigationWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        del self._batch
+        self.__dict__.pop("_batch", None)  # closing twice does no harm
 
 
 class GoalWorlds(NavigationWorlds):

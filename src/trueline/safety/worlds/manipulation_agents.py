@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
 from trueline.rl.multi_agent import MultiAgentStep
+from trueline.safety.worlds.checks import read_actions
 from trueline.safety.worlds.manipulation_engine import ManipulationWorlds
 from trueline.safety.worlds.manipulation_hand_tasks import HAND_TASKS, HANDS, HandTask, TwoHands
 
@@ -95,11 +96,7 @@ class HandAgents:
         for k, hand in enumerate(HANDS):
             if hand not in actions:
                 raise ConfigError(f"{self.id} was given no actions for {hand}. Give them for {', '.join(HANDS)}.")
-            if np.shape(actions[hand]) != wanted:
-                raise ConfigError(
-                    f"{self.id} was given actions of shape {np.shape(actions[hand])} for {hand}. It takes {wanted}."
-                )
-            joint[:, k * self._each : (k + 1) * self._each] = actions[hand]
+            joint[:, k * self._each : (k + 1) * self._each] = read_actions(self.id, actions[hand], wanted, hand)
         return self._told(self._world.step(joint))
 
     def _told(self, step: Step) -> MultiAgentStep:

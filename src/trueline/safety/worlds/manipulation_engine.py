@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
 from trueline.rl.env import SeedSource, Step
-from trueline.safety.worlds.checks import read_scales, refuse_another
+from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_scales, read_seeds, refuse_another, seeded
 from trueline.safety.worlds.manipulation_loops import fast
 from trueline.safety.worlds.manipulation_mechanism import Link, Vector
 
@@ -32,7 +32,6 @@ Array = NDArray[np.float64]
 
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _DIVERGED_REWARD = -10.0
-_BEGIN_S = 1.0  # the clock of an episode, so that MuJoCo's own reset, to 0, shows even in the first step
 
 
 class Verdict(NamedTuple):
@@ -156,7 +155,7 @@ class ManipulationWorlds:
         self.costs = (task.constraint,) if costs == "split" else ("cost_sum",)
         self.max_episode_steps = task.steps
         self.episode_seed = np.zeros(num_envs, np.uint32)
-        self._seeds = np.random.default_rng(seed)
+        self._seeds = seeded(id, seed)
         self.seed_source: SeedSource = self._own_seeds
         self._elapsed = np.zeros(num_envs, np.int64)  # control steps of the running episodes
         self._begun = False
@@ -168,6 +167,7 @@ class ManipulationWorlds:
         self._time, self._qpos = self._batch.bind("time"), self._batch.bind("qpos")
         self._lasting_s = (task.substeps - 0.5) * model.opt.timestep
         rig = self.rig = task.attach(model, self._batch)
+        self._last = np.zeros((num_envs, rig.observation_size))  # the observations returned last
         self._admit, self._bad = fast(admit, (2,), (2, 1)), np.zeros(1)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (rig.observation_size,), np.float64)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (rig.actions,), np.float64)
@@ -180,14 +180,14 @@ class ManipulationWorlds:
     def reset(self, seeds: NDArray[np.uint32] | None = None) -> Array:
         """Start a new episode everywhere; seeds [N] or None -> observations [N, O]."""
         everyone = np.arange(self.num_envs)
-        self._begin(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
-        return self.rig.observe()
+        self._begin(everyone, self.seed_source(self.num_envs) if seeds is None else seeds)
+        self._last = self.rig.observe()
+        return self._last
 
-    def _begin(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
-        if seeds.shape != ids.shape:
-            raise ConfigError(f"seeds of shape {seeds.shape} were given for {len(ids)} episodes. Give one for each.")
+    def _begin(self, ids: NDArray[np.intp], given: NDArray[Any]) -> None:
+        seeds = read_seeds(self.id, given, len(ids))
         self._batch.reset(ids, stage=_UNTOUCHED)
-        self._time[ids] = _BEGIN_S
+        self._time[ids] = BEGIN_S
         for i, seed in zip(ids.tolist(), seeds.tolist(), strict=True):
             self.rig.begin(i, np.random.Generator(np.random.PCG64(seed)))
         self._batch.forward(ids, stage=self.task.stage)
@@ -201,15 +201,13 @@ class ManipulationWorlds:
         """One control interval.  actions [N, A], clipped to [-1, 1].
 
         `info` holds the cost by name, what the task tells (`Verdict.told`) and diverged, each [N]. An episode whose
-        simulation diverged is truncated with reward −10 and cost 1.
+        simulation diverged is truncated with reward −10 and cost 1, and its last observation is that of the step
+        before.
         """
         if not self._begun:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
-        wanted = (self.num_envs, self.rig.actions)
-        if actions.shape != wanted:
-            raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {wanted}.")
-        clipped = np.empty(wanted)
-        self._admit(np.asarray(actions, dtype=np.float64), clipped, self._bad)
+        clipped = np.empty((self.num_envs, self.rig.actions))
+        self._admit(read_actions(self.id, actions, clipped.shape), clipped, self._bad)
         if self._bad[0] >= 0.0:
             raise ConfigError(
                 f"{self.id} was given an action that is not a number, in environment {self._bad[0]:.0f}. "
@@ -227,12 +225,16 @@ class ManipulationWorlds:
             truncated |= diverged
         info = {task.constraint: cost, **told, "diverged": diverged}
         obs = final_obs = rig.observe()
+        if diverged.any():
+            # What a simulation was put back to says nothing about where it was: the last that was seen of it does.
+            final_obs[diverged] = self._last[diverged]
         ended = terminated | truncated
         if ended.any():
             ids = np.flatnonzero(ended)
             self._begin(ids, self.seed_source(len(ids)))
             obs = final_obs.copy()
             obs[ids] = rig.observe()[ids]
+        self._last = obs
         return Step(obs, reward, cost[:, None].copy(), terminated, truncated, final_obs, info)
 
     def _advance(self) -> NDArray[np.bool_]:
@@ -310,7 +312,8 @@ class ManipulationWorlds:
         self.episode_seed[:] = state["episode_seed"]
         self._seeds.bit_generator.state = state["seeds"]
         self._begun = True
-        return np.array(state["shown"])  # the last bits of forces depend on that point too
+        self._last = np.array(state["shown"])  # the last bits of forces depend on that point too
+        return self._last
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
@@ -340,4 +343,4 @@ class ManipulationWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        del self._batch
+        self.__dict__.pop("_batch", None)  # closing twice does no harm

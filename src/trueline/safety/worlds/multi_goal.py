@@ -39,7 +39,7 @@ from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.multi_agent import MultiAgentStep
 from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import refuse_another
+from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_seeds, refuse_another, seeded
 from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
 from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
@@ -239,7 +239,7 @@ class MultiGoalWorlds:
         self.state_space = gym.spaces.Box(-np.inf, np.inf, (2 * size,), np.float64)
         self.episode_seed = np.zeros(num_envs, np.uint32)
         self.autoreset = True
-        self._seeds = np.random.default_rng(seed)
+        self._seeds = seeded(id, seed)
         self.seed_source = self._own_seeds
         self._streams = [Stream(0) for _ in range(num_envs)]
         self._begun = False
@@ -314,7 +314,7 @@ class MultiGoalWorlds:
     def reset(self, seeds: NDArray[np.uint32] | None = None) -> dict[str, Array]:
         """Start a new episode everywhere; seeds [N] or None -> observations by agent."""
         everyone = np.arange(self.num_envs)
-        self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
+        self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else seeds)
         self._start(everyone)
         return self._looked()
 
@@ -328,16 +328,15 @@ class MultiGoalWorlds:
         if not self._begun:
             raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
         if seeds is not None:
-            self._reseed(ids, np.asarray(seeds))
+            self._reseed(ids, seeds)
         else:
             for i in ids.tolist():
                 self._catch_up(i)
         self._start(ids)
         return self._looked()
 
-    def _reseed(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
-        if seeds.shape != ids.shape:
-            raise ConfigError(f"seeds of shape {seeds.shape} were given for {len(ids)} episodes. Give one for each.")
+    def _reseed(self, ids: NDArray[np.intp], given: NDArray[Any]) -> None:
+        seeds = read_seeds(self.id, given, len(ids))
         for i, seed in zip(ids.tolist(), seeds.tolist(), strict=True):
             self._streams[i].restart(seed)
         self.episode_seed[ids] = seeds
@@ -351,6 +350,7 @@ class MultiGoalWorlds:
         """Put environments `ids` at the start of new episodes; brings the sensors up to date."""
         layouts = [draw_pair(self.world, self._streams[i]) for i in ids.tolist()]
         self._batch.reset(ids, stage=_UNTOUCHED)
+        self._time[ids] = BEGIN_S
         angles = np.array([layout.agent_angles for layout in layouts]) if self.world.agent.start else None
         for k, body in enumerate(self._bodies):
             xy = np.array([layout.agents[k] for layout in layouts])
@@ -376,14 +376,20 @@ class MultiGoalWorlds:
         """
         if not self._begun:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
+        read: list[Array] = []
         for agent, body in zip(AGENTS, self._bodies, strict=True):
             if agent not in actions:
                 raise ConfigError(f"{self.id} was given no actions for {agent}. Give them for {' and '.join(AGENTS)}.")
-            given, wanted = np.shape(actions[agent]), body.control.shape
-            if given != wanted:
-                raise ConfigError(f"{self.id} was given actions of shape {given} for {agent}. It takes {wanted}.")
-        for agent, body in zip(AGENTS, self._bodies, strict=True):
-            body.drive(actions[agent])
+            own = read_actions(self.id, actions[agent], body.control.shape, agent)
+            bad = np.flatnonzero(~np.isfinite(own).all(axis=1))
+            if len(bad):
+                given = own[bad[0]].tolist()
+                raise ConfigError(
+                    f"{self.id} was given the action {given} for {agent} in environment {bad[0]}. Give numbers."
+                )
+            read.append(own)
+        for own, body in zip(read, self._bodies, strict=True):
+            body.drive(own)
         diverged = self._advance()
         self._follow()
         now = self._distances()
@@ -396,7 +402,8 @@ class MultiGoalWorlds:
         terminated = np.zeros(self.num_envs, bool)
         if diverged.any():
             reached &= ~diverged[:, None]
-            reward[diverged], cost[diverged] = _DIVERGED_REWARD, 1.0
+            # What a simulation was put back to says nothing about where it was.
+            reward[diverged], cost[diverged], parts[diverged] = _DIVERGED_REWARD, 1.0, 1.0
         met = np.asarray(reached.any(axis=1))
         for i in np.flatnonzero(met).tolist():
             terminated[i] = not self._renew(i, reached[i])
@@ -404,7 +411,11 @@ class MultiGoalWorlds:
             terminated |= ~body.alive() & ~diverged
         info = {"goal_met": met, "reached": reached, "diverged": diverged}
         info.update(zip(self.world.constraints, np.moveaxis(parts, 2, 0), strict=True))
-        obs = final_obs = self._looked()
+        before = self._full
+        self._look()
+        if diverged.any():
+            self._full[diverged] = before[diverged]  # the last that was seen of it
+        obs = final_obs = self._views()
         state = final_state = self.state()
         ended = terminated | truncated
         if self.autoreset and ended.any():
@@ -605,7 +616,7 @@ class MultiGoalWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        del self._batch
+        self.__dict__.pop("_batch", None)  # closing twice does no harm
 
 
 def make_multi_goal(

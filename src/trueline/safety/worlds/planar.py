@@ -26,7 +26,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import Step
 from trueline.safety.worlds import planar_motion as motion
-from trueline.safety.worlds.checks import read_scales
+from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, seeded
 from trueline.safety.worlds.planar_layout import arrange, cos_sin, free_place, read_arrangement
 from trueline.safety.worlds.planar_lidar import PseudoLidar
 from trueline.safety.worlds.planar_motion import at_rest
@@ -171,7 +171,7 @@ class PlanarWorlds:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (world.observation_size,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.episode_seed = np.zeros(num_envs, np.uint32)
-        self._seeds = np.random.default_rng(seed)
+        self._seeds = seeded(id, seed)
         self.seed_source = self._own_seeds
         self._split, self._threads = costs == "split", threads
         self._places = world.places
@@ -232,7 +232,7 @@ class PlanarWorlds:
     @torch.no_grad()
     def reset_tensors(self, seeds: NDArray[np.uint32] | None = None) -> Tensor:
         """`reset`, with the observations [N, O] on the device."""
-        given = self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds)
+        given = self.seed_source(self.num_envs) if seeds is None else seeds
         with self._own_threads():
             self._begin(np.arange(self.num_envs), given)
             return self._observe(self._state)
@@ -243,9 +243,7 @@ class PlanarWorlds:
         self._place(rows, drawn.xy, drawn.rot)
 
     def _reseed(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> Tensor:
-        if seeds.shape != ids.shape:
-            raise ConfigError(f"seeds of shape {seeds.shape} were given for {len(ids)} episodes. Give one for each.")
-        self.episode_seed[ids] = seeds
+        self.episode_seed[ids] = read_seeds(self.id, seeds, len(ids))
         rows = torch.as_tensor(ids, device=self.device)
         self._seed[rows] = torch.as_tensor(self.episode_seed[ids].astype(np.int64), device=self.device)
         return rows
@@ -272,7 +270,8 @@ class PlanarWorlds:
 
         `info` holds goal_met (bool [N]) where there is a goal, and the indicator [N] of each constraint by name.
         """
-        step = self.step_tensors(torch.tensor(np.asarray(actions, dtype=np.float32), device=self.device))
+        given = read_actions(self.id, actions, (self.num_envs, 2)).astype(np.float32)
+        step = self.step_tensors(torch.tensor(given, device=self.device))
         return Step(
             _numpy(step.obs),
             _numpy(step.reward.double()),
@@ -442,6 +441,8 @@ class PlanarWorlds:
 
     def layout(self, i: int) -> dict[str, Any]:
         """The arrangement environment `i` started from: name -> [n][2] metres, "agent_rot" radians."""
+        if not self._begun:
+            raise ConfigError(f"{self.id} has no layout before its first reset. Call reset() once.")
         found: dict[str, Any] = {}
         for place, xy in zip(self._places, _numpy(self._start_xy[:, :, i]).T.tolist(), strict=True):
             found.setdefault(place.name, []).append(xy)
@@ -551,7 +552,7 @@ class PlanarWorlds:
 
     def close(self) -> None:
         """Free the state."""
-        del self._state
+        self.__dict__.pop("_state", None)  # closing twice does no harm
 
 
 class PlanarGoalWorlds(PlanarWorlds):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
-from trueline.safety.worlds.checks import read_scales, refuse_another
+from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_scales, read_seeds, refuse_another, seeded
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
@@ -382,7 +382,7 @@ class VelocityWorlds:
         self.episode_seed = np.zeros(num_envs, np.uint32)
         self.autoreset = True
         self._streams = [np.random.Generator(np.random.PCG64(0)) for _ in range(num_envs)]  # of the starts
-        self._seeds = np.random.default_rng(seed)
+        self._seeds = seeded(id, seed)
         self.seed_source: SeedSource = self._own_seeds
         self._runner, self._substeps = task.runner, task.runner.substeps
         self._begun = False
@@ -391,6 +391,7 @@ class VelocityWorlds:
         self._open_batch(threads)
         self._prepare_judging()
         size = self._joints.shape[1] + sum(part.shape[1] for part in self._parts)
+        self._last = np.zeros((num_envs, size))  # the observations returned last
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float64)
         low, high = self.model.actuator_ctrlrange.T.astype(np.float32)
@@ -406,6 +407,7 @@ class VelocityWorlds:
         bind = self._batch.bind
         self._batch.reset(stage=_UNTOUCHED)
         self._start = self._batch.state[0].copy()
+        self._start[0] = BEGIN_S  # the time comes first
         self._qpos, self._ctrl, self._time = bind("qpos"), bind("ctrl"), bind("time")
         self._motion = self._batch.state[:, 1 : 1 + model.nq + model.nv]  # what follows the time
         self._joints = self._motion[:, runner.hidden :]
@@ -460,7 +462,7 @@ class VelocityWorlds:
     def reset(self, seeds: NDArray[np.uint32] | None = None) -> Array:
         """Start a new episode everywhere; seeds [N] or None -> observations [N, O]."""
         everyone = np.arange(self.num_envs)
-        return self.begin(everyone, self.seed_source(self.num_envs) if seeds is None else np.asarray(seeds))
+        return self.begin(everyone, self.seed_source(self.num_envs) if seeds is None else seeds)
 
     def begin(self, rows: NDArray[np.intp], seeds: NDArray[Any] | None = None) -> Array:
         """Start new episodes in `rows` alone -> the observations [N, O] of all.
@@ -469,9 +471,11 @@ class VelocityWorlds:
         """
         if not self._begun and len(rows) < self.num_envs:
             raise ConfigError(f"{self.id} was begun in some rows before its first reset. Call reset() once.")
-        self._begin(np.asarray(rows), seeds)
+        ids = np.asarray(rows)
+        self._begin(ids, None if seeds is None else read_seeds(self.id, seeds, len(ids)))
         self._begun = True
-        return self._observe()
+        self._last = self._observe()
+        return self._last
 
     def _begin(self, ids: NDArray[np.intp], seeds: NDArray[Any] | None) -> None:
         """Start the episodes of `seeds` in environments `ids`: the model's own pose, with Gymnasium's noise."""
@@ -495,7 +499,7 @@ class VelocityWorlds:
                 mujoco.mju_normalize4(motion[3:7])  # as MuJoCo 2.3.3 did by itself
         self._batch.forward(ids, stage=_CURRENT)
         self._elapsed[ids] = 0
-        self._clock[ids] = 0.0
+        self._clock[ids] = BEGIN_S
         self._locate()
         self._before[ids] = self._place[ids]
         if runner.inside:
@@ -509,7 +513,8 @@ class VelocityWorlds:
 
         `info` holds, each [N]: cost_velocity, reward_ctrl (minus the control cost), x_velocity and x_position (of y
         too where it moves there), and diverged. An episode whose simulation diverged is truncated with reward −10 and
-        cost 1. Raises ConfigError for actions of another shape or that are not numbers.
+        cost 1, and its last observation is that of the step before. Raises ConfigError for actions of another shape or
+        that are not numbers.
         """
         bad = self._drive(self._reach, self._ctrl, self._checked(actions))
         if bad >= 0:
@@ -531,10 +536,7 @@ class VelocityWorlds:
     def _checked(self, actions: NDArray[Any]) -> Array:
         if not self._begun:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
-        actions = np.ascontiguousarray(actions, np.float64)
-        if actions.shape != self._ctrl.shape:
-            raise ConfigError(f"{self.id} was given actions of shape {actions.shape}. It takes {self._ctrl.shape}.")
-        return actions
+        return read_actions(self.id, actions, self._ctrl.shape)
 
     def _go_on(self) -> Step:
         """The control interval with the controls that are set."""
@@ -548,10 +550,15 @@ class VelocityWorlds:
         told, flags = np.empty(self._told_shape), np.empty((3, self.num_envs), np.bool_)
         ended = self._judge(*self._judged, told, flags)
         obs = final_obs = self._observe()
-        if ended and self.autoreset:
-            ids = np.flatnonzero(flags[0] | flags[1])
-            self._begin(ids, self.seed_source(len(ids)))
-            obs = self._observe()
+        if ended:
+            lost = flags[2]
+            # What a simulation was put back to says nothing about where it was: the last that was seen of it does.
+            final_obs[lost] = self._last[lost]
+            if self.autoreset:
+                ids = np.flatnonzero(flags[0] | flags[1])
+                self._begin(ids, self.seed_source(len(ids)))
+                obs = self._observe()
+        self._last = obs
         return Step(obs, told[0], told[1][:, None], flags[0], flags[1], final_obs, _Told(self._rows, told, flags[2]))
 
     def _locate(self) -> None:
@@ -642,7 +649,8 @@ class VelocityWorlds:
         for stream, place in zip(self._streams, state["streams"], strict=False):
             stream.bit_generator.state = place
         self._seeds.bit_generator.state = state["seeds"]
-        return self._observe()
+        self._last = self._observe()
+        return self._last
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
@@ -678,7 +686,7 @@ class VelocityWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        del self._batch
+        self.__dict__.pop("_batch", None)  # closing twice does no harm
 
 
 def make_velocity(

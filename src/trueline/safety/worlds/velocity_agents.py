@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
 from trueline.rl.multi_agent import MultiAgentStep
+from trueline.safety.worlds.checks import read_actions
 from trueline.safety.worlds.velocity import RUNNERS, Runner, Speed, VelocityTask, VelocityWorlds
 
 if TYPE_CHECKING:
@@ -378,10 +379,7 @@ class MultiAgentVelocity:
                 raise ConfigError(
                     f"{self.id} was given no actions for {agent}. Give them for {', '.join(self.agents)}."
                 )
-            given, wanted = np.shape(actions[agent]), (self.num_envs, len(motors))
-            if given != wanted:
-                raise ConfigError(f"{self.id} was given actions of shape {given} for {agent}. It takes {wanted}.")
-            joint[:, motors] = actions[agent]
+            joint[:, motors] = read_actions(self.id, actions[agent], (self.num_envs, len(motors)), agent)
         return joint
 
     def _told(self, step: Step) -> MultiAgentStep:

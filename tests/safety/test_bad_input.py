@@ -1,0 +1,165 @@
+"""What every kind of world is given wrongly: one clear sentence, and nothing has changed; or it simply works."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trueline.core.errors import ConfigError
+from trueline.rl.worlds import make
+from trueline.safety.worlds.manipulation_agents import make_hand_agents
+from trueline.safety.worlds.multi_goal import make_multi_goal
+from trueline.safety.worlds.velocity_agents import make_team
+
+ALONE = {
+    "navigation": "SafetyPointGoal1-v0",
+    "velocity": "SafetyHopperVelocity-v1",
+    "manipulation": "TruelineMobileArmCloseDrawer-v0",
+    "planar": "PlanarPointGoal1-v0",
+}
+TOGETHER = {
+    "rooms for two": (make_multi_goal, "SafetyPointMultiGoal2-v0"),
+    "teams": (make_team, "Safety2x3HalfCheetahVelocity-v0"),
+    "hands": (make_hand_agents, "TruelineHandOver-Finger-TwoAgents-v0"),
+}
+KINDS = [*ALONE, *TOGETHER]
+
+
+def opened(kind: str, n: int = 2, **options):
+    if kind in ALONE:
+        return make(ALONE[kind], n, **options)
+    maker, id = TOGETHER[kind]
+    return maker(id, n, **options)
+
+
+def acts(env, value: float = 0.0):
+    """Actions for all environments, by agent where there are several."""
+    if hasattr(env, "agents"):
+        return {agent: np.full((env.num_envs, *env.action_spaces[agent].shape), value) for agent in env.agents}
+    return np.full((env.num_envs, *env.action_space.shape), value)
+
+
+def observed(obs) -> np.ndarray:
+    return np.concatenate(list(obs.values()), axis=1) if isinstance(obs, dict) else obs
+
+
+def refused(call, *says: str) -> None:
+    """A ConfigError of one or two sentences in a single line, which says these things."""
+    with pytest.raises(ConfigError) as error:
+        call()
+    said = str(error.value)
+    assert "\n" not in said
+    for what in says:
+        assert what in said, said
+
+
+def lists(actions):
+    return {a: v.tolist() for a, v in actions.items()} if isinstance(actions, dict) else actions.tolist()
+
+
+@pytest.mark.parametrize(
+    "seeds", [[-1, 0], [0, 2**32], [0.5, 1.0], [0.0, 1.0], ["a", "b"], [[0], [1, 2]], [True, False]]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_that_are_none_are_refused(kind, seeds):
+    env = opened(kind)
+    first = observed(env.reset(np.array([3, 4], np.uint32)))
+    refused(lambda: env.reset(seeds), "Give whole numbers from 0 to 4294967295", env.id)
+    assert env.episode_seed.tolist() == [3, 4]
+    np.testing.assert_array_equal(observed(env.reset(np.array([3, 4], np.uint32))), first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_of_any_whole_type_are_taken_and_another_number_of_them_is_not(kind):
+    env = opened(kind)
+    first = observed(env.reset(np.array([3, 2**32 - 1], np.uint32)))
+    for seeds in ([3, 2**32 - 1], (3, 2**32 - 1), np.array([3, 2**32 - 1], np.int64)):
+        np.testing.assert_array_equal(observed(env.reset(seeds)), first)
+    for seeds in ([3], [1, 2, 3], 3, [[1, 2]]):
+        refused(lambda seeds=seeds: env.reset(seeds), "for 2 episodes. Give one for each")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_world_is_made_with_a_whole_seed(kind, seed):
+    refused(lambda: opened(kind, seed=seed), f"seed is {seed!r}", "Give a whole number, 0 or more")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_may_be_lists(kind):
+    env, twin = opened(kind), opened(kind)
+    for world in (env, twin):
+        world.reset(np.array([3, 4], np.uint32))
+    by_list, by_array = env.step(lists(acts(env, 0.25))), twin.step(acts(twin, 0.25))
+    np.testing.assert_array_equal(observed(by_list.obs), observed(by_array.obs))
+    np.testing.assert_array_equal(by_list.reward, by_array.reward)
+
+
+@pytest.mark.parametrize("bad", [[[0.0], [0.0, 0.0]], [["left", "right"]] * 2, None, [[None]]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_that_are_no_array_of_numbers_are_refused(kind, bad):
+    env = opened(kind)
+    env.reset(np.array([3, 4], np.uint32))
+    given = dict.fromkeys(env.agents, bad) if hasattr(env, "agents") else bad
+    refused(lambda: env.step(given), env.id, "(2, ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_actions_that_are_not_numbers_are_refused_before_anything_moves(kind):
+    env, twin = opened(kind), opened(kind)
+    for world in (env, twin):
+        world.reset(np.array([3, 4], np.uint32))
+    refused(lambda: env.step(acts(env, np.nan)), env.id, "in environment")
+    ours, theirs = env.step(acts(env, 0.25)), twin.step(acts(twin, 0.25))
+    np.testing.assert_array_equal(observed(ours.obs), observed(theirs.obs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_world_may_be_closed_twice(kind):
+    env = opened(kind)
+    env.reset()
+    env.close()
+    env.close()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALONE if hasattr(make(ALONE[kind], 1), "layout")])
+def test_there_is_no_layout_before_the_first_reset(kind):
+    env = opened(kind)
+    refused(lambda: env.layout(0), env.id, "Call reset() once")
+    env.reset()
+    assert env.layout(0)["goal"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "planar"])
+def test_the_last_observation_of_a_diverged_episode_is_that_of_the_step_before(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warning to a log in the working directory
+    env, calm = opened(kind, 3), opened(kind, 3)
+    for world in (env, calm):
+        world.reset(np.array([3, 4, 5], np.uint32))
+        seen = observed(world.step(acts(world, 0.25)).obs)
+    inner = getattr(env, "_world", env)
+    inner._batch.bind("qvel")[1] = 1e12
+    step, other = env.step(acts(env, 0.25)), calm.step(acts(calm, 0.25))
+    assert step.info["diverged"].tolist() == [False, True, False]
+    final = observed(step.final_obs)
+    np.testing.assert_array_equal(final[1], seen[1])
+    np.testing.assert_array_equal(final[[0, 2]], observed(other.final_obs)[[0, 2]])
+    if hasattr(step, "final_state"):
+        np.testing.assert_array_equal(step.final_state[[0, 2]], other.final_state[[0, 2]])
+        assert not np.array_equal(step.final_state[1], other.final_state[1])
+    # … also right after a checkpoint, from which it is known too.
+    again = opened(kind, 3)
+    seen = observed(again.load_state_dict(calm.state_dict()))
+    getattr(again, "_world", again)._batch.bind("qvel")[2] = 1e12
+    np.testing.assert_array_equal(observed(again.step(acts(again)).final_obs)[2], seen[2])
+
+
+def test_a_diverged_pair_of_agents_violates_every_constraint_in_both_reports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env = opened("rooms for two")
+    env.reset()
+    env._batch.bind("qvel")[0] = 1e12
+    step = env.step(acts(env))
+    assert (step.cost[0] == 1.0).all()
+    for name in env.world.constraints:
+        assert (step.info[name][0] == 1.0).all()
