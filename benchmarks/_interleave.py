@@ -37,7 +37,10 @@ Medians = Mapping[str, Mapping[str, float]]
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS, QUICK_REPEATS = 5, 2
-PACKAGES = ("trueline", "torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "omnisafe")
+PACKAGES = (
+    *("trueline", "torch", "numpy", "mujoco", "gymnasium", "safety-gymnasium", "omnisafe"),
+    *("transformers", "tokenizers", "trl"),
+)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # Load averages below which a machine of two cores counts as quiet: nothing else before, nothing but us after.
 QUIET_BEFORE, QUIET_AFTER = 0.5, 2.0

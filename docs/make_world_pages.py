@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core import registry
+from trueline.rl.exact.optimum import Expected, safest, unconstrained
+from trueline.rl.exact.suite import SUITE
 from trueline.safety.worlds import WORLDS, make_world, open_world
 from trueline.safety.worlds.agents import AGENTS, Agent
 from trueline.safety.worlds.costs import Beyond, Cost, Inside, Moving, Touching, TouchingScenery, WrongButton
@@ -79,6 +81,13 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "MultiGoal": ("multi_agent", ("Safety{Point,Ant}MultiGoal{0,1,2}-v0",)),
     "Planar": ("planar", ("Planar{Point,Car}{Goal0,Goal1,Goal2,Circle0,Circle1,Circle2,Run0}-v0",)),
+    "Exact CMDPs": (
+        "exact",
+        (
+            "Cmdp{,Box}-{Corridor,Gamble,Tolls,Foundry,Garnet1,Garnet2,Garnet3,Garnet4,Garnet5,Garnet6}-v0",
+            "Cmdp{,Box}-v0",
+        ),
+    ),
     "Hands": (
         "manipulation",
         (
@@ -415,6 +424,20 @@ def planar() -> str:
         shown = ", ".join(f"{kind} {span}" for kind, span in zip(world.rings, rings, strict=True)) or "none"
         rows.append((f"`{id}`", world.steps, f"0–{world.body.senses - 1}", shown, world.observation_size, costs))
     return _table(("id", "steps", "own columns", "lidar rings", "columns", "costs"), rows)
+
+
+def exact() -> str:
+    """The suite of exact CMDPs and their optima under limits on expected costs."""
+    rows = []
+    for name, cmdp in SUITE.items():
+        best = Expected.of(cmdp).solve(cmdp)
+        assert best.multipliers is not None
+        sizes = (cmdp.states, cmdp.actions, cmdp.horizon)
+        numbers = (f"{x:.3f}" for x in (unconstrained(cmdp).value, safest(cmdp).value, best.value))
+        limits = ", ".join(f"{cost} {limit:g}" for cost, limit in zip(cmdp.costs, cmdp.limit, strict=True))
+        rows.append((name, *sizes, limits, *numbers, ", ".join(f"{x:.3f}" for x in best.multipliers)))
+    heads = ("instance", "states", "actions", "steps", "limits", "best return", "safest", "best within limits", "λ*")
+    return _table(heads, rows)
 
 
 def manipulation() -> str:
@@ -887,6 +910,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tasks-MultiGoal": lambda: tasks([f"MultiGoal{level}" for level in range(3)], MULTI_GOALS),
     "columns-MultiGoal": multi_goal_columns,
     "planar": planar,
+    "exact": exact,
     "manipulation": manipulation,
     "hand-columns": hand_columns,
     "arm-columns": arm_columns,

@@ -38,7 +38,10 @@ def result(request):
 
 def test_a_result_says_where_and_with_what_it_was_measured(result):
     assert {"python", "trueline", "mujoco", "numpy", "torch", "gymnasium"} <= set(result["versions"]["ours"])
-    assert {"python", "safety-gymnasium", "omnisafe", "mujoco"} <= set(result["versions"]["peer"])
+    if "peer" in result["versions"]:  # some peers live in our own environment
+        assert {"python", "safety-gymnasium", "omnisafe", "mujoco"} <= set(result["versions"]["peer"])
+    else:
+        assert "transformers" in result["versions"]["ours"]
     assert result["cpu"] != "unknown"
     assert result["device"] == "cpu"
     assert len(result["git_commit"].split()[0]) == 40

@@ -1,0 +1,69 @@
+"""Fills the tables of docs/algorithms.md from the registry and the gaps: `python docs/make_algorithm_page.py`.
+
+A test compares the page with what this makes, so that no figure in it can part from the file it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from trueline.core import registry
+
+HERE = Path(__file__).parent
+PAGE = HERE / "algorithms.md"
+GAPS = HERE.parent / "benchmarks" / "results" / "optimum_gaps.json"
+
+
+def _percent(x: float) -> str:
+    return f"{100.0 * x:.1f} %"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    gaps = [training["average"]["gap"] for training in row["trainings"]]
+    failed = [t["instance"] for t in row["trainings"] if not t["average"]["passed"]]
+    return (
+        row["settings"]["case"]["problem"],
+        f"{row['passed']} of {row['of']}",
+        _percent(statistics.median(gaps)),
+        f"{_percent(min(gaps))} to {_percent(max(gaps))}",
+        ", ".join(failed) or "–",
+    )
+
+
+def gaps() -> str:
+    """A line per training series: problem, trainings that passed, gaps, and where it did not."""
+    found = json.loads(GAPS.read_text(encoding="utf-8"))["rows"]
+    lines = ["| row | problem | passed | median gap | gaps | not passed on |", "|---|---|---|---|---|---|"]
+    lines += [f"| `{name.split(',')[0]}`{name[len(name.split(',')[0]) :]} | {' | '.join(_cells(row))} |"
+              for name, row in found.items()]  # fmt: skip
+    return "\n".join(lines)
+
+
+def rows() -> str:
+    """From paper to row to test."""
+    lines = ["| paper | row | what it is | level | test |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {entry.reference} | `{entry.name}` | {entry.summary} | {entry.level} | `{entry.test}` |"
+        for entry in registry.entries("recipe")
+        if entry.target.startswith("trueline.safety.")
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"gaps": gaps, "rows": rows}
+
+
+def filled(text: str) -> str:
+    """The page with its tables."""
+    for name, table in TABLES.items():
+        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
