@@ -226,3 +226,22 @@ def test_a_reader_that_leaves_early_is_no_error():
     )
     assert run.stderr == ""
     assert "Traceback" not in run.stdout
+
+
+def test_convert_says_what_is_missing(trueline, tmp_path):
+    said = trueline("convert", tmp_path, tmp_path / "out")
+    assert said.code == 2
+    assert "has no pytorch_model*.bin to convert" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_a_training_would_take_or_that_it_cannot(trueline, tmp_path):
+    rows = [{"prompt": "a", "completion": "b" * n} for n in range(1, 9)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = trueline("train", "sft", f"data.path={tmp_path / 'data.jsonl'}", "--dry-run", "--root", tmp_path / "runs")
+    assert said.code == 0
+    assert "steps" in said.out
+    assert not (tmp_path / "runs").exists()
+    said = trueline("train", "ppo", "--dry-run")
+    assert said.code == 2
+    assert "recipe 'ppo' has no dry run" in said.err

@@ -98,7 +98,7 @@ def train(
     Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld,
     RunError.
     """
-    plan = _nested({**(config or {}), **settings})
+    plan = nested({**(config or {}), **settings})
     built = recipe_config(recipe, preset, plan)
     folder = start_training(
         recipe,
@@ -230,7 +230,7 @@ def sweep(
     A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an earlier
     sweep of the same grid, only what is missing is trained. Raises as `train`; a diverged point is counted instead.
     """
-    given = {"recipe": recipe, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}
+    given = {"recipe": recipe, "preset": preset, "config": nested(config or {}), "seeds": seeds, "threads": threads}
     spec = build(SweepSpec, {**given, "grid": {key: tuple(values) for key, values in grid.items()}}, where="sweep")
     return run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
 
@@ -260,7 +260,7 @@ def report(run: str | Path, *, root: str | Path = "runs") -> Path:
     return folder / "report.html"
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as nested tables."""
     plan = Plan(recipe="")
     for key, value in settings.items():

@@ -163,6 +163,17 @@ def _show_settings(kind: str, name: str) -> None:
         print(f"preset {preset}: {flat or 'the defaults'}")
 
 
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="A model folder with pickled weights.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+) -> None:
+    """Rewrite a language model's pickled weights as safetensors; a file that would run code is refused."""
+    from trueline.language.models import convert as rewritten
+
+    _say(f"wrote {rewritten(folder, out)}")
+
+
 # -- runs that do something -------------------------------------------------------------------------------------------
 
 
@@ -182,10 +193,16 @@ def train(
     help_settings: Annotated[
         bool, typer.Option("--help-settings", help="Show the recipe's settings and leave.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the training would take and see, and leave.")
+    ] = False,
 ) -> None:
     """Train a recipe; what it made lies in a run folder, whose path is the last line."""
     if help_settings:
         _show_settings("recipe", recipe)
+        return
+    if dry_run:
+        _rehearse(recipe, preset, _values(overrides), _pairs(inputs, "--input", "ROLE=RUN"), root, seed)
         return
     from trueline import api
 
@@ -202,6 +219,19 @@ def train(
             wandb="trueline" if wandb else None,
         )
     _print_training(result)
+
+
+def _rehearse(
+    recipe: str, preset: str | None, settings: dict[str, Any], inputs: dict[str, str], root: Path, seed: int
+) -> None:
+    from trueline.api import nested
+    from trueline.core.recipe import recipe_config, rehearse
+    from trueline.core.subject import load_subject
+    from trueline.cycle.training import find_run
+
+    config = recipe_config(recipe, preset, nested(settings))
+    subjects = {role: load_subject(find_run(run, root)) for role, run in inputs.items()}
+    print(rehearse(recipe, config, subjects, root, seed))
 
 
 @app.command()

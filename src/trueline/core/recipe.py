@@ -13,7 +13,7 @@ from trueline.core.errors import ConfigError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 
-__all__ = ["Checks", "Plan", "Recipe", "check_config", "recipe_config"]
+__all__ = ["Checks", "Plan", "Recipe", "Rehearses", "check_config", "recipe_config", "rehearse"]
 
 
 class Recipe(Protocol):
@@ -36,6 +36,15 @@ class Checks(Protocol):
 
         `root` is the folder of runs, where artefacts that the settings refer to lie.
         """
+        ...
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """Ability of a recipe: it can say what a training would do without doing it."""
+
+    def dry_run(self, config: Any, inputs: Mapping[str, Subject] | None, root: Path | str, seed: int) -> Any:
+        """What a training with these settings would take and see; its `str` is for people."""
         ...
 
 
@@ -102,6 +111,16 @@ def check_config(recipe: str, config: Config, root: Path | str) -> None:
     found = registry.load("recipe", recipe)
     if isinstance(found, Checks):
         found.check(config, Path(root))
+
+
+def rehearse(
+    recipe: str, config: Config, inputs: Mapping[str, Subject] | None = None, root: Path | str = "runs", seed: int = 0
+) -> Any:
+    """What the recipe says of a training before it begins. Raises ConfigError for a recipe that cannot say."""
+    found = registry.load("recipe", recipe)
+    if not isinstance(found, Rehearses):
+        raise ConfigError(f"recipe {recipe!r} has no dry run. Train it with few steps.")
+    return found.dry_run(config, inputs, root, seed)
 
 
 def _laid_over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""Language models as subjects: one that replies, and one that scores; saved in Hugging Face's plain layout."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trueline.core.errors import ConfigError, RunError
+from trueline.language.models import ModelRef, load_folder, load_model, merged, quiet, token_log_prob
+from trueline.language.rollout import Chat, Reply, Sampler, Sampling
+from trueline.language.sampler import Auto, replies_of
+from trueline.language.templates import encode_reply
+
+__all__ = ["LanguageModel", "ScoreModel", "load", "load_score_model", "next_values"]
+
+_TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
+_CARD = "trueline.json"
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer."""
+
+    kind: ClassVar[str] = "language-model"
+
+    def __init__(self, model: Any, tokenizer: Any, parent: str | None = None) -> None:
+        """model: a Hugging Face causal model, with adapters or without; parent: the run it was trained in."""
+        self.model, self.tokenizer, self.parent = model, tokenizer, parent
+
+    @classmethod
+    def of(cls, ref: ModelRef, rng: np.random.Generator) -> LanguageModel:
+        """The model a reference names; see `models.load_model`."""
+        loaded = load_model(ref, rng)
+        return cls(loaded.model, loaded.tokenizer)
+
+    def reply(
+        self, chats: Sequence[Chat], sampling: Sampling, rng: np.random.Generator, sampler: Sampler | None = None
+    ) -> list[Reply]:
+        """One reply to each chat."""
+        rollout = (sampler or Auto()).sample(self, chats, sampling, rng)
+        return replies_of(rollout, self, sampling)
+
+    @torch.inference_mode()
+    def log_prob(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[NDArray[np.float64]]:
+        """Log-probability of each token of each reply, eos included, given its chat, at temperature 1.
+
+        A reply's text is tokenised anew; of tokens that were sampled `Rollout.log_prob` tells exactly.
+        """
+        rows = [encode_reply(self.tokenizer, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
+        found: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
+        was_training = self.model.training
+        self.model.eval()
+        for chunk in _chunks([len(row.tokens) for row in rows]):
+            width = len(rows[chunk[-1]].tokens)
+            padded = [[*rows[r].tokens, *[self.tokenizer.pad_token_id] * (width - len(rows[r].tokens))] for r in chunk]
+            log_prob = token_log_prob(self.model, torch.tensor(padded, device=self.model.device)).double().cpu().numpy()
+            for at, r in enumerate(chunk):
+                found[r] = log_prob[at, : len(rows[r].tokens)][np.array(rows[r].learnt)]
+        self.model.train(was_training)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """A folder that Hugging Face's Auto classes load: adapters are added into the weights of a copy first."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            merged(self.model).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / _CARD).write_text(json.dumps({"parent": self.parent}))
+
+
+def load(folder: Path) -> LanguageModel:
+    """The language model saved in `folder`.  Raises RunError naming what is missing or does not fit."""
+    try:
+        loaded = load_folder(str(folder))
+    except ConfigError as error:
+        raise RunError(str(error)) from None
+    return LanguageModel(loaded.model, loaded.tokenizer, _card(folder).get("parent"))
+
+
+class ScoreModel(nn.Module):
+    """A language model's body with linear heads: rewards, costs, or values, a number each for every token.
+
+    A head's score at column t reads tokens up to and with t (rewards and costs). Its value at column t reads the tokens
+    before t, and is 0 at column 0, before which there is none.
+    """
+
+    kind: ClassVar[str] = "score-model"
+
+    def __init__(self, body: Any, tokenizer: Any, heads: Sequence[str], parent: str | None = None) -> None:
+        """body: a Hugging Face model without an output head; heads: names, such as ("reward", "cost_sum").
+
+        Heads start at 0: every score is 0 until it is learnt, whatever the body.
+        """
+        super().__init__()
+        if not heads or len(set(heads)) < len(heads):
+            raise ConfigError(f"heads {list(heads)} must be one or more different names. Give each score a name.")
+        self.body, self.tokenizer, self.heads, self.parent = body, tokenizer, tuple(heads), parent
+        like = next(body.parameters())
+        # The heads stay in float32: scores are differences of large sums, and there is one row of weights for each.
+        self.linear = nn.Linear(int(body.config.hidden_size), len(self.heads), device=like.device)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def of(cls, model: LanguageModel, heads: Sequence[str]) -> ScoreModel:
+        """Heads on a copy of a language model's body, adapters added into its weights."""
+        plain = merged(model.model)
+        body = copy.deepcopy(plain.base_model) if plain is model.model else plain.base_model
+        return cls(body, model.tokenizer, heads, model.parent)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.linear.weight.device
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Scores [R, L, heads] of tokens [R, L] that begin at column 0 and are padded on the right."""
+        scores: Tensor = self.linear(self.body(input_ids=tokens, use_cache=False).last_hidden_state.float())
+        return scores
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """Values [R, L, heads]: column t is about what follows once tokens 0 … t − 1 are given."""
+        return nn.functional.pad(self(tokens)[:, :-1], (0, 0, 1, 0))
+
+    def save(self, folder: Path) -> None:
+        """The body in Hugging Face's layout, the heads beside it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            merged(self.body).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        weights = {name: tensor.contiguous() for name, tensor in self.linear.state_dict().items()}
+        save_file(weights, folder / "heads.safetensors")
+        (folder / _CARD).write_text(json.dumps({"parent": self.parent, "heads": self.heads}))
+
+
+def load_score_model(folder: Path) -> ScoreModel:
+    """The score model saved in `folder`.  Raises RunError naming what is missing or does not fit."""
+    from transformers import AutoModel, AutoTokenizer
+
+    card = _card(folder)
+    try:
+        with quiet():
+            body = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = ScoreModel(body, tokenizer, card["heads"], card["parent"])
+        model.linear.load_state_dict(load_file(folder / "heads.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunError(f"the score model in {folder} is damaged or of another version: {error}") from None
+    return model.eval()
+
+
+def next_values(values: Tensor, sampled: Tensor) -> Tensor:
+    """V after token t: values [R, L, heads], sampled [R, L] -> [R, L, heads].
+
+    It is the value before token t + 1, and 0 after a row's last sampled token, whether the reply ended there or was cut
+    (corrections L6: a cut reply is not bootstrapped).
+    """
+    after = nn.functional.pad(values[:, 1:], (0, 0, 0, 1))
+    goes_on = nn.functional.pad(sampled[:, 1:], (0, 1)) & sampled
+    return torch.where(goes_on[..., None], after, 0.0)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / _CARD
+    if not path.is_file():
+        return {}  # a plain Hugging Face folder is a language model too
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise RunError(f"{path} is damaged. Put it back, or train the model again.") from None
+
+
+def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows in order of length, in parts that fit one forward pass when padded; the last of a part is its longest."""
+    part: list[int] = []
+    for r in sorted(range(len(lengths)), key=lambda r: lengths[r]):
+        if part and (len(part) + 1) * lengths[r] > _TOKENS_AT_ONCE:
+            yield part
+            part = []
+        part.append(r)
+    if part:
+        yield part

@@ -1,0 +1,620 @@
+"""Supervised training of language models, written once: rows, batches, loss, step.
+
+A row of the table of recipes is a `Supervised`: a name, its configuration with what it learns (`loss`, objectives.py),
+and named settings. A step takes `batch_size` items in the data's order, cuts them into batches that fit the memory, and
+divides the sum of their losses by what the whole step counts: tokens, or pairs. So a step is the same step however it
+is cut or packed.
+
+The result is a `LanguageModel`, or a `ScoreModel` where a score is learnt. Everything random comes from the run's
+streams: the weights a model begins with, the order of the rows, and dropout, which each step seeds anew. A run that is
+killed and resumed on a CPU ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from trueline.core.config import Config
+from trueline.core.errors import CheckpointError, ConfigError, Diverged
+from trueline.core.files import to_json
+from trueline.core.progress import progress, stage
+from trueline.core.run import Run, stop_asked
+from trueline.core.subject import Subject
+from trueline.language.batches import Batch, Codec, Item, Row
+from trueline.language.data_order import DataOrder
+from trueline.language.forward import Memory, Models, activation_bytes, learning_mode, plain
+from trueline.language.models import ModelRef, attach_lora, context_of, end_tokens
+from trueline.language.objectives import (
+    Cost,
+    Dpo,
+    Figure,
+    Ipo,
+    Kto,
+    Likelihood,
+    Objective,
+    Packing,
+    Reward,
+    Rewriting,
+    Simpo,
+)
+from trueline.language.optimiser import AdamW, Optimiser
+from trueline.language.records import Data, Table, hold_out, load
+from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.templates import TEMPLATES
+
+__all__ = [
+    "CostModelling",
+    "DryRun",
+    "FineTuning",
+    "PreferenceTuning",
+    "Prepared",
+    "RewardModelling",
+    "RewritingModelling",
+    "Supervised",
+    "Training",
+    "prepare",
+]
+
+MARKS = "⟦", "⟧"  # around what is learnt, in rows that are shown
+
+
+# --- settings ---
+
+
+class Training(Config):
+    """Settings every supervised recipe shares."""
+
+    model: ModelRef = ModelRef()  # with a warm start, its template and adapters alone
+    data: Data
+    evaluation: Data | None = None  # rows to evaluate with
+    held_out: float = Field(0.0, ge=0, lt=1)  # or: share of the prompts of `data` that are put aside for it
+    length: int = Field(1024, ge=2)  # tokens of the longest sequence; no more than the model's context is used
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)  # steps of the optimiser, instead of epochs
+    batch_size: int = Field(8, ge=1)  # items of a step
+    micro_batch: int | None = Field(None, ge=1)  # rows or items at once; none: the whole step
+    optimiser: AdamW = AdamW()
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    autocast: Literal["bfloat16"] | None = None  # type of the matrix products; weights keep theirs
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    learner_threads: int = Field(1, ge=1)
+    eval_steps: int = Field(100, ge=1)  # steps between evaluations
+    log_steps: int = Field(10, ge=1)  # steps whose mean is logged
+    checkpoint_steps: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _one_way_to_evaluate(self) -> Self:
+        if self.evaluation is not None and self.held_out:
+            raise ValueError("evaluation and held_out are both given. Give the rows to evaluate with, or a share.")
+        return self
+
+
+class _Sequences(Training):
+    """Settings where single sequences are learnt."""
+
+    packing: bool = False  # several sequences in a row of `length` tokens, apart from each other
+
+
+class FineTuning(_Sequences):
+    """Settings of supervised fine-tuning."""
+
+    loss: Likelihood = Likelihood()
+
+
+class RewritingModelling(_Sequences):
+    """Settings of the sequence-to-sequence reward model."""
+
+    loss: Rewriting = Rewriting()
+
+
+class RewardModelling(Training):
+    """Settings of the scalar reward model."""
+
+    loss: Reward = Reward()
+    optimiser: AdamW = AdamW(lr=1e-4)
+
+
+class CostModelling(Training):
+    """Settings of the cost model."""
+
+    loss: Cost = Cost()
+    optimiser: AdamW = AdamW(lr=1e-4)
+
+
+class PreferenceTuning(Training):
+    """Settings of learning from preferences without a reward model."""
+
+    loss: Dpo | Ipo | Simpo | Kto = Dpo()  # told apart by `kind`
+    optimiser: AdamW = AdamW(lr=1e-6)
+
+    @model_validator(mode="after")
+    def _pairs_of_prompts(self) -> Self:
+        if isinstance(self.loss, Kto) and self.batch_size < 2:
+            raise ValueError("batch_size is 1, but kto compares each prompt with another's answer. Use 2 or more.")
+        return self
+
+
+def objective_of(config: Training) -> Objective:
+    """What a configuration learns."""
+    return config.loss  # type: ignore[attr-defined]  # every recipe's settings have it
+
+
+# --- data ---
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Items to learn from, by source, and to evaluate with; and what is known of them."""
+
+    sources: tuple[tuple[Item, ...], ...]
+    evaluation: tuple[Item, ...]
+    facts: Mapping[str, Any]  # counts by source, what did not fit, hashes
+
+    def order(self, data: Data, seed: int) -> DataOrder:
+        """The order in which items come."""
+        return DataOrder([len(items) for items in self.sources], data.weights, data.shuffle, seed)
+
+    @property
+    def sha256(self) -> str:
+        """Of the records everything was made from."""
+        return str(self.facts["sha256"])
+
+
+def prepare(config: Training, tokenizer: Any, context: int, ends: tuple[int, ...], root: Path | str = ".") -> Prepared:
+    """The rows that a configuration names, as tokens no longer than `context`.
+
+    Raises ConfigError for a row that cannot be used, named by its number and source, and where nothing is left.
+    """
+    objective = objective_of(config)
+    tables, held = _tables(config, objective, root)
+    codec = Codec(tokenizer, config.data, context, ends)
+    sources = tuple(_items(table, objective, codec) for table in tables)
+    for table, items in zip(tables, sources, strict=True):
+        if not items:
+            raise ConfigError(
+                f"no row of {table.name} is left to learn from: {_counted(codec.counts)}. "
+                "Use a longer length, or another policy for long texts."
+            )
+    aside = Codec(tokenizer, config.evaluation or config.data, context, ends)
+    evaluation = tuple(item for table in held for item in _items(table, objective, aside))
+    hashes = [table.sha256 for table in (*tables, *held)]
+    facts = {
+        "sources": [_described(table, len(items)) for table, items in zip(tables, sources, strict=True)],
+        "evaluation": [_described(table, 0) | {"items": len(evaluation)} for table in held],
+        "fitted": dict(codec.counts + aside.counts),
+        "tokens": sum(len(row.tokens) for items in sources for item in items for row in item.rows),
+        "sha256": hashes[0] if len(hashes) == 1 else _hash_of(hashes),
+    }
+    return Prepared(sources, evaluation, facts)
+
+
+def _tables(config: Training, objective: Objective, root: Path | str) -> tuple[list[Table], list[Table]]:
+    """To learn from, and to evaluate with."""
+    tables = load(config.data, objective.accepts, root)
+    if config.evaluation is not None:
+        return tables, load(config.evaluation, objective.accepts, root)
+    if not config.held_out:
+        return tables, []
+    split = [hold_out(table, config.held_out) for table in tables]
+    for table, part in zip(tables, split, strict=True):
+        if not part.train.rows or not part.held_out.rows:
+            raise ConfigError(
+                f"held_out = {config.held_out} of the prompts of {table.name} leaves one side empty. "
+                "Give more prompts, another share, or rows of their own to evaluate with."
+            )
+    return [part.train for part in split], [part.held_out for part in split]
+
+
+def _items(table: Table, objective: Objective, codec: Codec) -> tuple[Item, ...]:
+    return tuple(
+        item
+        for record, number in zip(table.rows, table.numbers, strict=True)
+        for item in objective.items(record, codec, f"row {number} of {table.name}")
+    )
+
+
+def _described(table: Table, items: int) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "format": table.format,
+        "records": len(table.rows),
+        "items": items,
+        "dropped": dict(table.dropped),
+        "sha256": table.sha256,
+    }
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items())
+
+
+def left_out(facts: Mapping[str, Any]) -> list[str]:
+    """What of the data was not used, or not whole, as a user is told it."""
+    told = [
+        f"{source['name']}: left out {_counted(Counter(source['dropped']))}"
+        for source in (*facts["sources"], *facts["evaluation"])
+        if source["dropped"]
+    ]
+    return told + ([f"longer than the context: {_counted(Counter(facts['fitted']))}"] if facts["fitted"] else [])
+
+
+def _hash_of(hashes: Sequence[str]) -> str:
+    import hashlib
+
+    return hashlib.sha256(to_json(list(hashes)).encode()).hexdigest()
+
+
+# --- what would happen ---
+
+
+class DryRun(NamedTuple):
+    """What a training would do, without doing it."""
+
+    steps: int
+    tokens: int  # read by the model over all steps, padding not counted
+    memory: Memory
+    rows: tuple[str, ...]  # the first three, as the model reads them, what is learnt between ⟦ and ⟧
+    facts: Mapping[str, Any]  # of the data
+
+    def __str__(self) -> str:
+        """A few lines for a terminal."""
+        parts = ", ".join(f"{name} {_mib(size)}" for name, size in self.memory._asdict().items() if size)
+        lines = [f"{self.steps:,} steps, {self.tokens:,} tokens", f"memory about {_mib(self.memory.total)}: {parts}"]
+        lines += [
+            f"{source['name']}: {source['items']:,} items of {source['records']:,} {source['format']} rows"
+            for source in self.facts["sources"]
+        ]
+        return "\n".join([*lines, *(f"{k}: {row}" for k, row in enumerate(self.rows, 1))])
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def shown(tokenizer: Any, row: Row) -> str:
+    """The text of a row as the model reads it, what is learnt between ⟦ and ⟧."""
+    pieces, t = [], 0
+    while t < len(row.tokens):
+        learnt, end = row.weight[t] > 0, t
+        while end < len(row.tokens) and (row.weight[end] > 0) == learnt:
+            end += 1
+        text = tokenizer.decode(row.tokens[t:end].tolist(), skip_special_tokens=False)
+        pieces.append(f"{MARKS[0]}{text}{MARKS[1]}" if learnt else text)
+        t = end
+    return "".join(pieces)
+
+
+# --- recipe ---
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A row: a name, settings whose `loss` says what is learnt, and named settings."""
+
+    name: str
+    Config: type[Training]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check(self, config: Training, root: Path) -> None:
+        """Raises what `train` would raise for rows that are missing or of another format."""
+        _tables(config, objective_of(config), root)
+
+    def dry_run(
+        self, config: Training, inputs: Mapping[str, Subject] | None = None, root: Path | str = ".", seed: int = 0
+    ) -> DryRun:
+        """Steps, tokens, memory and the first three rows.  Raises what `train` would raise at its start."""
+        made = _Made.of(config, inputs or {}, np.random.default_rng(seed))
+        prepared = prepare(config, made.tokenizer, made.context, made.ends, root)
+        steps, order = steps_of(config, prepared), prepared.order(config.data, seed)
+        read = 0
+        first: list[str] = []
+        for place in order.take(steps * config.batch_size):
+            item = prepared.sources[place.source][place.row]
+            read += sum(len(row.tokens) for row in item.rows)
+            if len(first) < 3:
+                first.append(" | ".join(shown(made.tokenizer, row) for row in item.rows))
+        return DryRun(steps, read, memory_of(config, made, prepared), tuple(first), prepared.facts)
+
+    def train(self, config: Training, run: Run, inputs: Mapping[str, Subject]) -> LanguageModel | ScoreModel:
+        """Train; `inputs["policy"]` is what to start from, `inputs["reference"]` what preferences are measured beside.
+
+        A score is learnt by the body of a language model with a fresh head, or by a score model that goes on. Resumes
+        from the run's last checkpoint. Raises ConfigError for data or models that do not fit, Diverged when the loss or
+        the gradient is no longer finite, CheckpointError when the data changed since the run began.
+        """
+        return Trainer(config, run, inputs).train()
+
+
+def steps_of(config: Training, prepared: Prepared) -> int:
+    """Steps of the optimiser; the last one of the last epoch is a whole one too."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return math.ceil(config.epochs * sum(map(len, prepared.sources)) / config.batch_size)
+
+
+# --- models ---
+
+
+@dataclass(slots=True)
+class _Made:
+    """The model to train, with what has to be known of it."""
+
+    model: Any  # a causal language model, or a ScoreModel
+    tokenizer: Any
+    context: int
+    ends: tuple[int, ...]
+    reference: Any = None  # a model of its own to compare with
+
+    @classmethod
+    def of(cls, config: Training, inputs: Mapping[str, Subject], rng: np.random.Generator) -> _Made:
+        """From the settings, or from the warm start."""
+        unknown = sorted(set(inputs) - {"policy", "reference"})
+        if unknown:
+            raise ConfigError(f"this recipe has no input {unknown[0]!r}. Its inputs are policy and reference.")
+        objective = objective_of(config)
+        start, score = inputs.get("policy"), objective.score is not None
+        reference = _reference(inputs.get("reference"), objective)
+        if config.model.template != "own" and isinstance(start, LanguageModel | ScoreModel):
+            start.tokenizer.chat_template = TEMPLATES[config.model.template]
+        if isinstance(start, ScoreModel) and score:
+            return cls._of_scores(start, config, reference)
+        if start is not None and not isinstance(start, LanguageModel):
+            raise ConfigError(
+                f"the warm start is a {start.kind!r}. Give a language model" + (" or scores." if score else ".")
+            )
+        seed = int(rng.integers(2**63))
+        lora = config.model.lora
+        base = config.model if not score else config.model.model_copy(update={"lora": None})
+        if start is None:
+            start = LanguageModel.of(base, np.random.default_rng(seed))
+        elif lora is not None and not score:
+            start = LanguageModel(attach_lora(start.model, lora, seed), start.tokenizer)
+        if not score:
+            length = min(config.length, context_of(start.model))
+            return cls(start.model, start.tokenizer, length, end_tokens(start.model, start.tokenizer), reference)
+        if lora is not None:
+            raise ConfigError("a score model is trained whole: adapters have no place in it. Leave model.lora out.")
+        assert objective.score is not None
+        return cls._of_scores(ScoreModel.of(start, (objective.score,)), config, reference)
+
+    @classmethod
+    def _of_scores(cls, model: ScoreModel, config: Training, reference: Any) -> _Made:
+        wanted = objective_of(config).score
+        if wanted not in model.heads:
+            raise ConfigError(
+                f"the score model gives {', '.join(model.heads)}, but {wanted} is learnt here. Start from another."
+            )
+        length = min(config.length, context_of(model.body))
+        return cls(model, model.tokenizer, length, (model.tokenizer.eos_token_id,), reference)
+
+    @property
+    def inner(self) -> Any:
+        """The Hugging Face model."""
+        return self.model.body if isinstance(self.model, ScoreModel) else self.model
+
+
+def _reference(given: Subject | None, objective: Objective) -> Any:
+    if given is None:
+        return None
+    if not objective.compares:
+        raise ConfigError(f"{objective.kind} has no use for a reference. Leave that input out.")
+    if not isinstance(given, LanguageModel):
+        raise ConfigError(f"the reference is a {given.kind!r}. Give a language model.")
+    return given.model
+
+
+def memory_of(config: Training, made: _Made, prepared: Prepared) -> Memory:
+    """Bytes of training, estimated from shapes; the batch is of the longest rows."""
+    objective = objective_of(config)
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in made.model.parameters()]
+    weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    items = [item for source in prepared.sources for item in source]
+    longest = max(len(row.tokens) for item in items for row in item.rows)
+    rows = len(items[0].rows) * (config.micro_batch or config.batch_size)
+    if getattr(config, "packing", False):
+        mean = prepared.facts["tokens"] / sum(len(item.rows) for item in items)
+        rows, longest = min(config.micro_batch or rows, math.ceil(rows * mean / made.context)), made.context
+    kept = activation_bytes(
+        made.inner,
+        rows,
+        longest,
+        head=objective.score is None,
+        checkpointing=config.gradient_checkpointing,
+    )
+    copied = objective.compares and (made.reference is not None or not hasattr(made.model, "disable_adapter"))
+    return Memory(weights, trained, 2 * trained, weights if copied else 0, kept // (2 if config.autocast else 1))
+
+
+# --- the loop ---
+
+
+class Trainer:
+    """One training run: what it holds is what a checkpoint stores."""
+
+    def __init__(self, config: Training, run: Run, inputs: Mapping[str, Subject]) -> None:
+        """Builds the model and reads the data."""
+        self.config, self.run, self.objective = config, run, objective_of(config)
+        torch.set_num_threads(config.learner_threads)
+        self.device = device_of(config.device)
+        self.made = _Made.of(config, inputs, run.rng("model"))
+        self.prepared = prepare(config, self.made.tokenizer, self.made.context, self.made.ends, run.folder.parent)
+        self.model: nn.Module = self.made.model.to(self.device)
+        if config.gradient_checkpointing:
+            checkpoint_activations(plain(self.made.inner))
+        if self.made.reference is not None:
+            self.made.reference.to(self.device)
+        self.models = Models(
+            self.model,
+            scorer=self._scores if self.objective.score else None,
+            frozen=self.made.reference,
+            compares=self.objective.compares,
+            bfloat16=config.autocast is not None,
+            device=self.device,
+        )
+        self.steps = steps_of(config, self.prepared)
+        self.order = self.prepared.order(config.data, int(run.rng("order").integers(2**31)))
+        self.optimiser = Optimiser(config.optimiser, self.model.parameters(), self.steps)
+        room = self.made.context if getattr(config, "packing", False) else None
+        pad = self.made.tokenizer.pad_token_id
+        self.packing = Packing(pad, config.micro_batch or 2**31, room)
+        self.step, self.tokens = 0, 0
+        self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
+        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+
+    def _scores(self, batch: Batch) -> Tensor:
+        head = self.made.model.heads.index(self.objective.score)
+        scores: Tensor = self.model(batch.tokens)[..., head]
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next, besides the run's streams."""
+        return {
+            "weights": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
+            "optimiser": self.optimiser.state_dict(),
+            "order": self.order.state_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+            "window": self.window,
+            "data": self.prepared.sha256,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        if state["data"] != self.prepared.sha256:
+            raise CheckpointError(
+                f"the data of run {self.run.id} changed since it began. Put the rows back, or start the run again."
+            )
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if p.requires_grad:
+                    p.copy_(state["weights"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order.load_state_dict(state["order"])
+        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self.window = {name: list(pair) for name, pair in state["window"].items()}
+
+    def train(self) -> LanguageModel | ScoreModel:
+        """All steps, then the subject."""
+        self.run.manifest["data"] = self.prepared.sha256
+        saved = self.run.restore()
+        if saved is not None:
+            self.load_state_dict(saved)
+        self.run.write_json("data.json", self.prepared.facts)
+        for sentence in left_out(self.prepared.facts):
+            stage(sentence)
+        config = self.config
+        with progress(self.steps, self.run.manifest["name"]) as bar, _own_randomness(self.device):
+            bar.start_at(self.step)
+            while self.step < self.steps:
+                loss = self.one_step()
+                bar.advance(1, f"loss {loss:.3f}")
+                last = self.step == self.steps
+                if self.step % config.eval_steps == 0 or last:
+                    self._look()
+                if self.step % config.checkpoint_steps == 0 or last or stop_asked():
+                    self.run.save(self.step, self.state_dict())
+        return self.subject()
+
+    def subject(self) -> LanguageModel | ScoreModel:
+        """The model as it stands, to be used; it shares its weights with the training."""
+        self.model.eval()
+        if isinstance(self.made.model, ScoreModel):
+            self.made.model.parent = self.parent
+            return self.made.model
+        return LanguageModel(self.made.model, self.made.tokenizer, self.parent)
+
+    def one_step(self) -> float:
+        """One step of the optimiser on the next items; returns its loss.  Raises Diverged."""
+        places = self.order.take(self.config.batch_size)
+        items = [self.prepared.sources[place.source][place.row] for place in places]
+        torch.manual_seed(int(self.run.rng("dropout").integers(2**63)))
+        learning_mode(self.model, self.objective.dropout)
+        total, loss = self.objective.total(items), 0.0
+        for micro in self.objective.micros(items, self.packing, self.models):
+            terms = self.objective.terms(self.models, micro.to(self.device))
+            (terms.loss / total).backward()
+            loss += terms.loss.item() / total
+            self._count(terms.figures)
+        self.step += 1
+        if not math.isfinite(loss):
+            raise Diverged(self.step, "the loss", self.run.last_checkpoint)
+        lr = self.optimiser.lr
+        norm = self.optimiser.step().item()
+        if not math.isfinite(norm):
+            raise Diverged(self.step, "the gradient", self.run.last_checkpoint)
+        self.tokens += sum(len(row.tokens) for item in items for row in item.rows)
+        self._count({"loss": Figure(torch.tensor(loss), 1.0), "gradient_norm": Figure(torch.tensor(norm), 1.0)})
+        if self.step % self.config.log_steps == 0 or self.step == self.steps:
+            means = {f"train/{name}": total / over for name, (total, over) in self.window.items() if over}
+            self.run.log(self.step, **means, **{"train/lr": lr, "train/tokens": float(self.tokens)})
+            self.window = {}
+        return loss
+
+    def _count(self, figures: Mapping[str, Figure]) -> None:
+        for name, figure in figures.items():
+            kept = self.window.setdefault(name, [0.0, 0.0])
+            kept[0] += float(figure.sum)
+            kept[1] += float(figure.over)
+
+    def _look(self) -> None:
+        """Evaluate on the held-out items, and let whoever watches look at the subject."""
+        if self.prepared.evaluation:
+            self.run.log(self.step, **{f"eval/{name}": x for name, x in self.evaluated().items()})
+        self.run.offer(self.step, self.subject)
+
+    @torch.no_grad()
+    def evaluated(self) -> dict[str, float]:
+        """Loss and figures over the held-out items."""
+        self.model.eval()
+        items, size = self.prepared.evaluation, self.config.batch_size
+        loss, sums, overs = 0.0, defaultdict[str, float](float), defaultdict[str, float](float)
+        for at in range(0, len(items), size):
+            for micro in self.objective.micros(items[at : at + size], self.packing, self.models):
+                terms = self.objective.terms(self.models, micro.to(self.device))
+                loss += terms.loss.item()
+                for name, figure in terms.figures.items():
+                    sums[name] += float(figure.sum)
+                    overs[name] += float(figure.over)
+        figures = {name: sums[name] / overs[name] for name in sums if overs[name]}
+        return {"loss": loss / self.objective.total(items), **figures}
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a Hugging Face model compute its layers' activations again in the backward pass.
+
+    Raises ConfigError for an architecture that cannot.
+    """
+    # transformers renamed the method in 5.x and warns about the older name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError:
+        raise ConfigError(
+            f"{type(model).__name__} cannot compute activations again. Set gradient_checkpointing to false."
+        ) from None
+
+
+def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device a setting names; "auto" is the accelerator if there is one."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ConfigError("device is 'cuda', but torch sees no CUDA device here. Set device to 'auto' or 'cpu'.")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Puts torch's random state back at the end: every step seeds it for its dropout."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
