@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import io
 import itertools
+import json
 import math
 import re
 import sys
@@ -438,6 +439,18 @@ def exact() -> str:
         rows.append((name, *sizes, limits, *numbers, ", ".join(f"{x:.3f}" for x in best.multipliers)))
     heads = ("instance", "states", "actions", "steps", "limits", "best return", "safest", "best within limits", "λ*")
     return _table(heads, rows)
+
+
+def throughput() -> str:
+    """Rates of every family that a bar or a peer is stated for."""
+    found = json.loads((HERE.parent / "benchmarks" / "results" / "worlds_throughput.json").read_text(encoding="utf-8"))
+    rows = []
+    for c in found["comparisons"]:
+        if c["against"] is None:
+            continue
+        bar = "–" if c["at_least"] is None else f"{c['at_least']:g}x" + ("" if c["met"] else ", **missed**")
+        rows.append((c["what"].replace("trueline ", ""), f"{c['value']:.3g}x", bar, f"{c['ceiling']:.3g}x"))
+    return _table(("what", "measured", "bar", "ceiling"), rows)
 
 
 def manipulation() -> str:
@@ -911,6 +924,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "columns-MultiGoal": multi_goal_columns,
     "planar": planar,
     "exact": exact,
+    "worlds-throughput": throughput,
     "manipulation": manipulation,
     "hand-columns": hand_columns,
     "arm-columns": arm_columns,

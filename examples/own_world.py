@@ -22,7 +22,7 @@ WORLD = World(
 if __name__ == "__main__":
     env = open_world("Puddles-v0", WORLD, num_envs=8, costs="split")
     env.reset(np.arange(8, dtype=np.uint32))
-    total = np.zeros(2)
+    rng, total = np.random.default_rng(0), np.zeros(2)
     for _ in range(env.max_episode_steps):
-        total += env.step(np.random.default_rng(0).uniform(-1, 1, (8, 2))).cost.sum(axis=0)
+        total += env.step(rng.uniform(-1, 1, (8, 2))).cost.sum(axis=0)
     print({name: int(count) for name, count in zip(env.costs, total, strict=True)})

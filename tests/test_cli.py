@@ -75,6 +75,8 @@ def test_many_names_are_listed_by_family_and_one_family_or_pattern_in_full(truel
     assert {e["name"] for e in goals} == {e["name"] for e in every if e["family"] == "Goal"} != set()
     some = json.loads(trueline("list", "envs", "SafetyCar*2-v0", "--json").out)
     assert {"SafetyCarGoal2-v0", "SafetyCarRace2-v0"} <= {e["name"] for e in some}
+    (pair,) = json.loads(trueline("list", "envs", "SafetyPointMultiGoal1-v0", "--json").out)
+    assert pair["kind"] == "multi-agent env"
     said = trueline("list", "envs", "Gaol")
     assert said.code == 2
     assert "Goal" in said.err

@@ -38,6 +38,7 @@ KINDS = {
     "responses": "response",
     "subjects": "subject",
     "benchmarks": "benchmark",
+    "text-data": "text-data",
 }
 
 app = typer.Typer(
@@ -102,7 +103,10 @@ def list_names(
         return
     if kind not in KINDS:
         raise UnknownName(_one_of("kind of name", kind, KINDS))
-    entries = registry.entries(KINDS[kind])
+    # Worlds of several agents are another kind of thing to make, but whoever looks for a world looks here.
+    entries = [
+        e for name in ((kind, "multi-agent-envs") if kind == "envs" else (kind,)) for e in registry.entries(KINDS[name])
+    ]
     families = sorted({entry.family for entry in entries if entry.family})
     if only is not None:
         entries = [e for e in entries if e.family == only or fnmatchcase(e.name, only)]

@@ -288,3 +288,14 @@ def test_without_pettingzoo_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pettingzoo", None)
     with pytest.raises(MissingExtra, match=r"trueline\[games\]"):
         importlib.import_module("trueline.rl.to_pettingzoo")
+
+
+def test_a_world_of_several_agents_is_made_by_its_id_and_not_as_one_of_a_single_agent():
+    from trueline.core.errors import ConfigError
+    from trueline.rl import worlds
+    from trueline.rl.to_pettingzoo import ToPettingZoo
+
+    with pytest.raises(ConfigError, match="a world of several agents"):
+        worlds.make("SafetyPointMultiGoal1-v0", 1)
+    assert len(ToPettingZoo("SafetyPointMultiGoal1-v0").possible_agents) == 2
+    assert worlds.make_multi_agent("SafetyPointMultiGoal1-v0", 3).num_envs == 3

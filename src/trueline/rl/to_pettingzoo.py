@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, MissingExtra
+from trueline.rl import worlds
 from trueline.rl.env import Visible
 from trueline.rl.multi_agent import MultiAgentVectorEnv
 
@@ -38,12 +39,15 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
     says which episode runs, and what the world tells about its steps is there too. `state()` is the world's.
     """
 
-    def __init__(self, factory: Callable[[int], MultiAgentVectorEnv], render_mode: str | None = None) -> None:
-        """factory: a function from a number of environments to a world; called with 1.
+    def __init__(
+        self, factory: Callable[[int], MultiAgentVectorEnv] | str, render_mode: str | None = None, **options: Any
+    ) -> None:
+        """factory: the id of a world of several agents, made with `options`, or a function from a number of
+        environments to such a world; called with 1.
 
-        Raises ConfigError when pictures are asked for that the world does not have.
+        Raises UnknownName for an id, ConfigError when pictures are asked for that the world does not have.
         """
-        self.world = factory(1)
+        self.world = worlds.make_multi_agent(factory, 1, **options) if isinstance(factory, str) else factory(1)
         if self.world.num_envs != 1:
             raise ConfigError(f"the factory made {self.world.num_envs} copies of {self.world.id}, but was asked for 1.")
         modes = ["rgb_array"] if isinstance(self.world, Visible) else []

@@ -12,6 +12,7 @@ from trueline.rl.augmented_world import shown
 from trueline.rl.env import VectorEnv
 
 if TYPE_CHECKING:
+    from trueline.rl.multi_agent import MultiAgentVectorEnv
     from trueline.rl.policy import WorldRef
 
 
@@ -26,6 +27,10 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
         factory = registry.load("env", id)
         _refuse_unknown(id, factory, options)
         return factory(id, num_envs=num_envs, threads=threads, **options)
+    if id in {entry.name for entry in registry.entries("multi-agent env")}:
+        raise ConfigError(
+            f"{id} is a world of several agents. Make it with rl.worlds.make_multi_agent or ToPettingZoo."
+        )
     import gymnasium as gym
 
     if id not in gym.registry:
@@ -37,6 +42,13 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     from trueline.rl.from_gymnasium import FromGymnasium
 
     return FromGymnasium(id, num_envs, **options)
+
+
+def make_multi_agent(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> MultiAgentVectorEnv:
+    """N copies of the world of several agents called `id`.  Raises UnknownName, or ConfigError for a wrong option."""
+    factory = registry.load("multi-agent env", id)
+    _refuse_unknown(id, factory, options)
+    return factory(id, num_envs=num_envs, threads=threads, **options)
 
 
 def of(ref: WorldRef, num_envs: int = 1, threads: int = 1) -> VectorEnv:

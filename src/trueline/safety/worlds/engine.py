@@ -320,9 +320,10 @@ class NavigationWorlds:
         terminated |= ~self._body.alive() & ~diverged
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
-        before, flat = self._last, self._observe()
+        flat = self._seen()
         if diverged.any():
-            flat[diverged] = before[diverged]  # the last that was seen of it
+            flat[diverged] = self._last[diverged]  # the last that was seen of it
+        np.copyto(self._last, flat)
         obs = final_obs = self._formed(flat)
         ended = terminated | truncated
         if ended.any() and self.autoreset:
@@ -436,10 +437,15 @@ class NavigationWorlds:
         return True
 
     def _observe(self) -> Array:
+        """Flat observations [N, O], which are remembered: what is handed out may be written into."""
+        out = self._seen()
+        np.copyto(self._last, out)
+        return out
+
+    def _seen(self) -> Array:
         """Flat observations [N, O]: own senses, then one lidar ring per kind of object."""
         agent, world = self.world.agent, self.world
         out = np.empty((self.num_envs, world.observation_size))
-        self._last = out  # what is written into it below
         self._body.read(out)
         if not world.rings:
             return out

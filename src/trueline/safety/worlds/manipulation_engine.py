@@ -181,8 +181,9 @@ class ManipulationWorlds:
         """Start a new episode everywhere; seeds [N] or None -> observations [N, O]."""
         everyone = np.arange(self.num_envs)
         self._begin(everyone, self.seed_source(self.num_envs) if seeds is None else seeds)
-        self._last = self.rig.observe()
-        return self._last
+        obs = self.rig.observe()
+        np.copyto(self._last, obs)  # a copy: what is handed out may be written into
+        return obs
 
     def _begin(self, ids: NDArray[np.intp], given: NDArray[Any]) -> None:
         seeds = read_seeds(self.id, given, len(ids))
@@ -234,7 +235,7 @@ class ManipulationWorlds:
             self._begin(ids, self.seed_source(len(ids)))
             obs = final_obs.copy()
             obs[ids] = rig.observe()[ids]
-        self._last = obs
+        np.copyto(self._last, obs)
         return Step(obs, reward, cost[:, None].copy(), terminated, truncated, final_obs, info)
 
     def _advance(self) -> NDArray[np.bool_]:
@@ -312,8 +313,8 @@ class ManipulationWorlds:
         self.episode_seed[:] = state["episode_seed"]
         self._seeds.bit_generator.state = state["seeds"]
         self._begun = True
-        self._last = np.array(state["shown"])  # the last bits of forces depend on that point too
-        return self._last
+        np.copyto(self._last, state["shown"])  # the last bits of forces depend on that point too
+        return self._last.copy()
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 

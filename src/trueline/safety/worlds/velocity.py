@@ -474,8 +474,9 @@ class VelocityWorlds:
         ids = np.asarray(rows)
         self._begin(ids, None if seeds is None else read_seeds(self.id, seeds, len(ids)))
         self._begun = True
-        self._last = self._observe()
-        return self._last
+        obs = self._observe()
+        np.copyto(self._last, obs)  # a copy: what is handed out may be written into
+        return obs
 
     def _begin(self, ids: NDArray[np.intp], seeds: NDArray[Any] | None) -> None:
         """Start the episodes of `seeds` in environments `ids`: the model's own pose, with Gymnasium's noise."""
@@ -558,7 +559,7 @@ class VelocityWorlds:
                 ids = np.flatnonzero(flags[0] | flags[1])
                 self._begin(ids, self.seed_source(len(ids)))
                 obs = self._observe()
-        self._last = obs
+        np.copyto(self._last, obs)
         return Step(obs, told[0], told[1][:, None], flags[0], flags[1], final_obs, _Told(self._rows, told, flags[2]))
 
     def _locate(self) -> None:
@@ -649,8 +650,9 @@ class VelocityWorlds:
         for stream, place in zip(self._streams, state["streams"], strict=False):
             stream.bit_generator.state = place
         self._seeds.bit_generator.state = state["seeds"]
-        self._last = self._observe()
-        return self._last
+        obs = self._observe()
+        np.copyto(self._last, obs)
+        return obs
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
