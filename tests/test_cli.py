@@ -51,7 +51,9 @@ def test_import_may_stand_anywhere_before_the_dashes():
 
 def test_list_counts_what_each_kind_lists(trueline):
     counts = json.loads(trueline("list", "--json").out)
-    assert counts == {plural: len(registry.entries(kind)) for plural, kind in KINDS.items()}
+    several = len(registry.entries("multi-agent env"))
+    expected = {plural: len(registry.entries(kind)) for plural, kind in KINDS.items()}
+    assert counts == expected | {"envs": expected["envs"] + several}
     for plural, count in counts.items():
         assert len(json.loads(trueline("list", plural, "--json").out)) == count
 

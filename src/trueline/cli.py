@@ -95,7 +95,7 @@ def list_names(
 ) -> None:
     """Show the names that are registered, with reference, verification level and test; many names by family."""
     if kind is None:
-        counts = {plural: len(registry.entries(singular)) for plural, singular in KINDS.items()}
+        counts = {plural: len(_listed(plural)) for plural in KINDS}
         if as_json:
             _print_json(counts)
         else:
@@ -103,10 +103,7 @@ def list_names(
         return
     if kind not in KINDS:
         raise UnknownName(_one_of("kind of name", kind, KINDS))
-    # Worlds of several agents are another kind of thing to make, but whoever looks for a world looks here.
-    entries = [
-        e for name in ((kind, "multi-agent-envs") if kind == "envs" else (kind,)) for e in registry.entries(KINDS[name])
-    ]
+    entries = _listed(kind)
     families = sorted({entry.family for entry in entries if entry.family})
     if only is not None:
         entries = [e for e in entries if e.family == only or fnmatchcase(e.name, only)]
@@ -127,6 +124,12 @@ def list_names(
         [[e.name, e.summary, e.reference, e.level, e.test] for e in entries],
         f"no {kind} are registered",
     )
+
+
+def _listed(kind: str) -> list[Entry]:
+    # Worlds of several agents are another kind of thing to make, but whoever looks for a world looks under envs.
+    kinds = ("envs", "multi-agent-envs") if kind == "envs" else (kind,)
+    return [entry for name in kinds for entry in registry.entries(KINDS[name])]
 
 
 def _by_family(entries: Sequence[Entry]) -> list[list[str]]:
