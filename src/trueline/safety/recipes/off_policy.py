@@ -108,7 +108,12 @@ DDPG_LAG = OffPolicyRecipe(
 DDPG_PID = OffPolicyRecipe(
     "ddpg-pid",
     Constrained,
-    _presets(_over(DETERMINISTIC, PID), _over(GOAL1, GOAL1_PID), _over(FAST, FAST_LIMITED)),
+    _presets(
+        # Its published file begins with no multiplier, where TD3's and SAC's begin with 0.001.
+        _over(DETERMINISTIC, PID, {"constraint": {"kind": "pid", "init": 0.0}}),
+        _over(GOAL1, GOAL1_PID, {"constraint": {"kind": "pid", "init": 0.0}}),
+        _over(FAST, FAST_LIMITED),
+    ),
     DDPG_UPDATE,
 )
 TD3 = OffPolicyRecipe("td3", OffPolicy, _presets(DETERMINISTIC, GOAL1, FAST), Td3())

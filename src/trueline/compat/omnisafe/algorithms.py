@@ -1,0 +1,106 @@
+"""Names of algorithms: which the original has, and which rows they are here.
+
+An algorithm is listed when its row is registered, which is when it has been measured against its own optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from trueline.core import registry
+from trueline.core.errors import UnknownName, nearest
+
+__all__ = ["ALGORITHM2TYPE", "ALGORITHMS", "NOT_HERE", "Algorithm", "find"]
+
+Constraint = Literal["none", "lagrange", "pid", "limit", "barrier", "switch", "saute", "simmer", "early"]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One algorithm of the original and the row that trains it."""
+
+    name: str
+    recipe: str
+    update: Literal["first-order", "natural", "off-policy"]
+    constraint: Constraint
+
+    @property
+    def type(self) -> str:
+        """The original's folder of it: "on-policy" or "off-policy"."""
+        return "off-policy" if self.update == "off-policy" else "on-policy"
+
+
+_TABLE: tuple[Algorithm, ...] = (
+    Algorithm("PolicyGradient", "pg", "first-order", "none"),
+    Algorithm("NaturalPG", "npg", "natural", "none"),
+    Algorithm("TRPO", "trpo", "natural", "none"),
+    Algorithm("PPO", "ppo", "first-order", "none"),
+    Algorithm("PPOLag", "ppo-lag", "first-order", "lagrange"),
+    Algorithm("TRPOLag", "trpo-lag", "natural", "lagrange"),
+    Algorithm("RCPO", "rcpo", "natural", "lagrange"),
+    Algorithm("PDO", "pdo", "first-order", "lagrange"),
+    Algorithm("CPPOPID", "ppo-pid", "first-order", "pid"),
+    Algorithm("TRPOPID", "trpo-pid", "natural", "pid"),
+    Algorithm("CPO", "cpo", "natural", "limit"),
+    Algorithm("PCPO", "pcpo", "natural", "limit"),
+    Algorithm("FOCOPS", "focops", "first-order", "lagrange"),
+    Algorithm("CUP", "cup", "first-order", "lagrange"),
+    Algorithm("IPO", "ipo", "first-order", "barrier"),
+    Algorithm("P3O", "p3o", "first-order", "limit"),
+    Algorithm("OnCRPO", "oncrpo", "natural", "switch"),
+    Algorithm("PPOSaute", "ppo-saute", "first-order", "saute"),
+    Algorithm("TRPOSaute", "trpo-saute", "natural", "saute"),
+    Algorithm("PPOSimmerPID", "ppo-simmer-pid", "first-order", "simmer"),
+    Algorithm("TRPOSimmerPID", "trpo-simmer-pid", "natural", "simmer"),
+    Algorithm("PPOEarlyTerminated", "ppo-early", "first-order", "early"),
+    Algorithm("TRPOEarlyTerminated", "trpo-early", "natural", "early"),
+    Algorithm("DDPG", "ddpg", "off-policy", "none"),
+    Algorithm("TD3", "td3", "off-policy", "none"),
+    Algorithm("SAC", "sac", "off-policy", "none"),
+    Algorithm("DDPGLag", "ddpg-lag", "off-policy", "lagrange"),
+    Algorithm("TD3Lag", "td3-lag", "off-policy", "lagrange"),
+    Algorithm("SACLag", "sac-lag", "off-policy", "lagrange"),
+    Algorithm("DDPGPID", "ddpg-pid", "off-policy", "pid"),
+    Algorithm("TD3PID", "td3-pid", "off-policy", "pid"),
+    Algorithm("SACPID", "sac-pid", "off-policy", "pid"),
+)
+_ROWS = {entry.name for entry in registry.entries("recipe")}
+_BY_NAME: Mapping[str, Algorithm] = {a.name: a for a in _TABLE if a.recipe in _ROWS}
+
+# Of the original, without a row to stand for them.
+NOT_HERE: Mapping[str, str] = {
+    **{a.name: a.type for a in _TABLE if a.recipe not in _ROWS},
+    **dict.fromkeys(("PETS", "LOOP", "SafeLOOP", "CCEPETS", "RCEPETS", "CAPPETS"), "model-based"),
+    **dict.fromkeys(("VAEBC", "BCQ", "BCQLag", "CRR", "CCRR", "COptiDICE"), "offline"),
+    "CRABS": "off-policy",
+}
+
+
+def _of_type(wanted: str) -> tuple[str, ...]:
+    return tuple(name for name, algorithm in _BY_NAME.items() if algorithm.type == wanted)
+
+
+ALGORITHMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "on-policy": _of_type("on-policy"),
+        "off-policy": _of_type("off-policy"),
+        "model-based": (),
+        "offline": (),
+        "all": tuple(_BY_NAME),
+    }
+)
+ALGORITHM2TYPE: Mapping[str, str] = MappingProxyType({name: algorithm.type for name, algorithm in _BY_NAME.items()})
+
+
+def find(name: str) -> Algorithm:
+    """The algorithm called `name`. Raises UnknownName with what there is for any other."""
+    found = _BY_NAME.get(name)
+    if found is not None:
+        return found
+    listed = ", ".join(_BY_NAME)
+    if name in NOT_HERE:
+        raise UnknownName(f"{name} ({NOT_HERE[name]}) has no row behind this interface. There are {listed}.")
+    raise UnknownName(f"no algorithm is called {name!r}.{nearest(name, _BY_NAME)} There are {listed}.")

@@ -1,0 +1,1 @@
+"""What grids of experiments call."""
