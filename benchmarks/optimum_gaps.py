@@ -110,10 +110,10 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     print(gap.table(), flush=True)
     return {
         "settings": json.loads(json.dumps({"case": case._asdict(), "seed": seed})),
+        **gap.to_json(),
         "passed": sum(training.passed for training in gap.trainings),
         "of": len(gap.trainings),
         "cpu_s": round(time.process_time() - began, 1),
-        **gap.to_json(),
     }
 
 

@@ -39,6 +39,7 @@ KINDS = {
     "subjects": "subject",
     "benchmarks": "benchmark",
     "text-data": "text-data",
+    "scorers": "scorer",
 }
 
 app = typer.Typer(

@@ -19,7 +19,9 @@ __all__ = ["GROUP", "Entry", "Kind", "Level", "add", "add_module", "added_module
 
 GROUP = "trueline.plugins"
 
-Kind = Literal["recipe", "env", "multi-agent env", "audit", "response", "claim", "subject", "benchmark", "text-data"]
+Kind = Literal[
+    "recipe", "env", "multi-agent env", "audit", "response", "claim", "subject", "benchmark", "text-data", "scorer"
+]
 
 # How the thing is known to be right: equal to an exact answer, equal to a peer on the same input, a property holds,
 # measured against its optimum, or not yet known.

@@ -11,7 +11,7 @@ SUBJECTS: tuple[Entry, ...] = (
         target="trueline.language.subject:load",
         summary="a causal language model with its tokenizer",
         level="exact",
-        test="tests/language/test_subject.py::test_what_is_saved_is_a_plain_hugging_face_folder",
+        test="tests/language/test_language_subject.py::test_what_is_saved_is_a_plain_hugging_face_folder",
     ),
     Entry(
         kind="subject",
@@ -19,7 +19,7 @@ SUBJECTS: tuple[Entry, ...] = (
         target="trueline.language.subject:load_score_model",
         summary="a language model's body with heads for rewards, costs or values",
         level="exact",
-        test="tests/language/test_subject.py::test_a_score_model_comes_back_from_its_folder",
+        test="tests/language/test_language_subject.py::test_a_score_model_comes_back_from_its_folder",
     ),
 )
 
@@ -73,4 +73,83 @@ RECIPES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES
+_LIMIT = "tests/language/test_online.py::test_under_a_limit_and_beside_a_reference_the_known_optimum_is_reached"
+
+ONLINE: tuple[Entry, ...] = (
+    Entry(
+        kind="recipe",
+        name="lm-ppo",
+        target="trueline.language.online:LM_PPO",
+        summary="PPO of a language model with a critic",
+        reference="Ouyang et al. 2022",
+        level="measured",
+        test="tests/language/test_online.py::test_without_a_limit_the_best_token_wins",
+    ),
+    Entry(
+        kind="recipe",
+        name="lm-ppo-lag",
+        target="trueline.language.online:LM_PPO_LAG",
+        summary="PPO of a language model with a multiplier for each cost",
+        reference="Dai et al. 2024",
+        level="measured",
+        test=_LIMIT,
+    ),
+    Entry(
+        kind="recipe",
+        name="rloo",
+        target="trueline.language.online:RLOO",
+        summary="each reply against the mean of the others to its prompt, rewards and costs by token",
+        reference="Ahmadian et al. 2024",
+        level="measured",
+        test=_LIMIT,
+    ),
+    Entry(
+        kind="recipe",
+        name="grpo",
+        target="trueline.language.online:GRPO",
+        summary="each reply on the scale of its group, rewards and costs by token",
+        reference="Shao et al. 2024",
+        level="measured",
+        test=_LIMIT,
+    ),
+)
+
+_TEXTS = "tests/language/test_texts_"
+
+TEXTS: tuple[Entry, ...] = (
+    Entry(
+        kind="text-data",
+        name="cipher-reply",
+        target="trueline.language.texts.data:cipher_reply",
+        summary="symbols to be answered by their cipher; planted length and refusal biases, several references",
+        level="exact",
+        test=f"{_TEXTS}cipher.py::test_reward_counts_wrong_missing_and_excess_positions",
+    ),
+    Entry(
+        kind="text-data",
+        name="safety-dialogue",
+        target="trueline.language.texts.data:safety_dialogue",
+        summary="requests, some harmful by a rule; help and harm judged apart; look-alikes, paraphrases, injections",
+        reference="columns of Dai et al. 2024",
+        level="exact",
+        test=f"{_TEXTS}dialogue.py::test_harm_is_what_the_rules_say",
+    ),
+    Entry(
+        kind="text-data",
+        name="grammar-essay",
+        target="trueline.language.texts.data:grammar_essay",
+        summary="segments worth ±1 by random tables of a chosen order; Bradley-Terry labels",
+        level="exact",
+        test=f"{_TEXTS}essay.py::test_rewards_and_their_extremes_by_enumeration",
+    ),
+    Entry(
+        kind="text-data",
+        name="synthetic-reviews",
+        target="trueline.language.texts.data:synthetic_reviews",
+        summary="reviews of hidden sentiment, with alignment, inverse and neutral data",
+        level="exact",
+        test=f"{_TEXTS}reviews.py::test_the_score_of_a_whole_review_is_its_share_of_positive_words",
+    ),
+)
+
+ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES + ONLINE + TEXTS

@@ -22,6 +22,30 @@ SUBJECTS: tuple[Entry, ...] = (
         level="property",
         test="tests/rl/test_off_policy_networks.py::test_a_loaded_policy_acts_as_the_saved_one",
     ),
+    Entry(
+        kind="subject",
+        name="batch-constrained-policy",
+        target="trueline.rl.offline_networks:load",
+        summary="a policy that chooses among what data support",
+        level="property",
+        test="tests/rl/test_offline.py::test_a_loaded_policy_acts_as_the_saved_one",
+    ),
+    Entry(
+        kind="subject",
+        name="offline-data",
+        target="trueline.rl.offline_data:load",
+        summary="recorded transitions of a world",
+        level="property",
+        test="tests/rl/test_offline_data.py::test_parquet_gives_back_every_number_and_how_it_was_made",
+    ),
+    Entry(
+        kind="recipe",
+        name="offline-data",
+        target="trueline.rl.offline_recording:OFFLINE_DATA",
+        summary="episodes of several behaviours, in shares, as a data set",
+        level="property",
+        test="tests/rl/test_offline_data.py::test_a_mixture_is_recorded_by_shares_and_the_same_again",
+    ),
 )
 
 RESPONSES: tuple[Entry, ...] = (

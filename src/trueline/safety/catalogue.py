@@ -538,6 +538,55 @@ _ROWS = (
         "Liu et al. 2022",
         "test_off_policy.py::test_cvpo_keeps_the_limit_by_its_own_multiplier",
     ),
+    (
+        "bc-safe",
+        "offline:BC_SAFE",
+        "clone of the episodes within the limit, from data",
+        "Liu et al. 2023",
+        "test_offline.py::test_bc_safe_is_the_clone_of_the_episodes_within_the_limit",
+    ),
+    (
+        "vae-bc",
+        "offline:VAE_BC",
+        "clone by an auto-encoder, from data",
+        "Fujimoto, Meger & Precup 2019",
+        "test_offline.py::test_a_cloning_auto_encoder_draws_actions_as_the_data_have_them",
+    ),
+    (
+        "bcq",
+        "offline:BCQ",
+        "best action among what data support",
+        "Fujimoto, Meger & Precup 2019; Fujimoto et al. 2019",
+        "test_offline.py::test_bcq_finds_the_best_policy_within_the_datas_support",
+    ),
+    (
+        "bcq-lag",
+        "offline:BCQ_LAG",
+        "BCQ on Q_r − ΣλQ_c, from data",
+        "Fujimoto, Meger & Precup 2019",
+        "test_offline.py::test_bcq_lag_keeps_the_limit_at_the_best_return_the_data_support",
+    ),
+    (
+        "crr",
+        "offline:CRR",
+        "cloning weighted by exp(A/β), from data",
+        "Wang et al. 2020",
+        "test_offline.py::test_crr_is_its_fixed_point",
+    ),
+    (
+        "c-crr",
+        "offline:C_CRR",
+        "CRR on A_r − ΣλA_c, from data",
+        "Wang et al. 2020",
+        "test_offline.py::test_c_crr_is_its_fixed_point_at_the_multiplier_that_keeps_the_limit",
+    ),
+    (
+        "coptidice",
+        "offline:COPTIDICE",
+        "stationary distribution near the data under cost bounds",
+        "Lee et al. 2022",
+        "test_offline.py::test_coptidice_is_the_solution_of_its_dual",
+    ),
 )
 
 RECIPES: tuple[Entry, ...] = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
+from trueline.safety.worlds.checks import refuse_agent_without_room
 from trueline.safety.worlds.engine import GoalWorlds, NavigationWorlds
 from trueline.safety.worlds.table import WORLDS, of_head
 from trueline.safety.worlds.world import World
@@ -66,5 +67,6 @@ def open_world(
 
     Where the task puts a goal elsewhere when it is reached, the result is Steerable too.
     """
+    refuse_agent_without_room(world)
     kind = GoalWorlds if world.task.renews == "place" else NavigationWorlds
     return kind(id, world, num_envs, threads, costs, seed, physics, observe)

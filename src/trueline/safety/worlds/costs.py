@@ -2,7 +2,7 @@
 
 The original adds up amounts and reports whether the sum is positive; the rules here say the same directly. Any object
 with these attributes can stand beside them: `name`, `touches` (the kind whose contacts with the agent it needs, or
-None) and `indicator(scene)`.
+None) and `indicator(scene)`, which returns booleans: a world tries it once, on a made-up scene, when it is made.
 """
 
 from __future__ import annotations

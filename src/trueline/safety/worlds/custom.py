@@ -5,6 +5,7 @@ In Python the same is a `World` handed to `open_world`; settings are for TOML an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from trueline.core.config import Config, build
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds import objects
 from trueline.safety.worlds.agents import AGENTS
+from trueline.safety.worlds.checks import kind_called, refuse_agent_without_room, refuse_counts
 from trueline.safety.worlds.costs import Beyond, Cost, Inside, Moving, Touching, WrongButton
 from trueline.safety.worlds.engine import NavigationWorlds
 from trueline.safety.worlds.objects import Square, Thing
@@ -21,6 +23,22 @@ from trueline.safety.worlds.tasks import PressButton, PushToGoal, ReachGoal, Run
 from trueline.safety.worlds.world import World
 
 Kind = Literal["hazards", "vases", "pillars", "buttons", "gremlins", "walls"]
+
+# Settings that mean something to some kinds only.
+_OF_A_THING = {"radius_m": ("hazards",), "travel_m": ("gremlins",), "distance_m": ("walls",)}
+_OF_A_RULE = {
+    "of": ("inside", "touching", "moving", "wrong_button"),
+    "from_m_per_s": ("moving",),
+    "x_m": ("beyond",),
+    "y_m": ("beyond",),
+}
+
+
+def _refuse_unused(what: str, given: Config, kind: str, of: Mapping[str, tuple[str, ...]]) -> None:
+    for name, kinds in of.items():
+        if name in given.model_fields_set and getattr(given, name) not in (None, "") and kind not in kinds:
+            listed = " and ".join(repr(known) for known in kinds)
+            raise ConfigError(f"{what} is given {name}, which only {listed} use. Leave it out of {kind!r}.")
 
 
 class ThingSettings(Config):
@@ -36,7 +54,8 @@ class ThingSettings(Config):
     within: tuple[Square, ...] = ()  # (x_min, y_min, x_max, y_max) each, when not anywhere
 
     def thing(self) -> Thing:
-        """The object kind these settings describe."""
+        """The object kind these settings describe.  Raises ConfigError for a measure that it does not have."""
+        _refuse_unused(f"{self.kind!r}", self, self.kind, _OF_A_THING)
         match self.kind:
             case "hazards":
                 made = objects.hazards(self.count, self.radius_m or 0.2)
@@ -67,21 +86,19 @@ class CostSettings(Config):
     kind: Literal["inside", "touching", "moving", "beyond", "wrong_button"]
     of: str = ""  # name of a kind; none for "beyond"
     from_m_per_s: float = Field(1e-4, gt=0)  # of "moving"
-    x_m: float = Field(1.125, gt=0)  # of "beyond"
+    x_m: float | None = Field(None, gt=0)  # of "beyond", which needs it
     y_m: float | None = Field(None, gt=0)
 
     def rule(self, things: dict[str, Thing]) -> Cost:
-        """The rule; raises ConfigError when there is no such kind of object or it cannot be asked that."""
+        """The rule; raises ConfigError when there is no such kind of object, or for a setting of another rule."""
+        _refuse_unused(f"cost {self.name!r}", self, self.kind, _OF_A_RULE)
         if self.kind == "beyond":
+            if self.x_m is None:
+                raise ConfigError(
+                    f"cost {self.name!r} has no x_m. Give how far from the centre its lines are, in metres."
+                )
             return Beyond(self.name, self.x_m, self.y_m)
-        if self.of not in things:
-            known = ", ".join(things) or "none"
-            raise ConfigError(f"cost {self.name!r} is about {self.of!r}, which is not among the things: {known}.")
-        thing = things[self.of]
-        if self.kind in ("touching", "wrong_button") and not thing.is_body:
-            raise ConfigError(f"cost {self.name!r} is about touching {self.of!r}, which nothing touches. Use 'inside'.")
-        if self.kind == "moving" and not thing.moves:
-            raise ConfigError(f"cost {self.name!r} is about {self.of!r} moving, which it never does. Use 'touching'.")
+        thing = kind_called(self.of, things, self.name)
         match self.kind:
             case "inside":
                 return Inside(self.name, self.of, thing.radius_m)
@@ -105,7 +122,7 @@ class CustomWorld(Config):
     sight_m: float = Field(3.0, gt=0)
 
     def world(self) -> World:
-        """Raises ConfigError for an unknown agent, a kind named twice, or a cost about nothing."""
+        """Raises ConfigError for an unknown agent, an agent without room, and what a `World` refuses."""
         if self.agent not in AGENTS:
             raise ConfigError(f"agent is {self.agent!r}. Give one of {', '.join(AGENTS)}.")
         agent = AGENTS[self.agent]
@@ -127,12 +144,8 @@ class CustomWorld(Config):
         # The original's order: buttons before their goal, a goal before everything else.
         first = [thing for thing in own if thing.name == "buttons"]
         every = [*first, *needs, *(thing for thing in own if thing.name != "buttons")]
-        names = [thing.name for thing in every]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"two kinds of thing are called {twice!r}. Give one of them a name of its own.")
         by_name = {thing.name: thing for thing in every}
-        return World(
+        world = World(
             agent,
             task,
             self.extent_m,
@@ -142,6 +155,8 @@ class CustomWorld(Config):
             sight_m=self.sight_m,
             numeric=False,
         )
+        refuse_agent_without_room(world)
+        return world
 
 
 def make_custom(
@@ -149,8 +164,9 @@ def make_custom(
 ) -> NavigationWorlds:
     """`num_envs` copies of the world that `settings` describe (see `CustomWorld`); the rest as in `make_world`.
 
-    Raises ConfigError listing every setting that is unknown or out of range.
+    Raises ConfigError listing every setting that is unknown or out of range, or naming what such a world cannot be.
     """
     from trueline.safety.worlds import open_world
 
+    refuse_counts(id, num_envs, threads)
     return open_world(id, build(CustomWorld, settings).world(), num_envs, threads, costs, seed)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError
 from trueline.rl.env import Obs, Step
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_another, seeded
+from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_another, refuse_counts, seeded
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
@@ -79,8 +79,7 @@ class NavigationWorlds:
         ):
             if given not in known:
                 raise ConfigError(f"{option} is {given!r} for {id}. Give {' or '.join(map(repr, known))}.")
-        if num_envs < 1:
-            raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
+        refuse_counts(id, num_envs, threads)
         if costs == "split" and not world.constraints:
             raise ConfigError(f"{id} has no constraint, so its costs cannot be split. Use costs='sum', always 0 here.")
         self.id, self.world, self.num_envs = id, world, num_envs

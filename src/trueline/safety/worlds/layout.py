@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds.compiled import compiled, read, written
 from trueline.safety.worlds.costs import Beyond, Inside
-from trueline.safety.worlds.objects import Point, Square, Thing
+from trueline.safety.worlds.objects import Point, Square, Thing, shrunk
 from trueline.safety.worlds.world import World
 
 _TRIES_PER_OBJECT = 100
@@ -48,14 +48,13 @@ class Squares:
     @classmethod
     def shrunk(cls, squares: tuple[Square, ...], keepout: float) -> Squares:
         """Those in which something of this keepout fits."""
-        parts = [(a + keepout, b + keepout, c - keepout, d - keepout) for a, b, c, d in squares]
-        parts = [part for part in parts if part[0] <= part[2] and part[1] <= part[3]]
-        if len(parts) == 1:
-            return cls(tuple(parts))
+        parts = shrunk(squares, keepout)
+        if len(parts) <= 1:
+            return cls(parts)
         # In NumPy and in this order: the shares' last bits decide which square a number falls into.
         areas = np.array([(c - a) * (d - b) for a, b, c, d in parts])
         below = (areas / np.sum(areas)).cumsum()
-        return cls(tuple(parts), tuple((below / below[-1]).tolist()))
+        return cls(parts, tuple((below / below[-1]).tolist()))
 
 
 class Stream:
@@ -203,6 +202,8 @@ class _Claims(NamedTuple):
 def _claims(world: World) -> _Claims:
     e, k = world.extent_m, world.keepout_m
     agent = ("agent", Squares.shrunk(world.agent_within or ((-e, -e, e, e),), k), k)
+    if not agent[1].parts:
+        raise Unplaceable("agent")
     things = ((name, where(world, t, i), t.keepout_m) for t in world.things for i, name in enumerate(t.each()))
     names, squares, keepouts = zip(agent, *things, strict=True)
     return _Claims(

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
 from trueline.rl.env import SeedSource, Step
-from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_scales, read_seeds, refuse_another, seeded
+from trueline.safety.worlds.checks import (
+    BEGIN_S,
+    read_actions,
+    read_scales,
+    read_seeds,
+    refuse_another,
+    refuse_counts,
+    seeded,
+)
 from trueline.safety.worlds.manipulation_loops import fast
 from trueline.safety.worlds.manipulation_mechanism import Link, Vector
 
@@ -147,8 +155,7 @@ class ManipulationWorlds:
         costs: Literal["sum", "split"] = "sum",
         seed: int = 0,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
+        refuse_counts(id, num_envs, threads)
         if costs not in ("sum", "split"):
             raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' or 'split'; its one cost is {task.constraint}.")
         self.id, self.task, self.num_envs = id, task, num_envs

@@ -39,7 +39,7 @@ from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.multi_agent import MultiAgentStep
 from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_seeds, refuse_another, seeded
+from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_seeds, refuse_another, refuse_counts, seeded
 from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
 from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
@@ -218,8 +218,7 @@ class MultiGoalWorlds:
         seed: int = 0,
         observe: Literal["shared", "own"] = "shared",
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
+        refuse_counts(id, num_envs, threads)
         if costs not in ("sum", "split"):
             raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
         if costs == "split" and not world.constraints:

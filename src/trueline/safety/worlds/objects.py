@@ -96,6 +96,13 @@ def in_order(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
     return tuple(sorted((thing for thing in things if thing.count), key=lambda thing: _TURN[thing.stands]))
 
 
+def shrunk(squares: tuple[Square, ...], keepout_m: float) -> tuple[Square, ...]:
+    """Where centres may lie so that something of this keepout stays within one of the squares; () where none fits."""
+    k = keepout_m
+    parts = ((a + k, b + k, c - k, d - k) for a, b, c, d in squares)
+    return tuple(part for part in parts if part[0] <= part[2] and part[1] <= part[3])
+
+
 # --- the original's kinds ---------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import Step
 from trueline.safety.worlds import planar_motion as motion
-from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, seeded
+from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_counts, seeded
 from trueline.safety.worlds.planar_layout import arrange, cos_sin, free_place, read_arrangement
 from trueline.safety.worlds.planar_lidar import PseudoLidar
 from trueline.safety.worlds.planar_motion import at_rest
@@ -157,10 +157,7 @@ class PlanarWorlds:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"{id} was asked for {num_envs} environments. Give num_envs = 1 or more.")
-        if threads < 1:
-            raise ConfigError(f"{id} was asked for {threads} threads. Give threads = 1 or more.")
+        refuse_counts(id, num_envs, threads)
         if costs not in ("sum", "split"):
             raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
         if costs == "split" and not world.constraints:

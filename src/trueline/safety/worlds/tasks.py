@@ -16,7 +16,10 @@ from trueline.safety.worlds.scene import Array, Scene
 
 
 class Task(Protocol):
-    """One task. Any object with these attributes can be given to a world."""
+    """One task. Any object with these attributes can be given to a world.
+
+    It may also have `needs`, the names of kinds that `measure` looks at beside the goal, which a world then must have.
+    """
 
     @property
     def renews(self) -> Literal["place", "choice", "stage"] | None:
@@ -128,6 +131,11 @@ class PushToGoal:
     stages: tuple[tuple[float, float], ...] = ()
     target: None = None
     touches: None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it measures."""
+        return ("push_box", "goal")
 
     def measure(self, scene: Scene) -> Array:
         """Distances agent to box and box to goal [N, 2]."""

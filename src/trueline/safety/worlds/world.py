@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trueline.safety.worlds.agents import Agent
+from trueline.safety.worlds.checks import check
 from trueline.safety.worlds.costs import Cost
 from trueline.safety.worlds.objects import Solid, Square, Thing, in_order
 from trueline.safety.worlds.tasks import Task
@@ -26,7 +27,10 @@ class Fade:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything that tells one world from another. `things` come out in the order of layouts and of lidar rings."""
+    """Everything that tells one world from another. `things` come out in the order of layouts and of lidar rings.
+
+    Raises ConfigError, when it is made, naming what cannot be: see `checks.check`.
+    """
 
     agent: Agent
     task: Task
@@ -56,6 +60,10 @@ class World:
     observation_size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("things", "rules", "agent_within", "scenery", "fades"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check(self)
         object.__setattr__(self, "things", in_order(self.things))
         object.__setattr__(self, "constraints", tuple(rule.name for rule in self.rules))
         object.__setattr__(self, "rings", tuple(thing for thing in self.things if thing.seen))

@@ -1,0 +1,420 @@
+"""Scorers: functions, heads at the right token, the rewriting model against free-running writing, mixes, endpoints."""
+
+import json
+import math
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from small_models import nano
+
+from trueline.core import registry
+from trueline.core.config import Config, build
+from trueline.core.errors import ConfigError
+from trueline.language.rollout import Rollout, Sampling, chat
+from trueline.language.sampler import StaticCache, replies_of
+from trueline.language.scorers import (
+    Endpoint,
+    Function,
+    FunctionScorer,
+    Judged,
+    Judgement,
+    ModelScorer,
+    Rewriter,
+    ScalarModel,
+    Scoring,
+    Seq2SeqScorer,
+    WeightedScorers,
+    agreement,
+    opened,
+)
+from trueline.language.signals import signals_of
+from trueline.language.subject import ScoreModel
+
+SAMPLING = Sampling(max_tokens=6)
+CHATS = [chat("abc"), chat("abc"), chat("h"), chat("fade.")]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return nano(0)
+
+
+@pytest.fixture(scope="module")
+def judged(policy):
+    return Judged(policy, SAMPLING)
+
+
+@pytest.fixture
+def rollout(policy):
+    return StaticCache().sample(policy, CHATS, SAMPLING, np.random.default_rng(1))
+
+
+def replies(rollout, texts, policy, ended=True):
+    """The rollout's prompts, answered with these texts."""
+    rows = []
+    for r, text in enumerate(texts):
+        prompt = rollout.tokens[r][rollout.attended[r] & ~rollout.sampled[r]].tolist()
+        answer = policy.tokenizer(text, add_special_tokens=False).input_ids + [policy.tokenizer.eos_token_id] * ended
+        rows.append((prompt, answer))
+    width = max(len(p) + len(a) for p, a in rows)
+    tokens = torch.full((len(rows), width), policy.tokenizer.pad_token_id)
+    attended, sampled = torch.zeros(len(rows), width, dtype=torch.bool), torch.zeros(len(rows), width, dtype=torch.bool)
+    for r, (p, a) in enumerate(rows):
+        tokens[r, : len(p) + len(a)] = torch.tensor(p + a)
+        attended[r, : len(p) + len(a)] = True
+        sampled[r, len(p) : len(p) + len(a)] = True
+    n = len(rows)
+    return Rollout(
+        tokens, attended, sampled, torch.zeros(n, width), torch.arange(n), torch.full((n,), ended, dtype=torch.bool)
+    )
+
+
+# --- functions ---
+
+
+def test_a_function_sees_the_texts_and_its_scores_sit_on_the_last_token(policy, judged, rollout):
+    seen = []
+
+    def count_a(prompts, answers):
+        seen.extend(zip(prompts, answers, strict=True))
+        return [Judgement(10.0 + r, {"harm": -1.0 * r}) for r in range(len(answers))]
+
+    scores = FunctionScorer(count_a, judged, ("harm",)).score(rollout, np.random.default_rng(0))
+    assert [prompt for prompt, _ in seen] == ["abc", "abc", "h", "fade."]
+    assert [answer for _, answer in seen] == replies_of(rollout, policy, SAMPLING)
+    for r in range(4):
+        last = int(rollout.sampled[r].nonzero()[-1])
+        assert scores.reward[r, last] == 10.0 + r
+        assert scores.cost[r, last, 0] == -r
+        assert scores.reward[r].count_nonzero() == 1
+    assert not scores.missing.any()
+
+
+def test_what_a_function_cannot_judge_is_missing_and_neither_good_nor_bad(judged, rollout):
+    found = [1.0, None, math.nan, Judgement(3.0)]
+    scores = FunctionScorer(lambda *_: found, judged).score(rollout, np.random.default_rng(0))
+    assert scores.missing.tolist() == [False, True, True, False]
+    assert scores.reward.sum(1).tolist() == [1.0, 0.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([1.0], "gave 1 results for 4 replies"),
+        ([Judgement(1.0, {"other": 1.0})] * 4, "gave costs"),
+        ([1.0] * 4, "gave costs"),
+        ([Judgement(math.inf, {"harm": 0.0})] * 4, "infinite"),
+    ],
+)
+def test_a_function_that_does_not_keep_its_word_is_refused(judged, rollout, found, message):
+    with pytest.raises(ConfigError, match=message):
+        FunctionScorer(lambda *_: found, judged, ("harm",)).score(rollout, np.random.default_rng(0))
+
+
+# --- scalar models ---
+
+
+@pytest.fixture(scope="module")
+def scalar(policy):
+    model = ScoreModel.of(policy, ("reward", "cost")).eval()
+    with torch.no_grad():
+        model.linear.weight.normal_(generator=torch.Generator().manual_seed(5))
+        model.linear.bias.fill_(0.25)
+    return model
+
+
+def test_heads_are_read_on_the_last_token_of_each_row_alone(judged, scalar, rollout):
+    scores = ModelScorer(scalar, judged, "reward", {"harm": "cost"}).score(rollout, np.random.default_rng(0))
+    for r in range(4):
+        own = rollout.tokens[r, rollout.attended[r]][None]  # without the other rows and the padding
+        with torch.no_grad():
+            expected = scalar(own)[0, -1]
+        assert float(scores.reward[r].sum()) == pytest.approx(float(expected[0]), abs=1e-4)
+        assert float(scores.cost[r].sum()) == pytest.approx(float(expected[1]), abs=1e-4)
+        assert scores.reward[r].count_nonzero() == 1
+        assert scores.reward[r, int(rollout.sampled[r].nonzero()[-1])] != 0
+
+
+def test_token_wise_heads_score_every_sampled_token(judged, scalar, rollout):
+    scores = ModelScorer(scalar, judged, "reward", token_wise=True).score(rollout, np.random.default_rng(0))
+    with torch.no_grad():
+        expected = scalar(rollout.tokens)[..., 0]
+    torch.testing.assert_close(scores.reward, torch.where(rollout.sampled, expected, 0.0), atol=1e-4, rtol=1e-4)
+
+
+def test_a_score_that_is_no_number_is_missing(judged, scalar, rollout):
+    broken = ScoreModel.of(nano(0), ("reward",))
+    with torch.no_grad():
+        broken.linear.bias.fill_(torch.nan)
+    scores = ModelScorer(broken, judged).score(rollout, np.random.default_rng(0))
+    assert scores.missing.all()
+    assert not scores.reward.isnan().any()
+
+
+def test_models_that_do_not_fit_are_refused(judged, scalar, policy):
+    with pytest.raises(ConfigError, match=r"no head 'rewards'. Did you mean 'reward'"):
+        ModelScorer(scalar, judged, "rewards")
+    with pytest.raises(ConfigError, match="needs the input 'judge'"):
+        opened([ScalarModel(input="judge")], judged, {})
+    with pytest.raises(ConfigError, match=r"is a 'language-model'. Give a score model"):
+        opened([ScalarModel()], judged, {"reward": policy})
+    with pytest.raises(ConfigError, match="no scorer is given"):
+        opened([], judged, {})
+
+
+# --- the rewriting model ---
+
+
+def test_the_rules_on_one_reply():
+    # y against what is written: agrees, agrees, differs, agrees, differs; then padding
+    agrees = torch.tensor([[True, True, False, True, False, True]])
+    replied = torch.tensor([[True] * 5 + [False]])
+    log_prob, best = torch.tensor([[-1.0, -1, -3, -1, -2, -9]]), torch.tensor([[-1.0, -1, -1, -1, -0.5, -1]])
+    hard = agreement(log_prob, best, agrees, replied, "hard", 0.5, 0.25)
+    assert hard.tolist() == [[0.5, 0.5, -0.25, 0.0, -0.25, 0.0]]
+    soft = agreement(log_prob, best, agrees, replied, "soft", 0.5, 0.25)
+    assert soft.tolist() == [[0.0, 0.0, -2.0, 0.0, -1.5, 0.0]]
+
+
+@torch.no_grad()
+def written(model, prompt, reply, n):
+    """What the model writes freely after [x ; y ; separator], and the least margin between its first two choices."""
+    tokens, margin = [*prompt, *reply, model.tokenizer.bos_token_id], math.inf
+    out = []
+    for _ in range(n):
+        top = model.model(input_ids=torch.tensor([tokens])).logits[0, -1].topk(2)
+        margin = min(margin, float(top.values[0] - top.values[1]))
+        out.append(int(top.indices[0]))
+        tokens.append(out[-1])
+    return out, margin
+
+
+def test_one_teacher_forced_pass_equals_writing_freely_up_to_the_first_difference(policy, judged):
+    """τ, and every reward up to and with it, from a model that writes by itself, token by token."""
+    rng = np.random.default_rng(0)
+    model = nano(7)
+    chats = [chat("".join(rng.choice(list("abcdefgh"), 3))) for _ in range(48)]
+    rollout = StaticCache().sample(policy, chats, SAMPLING, np.random.default_rng(2))
+    scorer = Seq2SeqScorer(model, judged, agree=1.0, disagree=1.0)
+    # half of the replies begin as the model would write them
+    for r in range(0, 48, 2):
+        prompt, reply = (
+            rollout.tokens[r, m].tolist() for m in (rollout.attended[r] & ~rollout.sampled[r], rollout.sampled[r])
+        )
+        for at in range(len(reply)):
+            reply[at] = written(model, prompt, reply, at + 1)[0][at]
+        rollout.tokens[r, rollout.sampled[r]] = torch.tensor(reply)
+    got = scorer.score(rollout, np.random.default_rng(0)).reward
+    taus = []
+    for r in range(48):
+        shown, sampled = rollout.attended[r] & ~rollout.sampled[r], rollout.sampled[r]
+        prompt, reply = rollout.tokens[r, shown].tolist(), rollout.tokens[r, sampled].tolist()
+        free, margin = written(model, prompt, reply, len(reply))
+        if margin < 1e-4:
+            continue
+        tau = next((t for t, (a, b) in enumerate(zip(free, reply, strict=True)) if a != b), len(reply))
+        taus.append(tau)
+        expected = [1.0] * tau + [-1.0] * (tau < len(reply))
+        assert got[r, sampled][: tau + 1].tolist() == expected
+    assert len(taus) > 40
+    assert max(taus) >= 2, "no reply agreed for more than a token, so nothing was compared"
+    assert 0 in taus
+
+
+def test_rewards_of_a_row_do_not_depend_on_the_other_rows(policy, judged, rollout):
+    scorer = Seq2SeqScorer(nano(7), judged, rule="soft")
+    whole = scorer.score(rollout, np.random.default_rng(0)).reward
+    for r in range(4):
+        one = Rollout(*(getattr(rollout, name)[[r]] for name in Rollout.__slots__))
+        torch.testing.assert_close(scorer.score(one, np.random.default_rng(0)).reward[0], whole[r])
+
+
+def test_soft_rewards_are_log_ratios_to_the_likeliest(policy, judged, rollout):
+    model = nano(7)
+    got = Seq2SeqScorer(model, judged, rule="soft").score(rollout, np.random.default_rng(0)).reward
+    assert (got <= 0).all()
+    r = 3
+    reply = rollout.tokens[r, rollout.sampled[r]]
+    whole = torch.cat([rollout.tokens[r, rollout.attended[r]], torch.tensor([model.tokenizer.bos_token_id]), reply])
+    with torch.no_grad():
+        log_p = model.model(input_ids=whole[None]).logits[0].log_softmax(-1)[-len(reply) - 1 : -1]
+    expected = log_p.gather(1, reply[:, None])[:, 0] - log_p.max(1).values
+    torch.testing.assert_close(got[r, rollout.sampled[r]], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_amounts_default_to_one_over_the_length_limit_and_may_be_shared_by_length(policy, judged, rollout):
+    model = nano(7)
+    plain, shared, doubled = (
+        Seq2SeqScorer(model, judged, **given).score(rollout, np.random.default_rng(0)).reward
+        for given in ({}, {"per_token": True}, {"agree": 2 / 6, "disagree": 2 / 6})
+    )
+    assert plain.abs().unique().tolist() == pytest.approx([0.0, 1 / 6])
+    torch.testing.assert_close(doubled, 2 * plain)
+    torch.testing.assert_close(shared, plain / rollout.sampled.sum(1, keepdim=True))
+
+
+def test_empty_and_cut_replies_have_rewards_for_the_tokens_they_have(policy, judged, rollout):
+    model = nano(7)
+    empty = replies(rollout, [""] * 4, policy)
+    assert (empty.sampled.sum(1) == 1).all()
+    scores = Seq2SeqScorer(model, judged).score(empty, np.random.default_rng(0))
+    assert not scores.missing.any()
+    assert (scores.reward[empty.sampled] != 0).all()  # agreed or not with ending at once
+    cut = replies(rollout, ["ab", "h", "a", "gg"], policy, ended=False)
+    found = Seq2SeqScorer(model, judged).score(cut, np.random.default_rng(0)).reward
+    assert (found[~cut.sampled] == 0).all()
+
+
+def test_a_reply_that_does_not_fit_the_context_twice_is_missing(policy, judged, rollout):
+    short = nano(7, context=int(rollout.attended.sum(1).max()) + 3)
+    need = rollout.attended.sum(1) + 1 + rollout.sampled.sum(1)
+    scores = Seq2SeqScorer(short, judged).score(rollout, np.random.default_rng(0))
+    assert scores.missing.tolist() == (need > short.model.config.max_position_embeddings).tolist()
+    assert scores.missing.any()
+
+
+# --- mixes ---
+
+
+class Constant:
+    def __init__(self, rewards, costs=(), credit="to-go", missing=None):
+        self.rewards, self.costs, self.credit, self.missing = rewards, costs, credit, missing
+
+    def score(self, rollout, rng):
+        from trueline.language.scores import Scores
+
+        reward = torch.where(rollout.sampled, torch.arange(1.0, rollout.tokens.shape[1] + 1) * self.rewards, 0.0)
+        cost = torch.where(rollout.sampled[..., None], torch.ones(*reward.shape, len(self.costs)), 0.0)
+        missing = torch.zeros(len(reward), dtype=torch.bool)
+        if self.missing is not None:
+            missing[self.missing] = True
+        return Scores(reward, cost, missing)
+
+
+def test_a_mix_weighs_rewards_keeps_costs_apart_and_settles_credit_part_by_part(rollout):
+    togo, total = Constant(1.0, ("a",)), Constant(1.0, ("b", "c"), "total", missing=2)
+    mix = WeightedScorers(((togo, 2.0), (total, -0.5)))
+    scores = mix.score(rollout, np.random.default_rng(0))
+    assert mix.costs == ("a", "b", "c")
+    assert scores.missing.tolist() == [False, False, True, False]
+    assert (scores.reward[2] == 0).all()
+    column = torch.arange(1.0, rollout.tokens.shape[1] + 1)
+    at = rollout.sampled[0].nonzero()[:, 0]
+    first, last = at[0], at[-1]
+    assert scores.reward[0, first] == 2.0 * column[first]
+    assert scores.reward[0, last] == pytest.approx(float(2.0 * column[last] - 0.5 * column[at].sum()))
+    assert scores.cost[0, first].tolist() == [1.0, 0.0, 0.0]
+    assert scores.cost[0, last].tolist() == [1.0, len(at), len(at)]
+    assert signals_of(rollout, scores, credit=mix.credit).total[2].tolist() == [0.0] * 4
+
+
+def test_two_costs_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="two scorers have a cost called 'a'"):
+        WeightedScorers(((Constant(1.0, ("a",)), 1.0), (Constant(1.0, ("a",)), 1.0)))
+
+
+def test_scorers_are_told_apart_by_kind_and_functions_come_from_the_registry(monkeypatch, judged, rollout):
+    class Settings(Config):
+        scorers: tuple[Scoring, ...] = ()
+
+    class Times:
+        costs = ()
+
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, prompts, answers):
+            return [self.factor * answer.tokens for answer in answers]
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: {("scorer", "times"): Times}[kind, name])
+    given = [
+        {"kind": "function", "name": "times", "options": {"factor": 2.0}, "weight": 3.0},
+        {"kind": "seq2seq-rm", "rule": "soft"},
+    ]
+    made = build(Settings, {"scorers": given}).scorers
+    assert [type(one) for one in made] == [Function, Rewriter]
+    scorer = opened(made[:1], judged, {})
+    expected = 6.0 * rollout.sampled.sum(1)
+    torch.testing.assert_close(scorer.score(rollout, np.random.default_rng(0)).reward.sum(1), expected)
+    with pytest.raises(ConfigError, match="amounts of the hard rule"):
+        build(Rewriter, {"rule": "soft", "agree": 1.0})
+
+
+# --- endpoints ---
+
+
+@pytest.fixture
+def stub():
+    """A local chat endpoint that plays back what it is told, by the reply that is judged."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = json.loads(body["messages"][0]["content"].splitlines()[-1])
+            with lock:
+                log.append((self.path, self.headers.get("Authorization"), body, asked))
+                plays = script[asked["prompt"]]
+                play = plays.pop(0) if len(plays) > 1 else plays[0]
+            if play == "sleep":
+                time.sleep(0.4)
+                play = "0.9"
+            self.send_response(play if isinstance(play, int) else 200)
+            self.end_headers()
+            said = json.dumps({"choices": [{"message": {"content": play}}]}) if play != "broken" else '{"choices": ['
+            self.wfile.write(said.encode())
+
+        def log_message(self, *_):
+            pass
+
+    log, script, lock = [], {}, threading.Lock()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", script, log
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def judge(url, **given):
+    return Endpoint(url=url, model="m", instruction="Is it kind?", timeout_s=0.15, attempts=3, pause_s=0.01, **given)
+
+
+def test_an_endpoint_is_asked_again_and_what_never_comes_is_missing(stub, judged, rollout, monkeypatch):
+    url, script, log = stub
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    script.update({"abc": ["0.25"], "h": [500, "very kind", "0.75"], "fade.": ["broken", "sleep", "1.5"]})
+    scorer = judge(url, key_variable="JUDGE_KEY").open(judged, {})
+    scores = scorer.score(rollout, np.random.default_rng(0))
+    assert scores.missing.tolist() == [False, False, False, True]
+    assert scores.reward.sum(1).tolist() == [0.25, 0.25, 0.75, 0.0]
+    asked = [entry for entry in log if entry[3]["prompt"] == "fade."]
+    assert len(asked) == 3
+    path, authorization, body, _ = log[0]
+    assert (path, authorization, body["temperature"]) == ("/v1/chat/completions", "Bearer secret", 0)
+
+
+@pytest.mark.parametrize("said", ["", "nan", "yes", "1e9", "-0.1", "0.5 or so", "inf"])
+def test_a_malformed_judgement_is_never_a_pass(stub, judged, rollout, said):
+    url, script, _ = stub
+    script.update({"abc": [said], "h": [said], "fade.": [said]})
+    scores = judge(url, cost="harm").open(judged, {}).score(rollout, np.random.default_rng(0))
+    assert scores.missing.all()
+
+
+def test_an_endpoint_may_say_a_cost(stub, judged, rollout):
+    url, script, _ = stub
+    script.update({"abc": ["0.9"], "h": ["0.5"], "fade.": ["0.1"]})
+    scorer = judge(url, cost="harm", threshold=0.5).open(judged, {})
+    scores = scorer.score(rollout, np.random.default_rng(0))
+    assert scores.cost.sum(1)[:, 0].tolist() == pytest.approx([0.4, 0.4, 0.0, -0.4])
+    assert scores.reward.sum() == 0
+
+
+def test_nobody_at_the_address_is_missing(judged, rollout):
+    scores = judge("http://127.0.0.1:9/v1").open(judged, {}).score(rollout, np.random.default_rng(0))
+    assert scores.missing.all()

@@ -1,0 +1,276 @@
+"""Data sets: what is recorded, what is read back, and what is refused with its row and column."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from offline_cases import behaviour, data_of
+from toy_worlds import SavedDrift
+
+from trueline.core import registry
+from trueline.core.config import build
+from trueline.core.errors import ConfigError, MissingExtra, RunError
+from trueline.core.registry import Entry
+from trueline.core.run import Run
+from trueline.rl.exact.evaluate import evaluate
+from trueline.rl.exact.suite import instance
+from trueline.rl.exact.world import make as exact_world
+from trueline.rl.offline import fitted
+from trueline.rl.offline_data import OfflineData, joined, load, normalised_scores, read, record, write_parquet
+from trueline.rl.offline_recording import OFFLINE_DATA, apportioned, random_actions
+
+COLUMNS = ("obs", "action", "reward", "cost", "next_obs", "terminated", "truncated")
+
+
+def drift(id, num_envs, threads=1):
+    return SavedDrift(num_envs)
+
+
+@pytest.fixture(autouse=True)
+def _toys():
+    registry.add(Entry("env", "Offline-Drift-v0", "test_offline_data:drift", "for tests"), "tests")
+
+
+def some(n=6, **changed):
+    rng = np.random.default_rng(0)
+    columns = {
+        "obs": rng.normal(size=(n, 3)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+        "reward": rng.normal(size=n),
+        "cost": rng.random((n, 1)),
+        "next_obs": rng.normal(size=(n, 3)).astype(np.float32),
+        "terminated": np.arange(n) == 1,
+        "truncated": np.arange(n) == 4,
+    }
+    return OfflineData(**{**columns, **changed})
+
+
+def test_recorded_episodes_have_the_behaviours_mean_return_and_cost():
+    cmdp = instance("Garnet4")
+    policy = behaviour(cmdp, 1)
+    found, exact = data_of(cmdp, policy, 4000).finished(), evaluate(cmdp, policy)
+    for sample, mean in zip(np.column_stack([found.episode_return, found.cost]).T, [exact.episode_return, *exact.cost],
+                            strict=True):  # fmt: skip
+        assert abs(sample.mean() - mean) < 4.5 * sample.std() / np.sqrt(len(sample))  # four and a half standard errors
+
+
+def test_what_is_recorded_is_what_the_world_did(monkeypatch):
+    seen, original = [], SavedDrift.step
+
+    def spy(self, actions):
+        before, step = self._observe(), original(self, actions)
+        seen.append((before, np.array(actions), step))
+        return step
+
+    monkeypatch.setattr(SavedDrift, "step", spy)
+    env = SavedDrift(3)
+    data = record(env, random_actions(env, np.random.default_rng(0)), 3)
+    row = 0
+    for i in range(3):
+        for before, actions, step in seen:
+            np.testing.assert_allclose(data.obs[row], before[i], rtol=1e-6)
+            np.testing.assert_allclose(data.action[row], actions[i], rtol=1e-6)
+            np.testing.assert_allclose(data.next_obs[row], step.final_obs[i], rtol=1e-6)
+            np.testing.assert_array_equal(data.cost[row], step.cost[i])
+            assert data.reward[row] == step.reward[i]
+            assert (data.terminated[row], data.truncated[row]) == (step.terminated[i], step.truncated[i])
+            row += 1
+            if step.ended[i]:
+                break
+    assert row == len(data)
+
+
+def test_only_episodes_that_ended_have_a_cost_and_a_limit_is_kept_by_all_costs():
+    cost = np.array([[1.0, 0], [2, 0], [0, 5], [0, 0], [1, 0], [9, 9]])
+    data = some(cost=cost, costs=("a", "b"))
+    found = data.finished()
+    assert data.starts.tolist() == [0, 2, 5]
+    assert (found.first.tolist(), found.last.tolist()) == ([0, 2], [1, 4])
+    np.testing.assert_array_equal(found.cost, [[3, 0], [1, 5]])
+    np.testing.assert_allclose(found.episode_return, [data.reward[:2].sum(), data.reward[2:5].sum()])
+    assert data.within(np.array([3.0, 4.0])).tolist() == [0, 1]
+    assert data.within(np.array([1.0, 5.0])).tolist() == [2, 3, 4]
+    assert data.within(np.array([0.5, 5.0])).tolist() == []
+
+
+def test_parquet_gives_back_every_number_and_how_it_was_made(tmp_path):
+    data = some(costs=("heat",), world="W-v0", options={"size": 3}, made={"seed": 7})
+    data.save(tmp_path)
+    back = load(tmp_path)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(back, name), getattr(data, name))
+        assert getattr(back, name).dtype == getattr(data, name).dtype
+    assert (back.costs, back.world, back.options, back.made) == (("heat",), "W-v0", {"size": 3}, {"seed": 7})
+    assert back.digest() == data.digest() != some(6, reward=data.reward + 1.0).digest()
+
+
+@pytest.mark.parametrize("done", ["terminated", "truncated"])
+def test_omnisafes_fields_are_read_with_the_meaning_given_to_done(done, tmp_path):
+    data = some()
+    column = {name: getattr(data, name)[:, None] for name in ("reward",)}  # its arrays are [n, 1]
+    np.savez(tmp_path / "d.npz", obs=data.obs, action=data.action, cost=data.cost, next_obs=data.next_obs,
+             done=data.ended[:, None].astype(np.float32), **column)  # fmt: skip
+    back = read(tmp_path / "d.npz", done)
+    np.testing.assert_array_equal(back.reward, data.reward)
+    np.testing.assert_array_equal(getattr(back, done), data.ended)
+    assert back.ended.sum() == getattr(back, done).sum()
+    assert back.costs == ("cost_sum",)
+
+
+def test_the_names_of_dsrl_are_read(tmp_path):
+    data = some()
+    np.savez(tmp_path / "d.npz", observations=data.obs, actions=data.action, rewards=data.reward, costs=data.cost[:, 0],
+             next_observations=data.next_obs, terminals=data.terminated, timeouts=data.truncated)  # fmt: skip
+    assert read(tmp_path / "d.npz").digest() == data.digest()
+
+
+def plain(data):
+    return {name: getattr(data, name) for name in COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda c: c.pop("cost"), "column cost is missing"),
+        (lambda c: c.pop("terminated"), "column terminated is missing"),
+        (lambda c: c["reward"].__setitem__(3, np.nan), "row 3, column reward is nan"),
+        (lambda c: c["obs"].__setitem__((2, 1), np.inf), r"row 2, column obs\[1\] is inf"),
+        (lambda c: c.update(next_obs=c["next_obs"][:, :2]), r"next_obs has shape \(6, 2\), but \(6, 3\)"),
+        (lambda c: c.update(action=c["action"][:5]), r"action has shape \(5, 2\), but \(6, 2\)"),
+        (lambda c: c.update(terminated=np.array([0, 1, 0, 2, 0, 0])), "row 3, column terminated is 2"),
+        (lambda c: c.update(reward=np.array(list("abcdef"))), "column reward holds <U1"),
+        (lambda c: c.update(cost=np.array([None] * 6, dtype=object)), "without pickle"),
+        (lambda c: c.update({name: x[:0] for name, x in c.items()}), "no rows"),
+    ],
+)
+def test_a_file_that_cannot_be_learnt_from_is_refused_in_one_sentence(spoil, says, tmp_path):
+    columns = plain(some())
+    spoil(columns)
+    np.savez(tmp_path / "d.npz", **columns)
+    with pytest.raises(ConfigError, match=says):
+        read(tmp_path / "d.npz")
+
+
+def test_parquet_of_users_is_read_and_refused_by_row(tmp_path):
+    data, path = some(), tmp_path / "d.parquet"
+    table = {name: getattr(data, name).tolist() for name in COLUMNS}
+    pq.write_table(pa.table(table), path)  # lists of any length, no metadata of ours
+    assert read(path).digest() == data.digest()
+    pq.write_table(pa.table({**table, "obs": [*table["obs"][:4], [1.0], table["obs"][5]]}), path)
+    with pytest.raises(ConfigError, match="row 4, column obs has 1 numbers, but row 0 has 3"):
+        read(path)
+    pq.write_table(pa.table({**table, "reward": [*table["reward"][:5], None]}), path)
+    with pytest.raises(ConfigError, match="row 5, column reward is nan"):
+        read(path)
+    pq.write_table(pa.table({**table, "obs": [None, *table["obs"][1:]]}), path)
+    with pytest.raises(ConfigError, match="row 0, column obs is empty"):
+        read(path)
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    for name in ("d.npz", "d.parquet"):
+        (tmp_path / name).write_bytes(b"PK no archive")
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read(tmp_path / name)
+    with pytest.raises(ConfigError, match="there is no data set"):
+        read(tmp_path / "none.npz")
+    (tmp_path / "d.csv").write_text("1")
+    with pytest.raises(ConfigError, match=r"ends in '\.csv'"):
+        read(tmp_path / "d.csv")
+    with pytest.raises(RunError, match="there is no data set"):
+        load(tmp_path)
+
+
+def test_without_their_readers_formats_name_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "d.h5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MissingExtra, match=r"HDF5 data sets needs the extra 'offline'"):
+        read(tmp_path / "d.h5")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match="writing Parquet"):
+        write_parquet(some(), tmp_path / "d.parquet")
+
+
+def test_hdf5_gives_the_same_numbers(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    data = some()
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for name, values in plain(data).items():
+            file[name] = values
+    assert read(tmp_path / "d.h5").digest() == data.digest()
+
+
+def test_data_of_another_world_are_refused():
+    world = exact_world("CmdpBox-Corridor-v0")
+    data = data_of(instance("Corridor"), behaviour(instance("Corridor"), 0), 3, box=True)
+    assert fitted(data, world) is data
+    with pytest.raises(ConfigError, match="observations have 3 numbers, but those of CmdpBox-Corridor-v0 48"):
+        fitted(some(), world)
+    with pytest.raises(ConfigError, match="2 columns, but CmdpBox-Corridor-v0 takes 1"):
+        fitted(some(obs=np.zeros((6, 48), np.float32), next_obs=np.zeros((6, 48), np.float32)), world)
+    with pytest.raises(ConfigError, match=r"row 0, column action\[0\] is .*, but Cmdp-Corridor-v0 takes whole numbers"):
+        fitted(data, exact_world("Cmdp-Corridor-v0"))
+    four = np.zeros((6, 24), np.float32)
+    one_cost = some(obs=four, next_obs=four, action=np.zeros((6, 1), np.float32))
+    with pytest.raises(ConfigError, match="the data have 1 costs, but Cmdp-Foundry-v0 reports 2"):
+        fitted(one_cost, exact_world("Cmdp-Foundry-v0"))
+
+
+def test_scores_are_on_the_datas_scale_and_the_limits():
+    data = some(reward=np.array([1.0, 1, 5, 0, 1, 0]))  # finished returns 2 and 6
+    score = normalised_scores(data, 5.0, np.array([30.0]), np.array([25.0]))
+    assert (score.episode_return, score.cost.tolist()) == (0.75, [1.2])
+    assert np.isnan(normalised_scores(data, 5.0, np.array([1.0]), np.array([0.0])).cost[0])
+    with pytest.raises(ConfigError, match="no finished episode"):
+        normalised_scores(some(terminated=np.zeros(6, bool), truncated=np.zeros(6, bool)), 0.0, np.ones(1), np.ones(1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500), st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5))
+def test_shares_add_up_and_miss_by_less_than_one(total, shares):
+    found = apportioned(total, np.array(shares))
+    assert found.sum() == total
+    assert (np.abs(found - total * np.array(shares) / sum(shares)) < 1.0).all()
+
+
+def test_a_mixture_is_recorded_by_shares_and_the_same_again(tmp_path):
+    from trueline.core.subject import save_subject
+    from trueline.rl.on_policy import OnPolicy, OnPolicyRecipe
+
+    toy = {"env": "Offline-Drift-v0", "num_envs": 2}
+    small = {**toy, "steps_per_epoch": 40, "total_steps": 40, "update": {"minibatch": 20}}
+    row = OnPolicyRecipe("ppo", OnPolicy)
+    config = build(row.Config, small)
+    with Run.create(tmp_path, kind="train", name="ppo", config=config, seed=0, id="policy") as run:
+        save_subject(row.train(config, run, {}), run)
+    sources = [{"policy": "random", "share": 1.0}, {"policy": "run://policy", "share": 3.0}]
+    config = build(OFFLINE_DATA.Config, {**toy, "episodes": 8, "sources": sources})
+    OFFLINE_DATA.check(config, tmp_path)
+    digests = []
+    for id in ("a", "b"):
+        with Run.create(tmp_path, kind="train", name="data", config=config, seed=3, id=id) as run:
+            subject = OFFLINE_DATA.train(config, run, {})
+            save_subject(subject, run)
+        digests.append(read(tmp_path / id / "artefacts" / "data.parquet").digest())
+    assert digests[0] == digests[1] == subject.digest()
+    assert len(subject.finished().last) == 8
+    assert [source["episodes"] for source in subject.made["sources"]] == [2, 6]
+    assert (subject.world, subject.costs) == ("Offline-Drift-v0", ("right", "off_axis"))
+    wrong = build(OFFLINE_DATA.Config, {"env": "Cmdp-Corridor-v0", "sources": sources})
+    with pytest.raises(ConfigError, match="acts in Offline-Drift-v0, but the recording is of Cmdp-Corridor-v0"):
+        OFFLINE_DATA.check(wrong, tmp_path)
+
+
+def test_joining_needs_one_world_and_whole_episodes():
+    whole = some(5)
+    assert len(joined([whole, some()])) == 11
+    with pytest.raises(ConfigError, match="within an episode"):
+        joined([some(), whole])
+    with pytest.raises(ConfigError, match="costs other do not join data of cost_sum"):
+        joined([whole, some(costs=("other",))])
