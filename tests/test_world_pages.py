@@ -51,7 +51,10 @@ def test_a_pattern_stands_for_its_ids():
 
 def test_the_pages_describe_every_world_there_is_and_no_other():
     kinds = ("env", "multi-agent env")
-    ours = {entry.name for entry in registry.entries() if entry.kind in kinds and entry.target.startswith("trueline.")}
+    # A user's environment in tensors is registered with a target of ours; other tests do that.
+    users = "trueline.compat.omnisafe."
+    entries = [entry for entry in registry.entries() if entry.kind in kinds and not entry.target.startswith(users)]
+    ours = {entry.name for entry in entries if entry.target.startswith("trueline.")}
     described = set().union(*map(expanded, PAGES))
     assert described == ours
 
