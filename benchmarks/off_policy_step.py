@@ -56,10 +56,10 @@ def ours(delay: int):
     import numpy as np
     import torch
 
-    from trueline.rl.constraint import normalised
-    from trueline.rl.off_policy_networks import ActorQ, Guide, QNetwork, Shape
-    from trueline.rl.replay import Replay, Transitions
-    from trueline.rl.sac import Sac
+    from trueline.rl.handlers.constraint import normalised
+    from trueline.rl.off_policy.networks import ActorQ, Guide, QNetwork, Shape
+    from trueline.rl.off_policy.replay import Replay, Transitions
+    from trueline.rl.off_policy.sac import Sac
     from trueline.rl.spaces import ActionCodec, ObservationCodec
 
     torch.set_num_threads(1)

@@ -80,7 +80,7 @@ def ours(preset: str, settings: dict, warm_up: dict):
     from trueline.core.recipe import recipe_config
     from trueline.core.run import Run
     from trueline.rl import on_policy
-    from trueline.rl.ppo import Ppo
+    from trueline.rl.updates.ppo import Ppo
 
     torch.set_num_threads(1)
     estimate, learn = on_policy.estimate, Ppo.learn

@@ -63,7 +63,7 @@ def our_pass(network, minibatch: int, batch: dict[str, Tensor]):
     import torch
 
     from trueline.rl.on_policy import Rows
-    from trueline.rl.ppo import Ppo
+    from trueline.rl.updates.ppo import Ppo
 
     config = Ppo(passes=1, minibatch=minibatch, target_kl=None, lr=RATE, critic_lr=RATE, clip=CLIP)
     adam = config.optimiser(network)

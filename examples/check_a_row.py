@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.core.config import Config
-from trueline.rl.constraint import HandlerState, Weights, mean_cost, normalised, state_of
 from trueline.rl.exact.gap import measure_gap
+from trueline.rl.handlers.constraint import HandlerState, Weights, mean_cost, normalised, state_of
 from trueline.rl.on_policy import Constrained, OnPolicyRecipe
 
 

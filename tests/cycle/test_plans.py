@@ -10,7 +10,7 @@ from trueline.core.errors import ConfigError, UnknownName
 from trueline.core.recipe import Plan, recipe_config
 from trueline.cycle.rounds import changes
 from trueline.evidence.records import Axis, Curve, Estimate, Evidence, Principle, Requirement, Verdict
-from trueline.rl.responses import AddLayouts, Constrain, Loosen, Randomise
+from trueline.rl.responses import AddFindings, Constrain, Loosen, Randomise
 
 
 def cost(
@@ -67,7 +67,7 @@ def test_later_responses_tighten_by_the_excess_and_go_on_from_the_last_policy():
 
 def test_without_trouble_nothing_changes():
     other = dataclasses.replace(cost(12.0, 15.0), audit="robustness/mass")
-    for response in (Constrain(), AddLayouts(), Loosen(), Randomise(evidence="x*", setting="disturbance.delay")):
+    for response in (Constrain(), AddFindings(), Loosen(), Randomise(evidence="x*", setting="disturbance.delay")):
         assert response([], FREE) == FREE
         assert response([other], FREE) == FREE
 
@@ -81,9 +81,9 @@ def test_a_useless_policy_gets_its_limit_raised_unless_it_is_unsafe_too():
 
 
 def test_failing_layouts_are_referenced_not_pasted():
-    plan = AddLayouts(share=0.5)([cost(52.0, 60.0)], FREE)
+    plan = AddFindings(share=0.5)([cost(52.0, 60.0)], FREE)
     assert plan.setting("layouts") == ["run://a-respond/findings/x.json"]
-    later = AddLayouts()([cost(40.0, 60.0, ref="run://b-respond/findings/x.json")], plan)
+    later = AddFindings()([cost(40.0, 60.0, ref="run://b-respond/findings/x.json")], plan)
     assert later.setting("layouts") == ["run://a-respond/findings/x.json", "run://b-respond/findings/x.json"]
     assert plan.setting("layouts_share") == 0.5
 

@@ -112,3 +112,22 @@ def test_a_later_round_that_cannot_begin_leaves_no_run_of_its_own(trueline, tmp_
     assert "OneCost-v0 has no multiplier of mass" in said.err
     assert sorted(p.name for p in (tmp_path / "runs").glob("c*")) == ["c", "c-r1-audit", "c-r1-respond", "c-r1-train"]
     assert read_manifest(tmp_path / "runs" / "c")["status"] == "failed"
+
+
+CONSTRAIN = '[[respond]]\nname = "constrain"\n[respond.config]\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('recipe = "ppo-lga"\n', "Did you mean 'ppo-lag'"),
+        ('preset = "fsat"\n', "Did you mean 'fast'"),
+        ("first = { cost_limt = 3.0 }\n", "cost_limt"),
+        ("later = { total_steps = 0 }\n", "total_steps is 0"),
+    ],
+    ids=["recipe", "preset", "first", "later"],
+)
+def test_a_response_whose_plans_could_not_be_trained(refused, tmp_path, settings, words):
+    path = tmp_path / "cycle.toml"
+    path.write_text(cycle("ppo", ("env=OneCost-v0",), CONSTRAIN + settings))
+    refused(words, "cycle", path)

@@ -153,7 +153,7 @@ train = { recipe = "ppo", config = { env = "Drift-v0", num_envs = 4, steps_per_e
 actor = { hidden = [8] }, critic = { hidden = [8] }, update = { passes = 2, minibatch = 40 }, checkpoint_epochs = 1 } }
 audit = [{ name = "ethicality/episode-cost", config = { cost_limit = 0.0, num_envs = 4, return_at_least = 1e6 }, \
 budget = { initial = 8, batch = 8, maximum = 24 } }]
-respond = [{ name = "constrain", config = { preset = "none" } }, { name = "add-layouts" }, \
+respond = [{ name = "constrain", config = { preset = "none" } }, { name = "add-findings" }, \
 { name = "randomise", config = { evidence = "nothing:*", setting = "disturbance.delay" } }]
 """
 

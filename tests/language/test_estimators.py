@@ -8,7 +8,7 @@ import torch
 
 from trueline.language.estimators import Gae, Grpo, Rloo, token_weights
 from trueline.language.signals import Signals, estimated, mixed, whitened
-from trueline.rl.constraint import Weights, normalised
+from trueline.rl.handlers.constraint import Weights, normalised
 
 WEIGHTS = normalised(torch.tensor([0.8, 0.3], dtype=torch.float64))
 

@@ -16,11 +16,21 @@ from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.language import online
 from trueline.language.models import Architecture, from_scratch, token_log_prob
-from trueline.language.online import GRPO, LM_PPO, LM_PPO_LAG, RLOO, policy_loss, reply_log_prob, value_loss
+from trueline.language.online import (
+    GRPO,
+    LM_PPO,
+    LM_PPO_LAG,
+    RLOO,
+    failing_prompts,
+    policy_loss,
+    prompts_for,
+    reply_log_prob,
+    value_loss,
+)
 from trueline.language.rollout import Sampling, chat
 from trueline.language.sampler import StaticCache
 from trueline.language.scorers import Judgement
-from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.subject import LanguageModel, ScoreModel, load
 from trueline.language.vocabulary import Characters, tokenizer_of
 
 torch.set_num_threads(1)
@@ -539,12 +549,48 @@ def test_a_loss_that_is_no_number_ends_the_run(world):
         world.train("lm-ppo", inputs={"policy": broken})
 
 
+def test_a_training_is_remembered_and_gone_on_with(world):
+    subject, lines, _ = world.train("lm-ppo-lag")
+    left = lines[-1]["constraint/multiplier_harm"]
+    assert subject.judged_by == ("function:letters",)
+    assert subject.history.multipliers == {"harm": pytest.approx(left)}
+    assert left != 1.0  # where the handler starts
+    folder = world.folder / "saved"
+    subject.save(folder)
+    again = load(folder)
+    assert again.history == subject.history
+    _, lines, _ = world.train("lm-ppo-lag", inputs={"policy": again}, constraint={"lr": 1e-9})
+    assert lines[-1]["constraint/multiplier_harm"] == pytest.approx(left, rel=1e-6)
+
+
+def findings(folder, split, chats):
+    path = folder / "found.json"
+    rows = [{"case": {"data": {"split": split, "chat": [{"role": "user", "content": c}]}}} for c in chats]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_prompts_that_failed_get_their_share(world):
+    failed = findings(world.folder, "respond", ["ab", "ab", "c"])
+    assert failing_prompts(failed, world.folder) == [chat("ab"), chat("c")]
+    config = world.config("grpo", findings=(failed,), findings_share=0.5)
+    asked = prompts_for(config, tiny(), world.folder)
+    assert asked.chats[-1] == (chat("ab"), chat("c"))
+    assert asked.weights == (0.5, 0.5)
+    assert asked.epoch == sum(map(len, asked.chats[:-1]))
+    assert asked.sha256 != prompts_for(world.config("grpo"), tiny(), world.folder).sha256
+    with pytest.raises(ConfigError, match="held out for verdicts"):
+        failing_prompts(findings(world.folder, "verdict", ["ab"]), world.folder)
+    with pytest.raises(ConfigError, match="lists no prompt"):
+        failing_prompts(findings(world.folder, "respond", []), world.folder)
+
+
 def test_scores_of_models_enter_as_inputs(world):
     judge = ScoreModel.of(tiny(4), ("reward", "cost"))
     with torch.no_grad():
         judge.linear.weight.normal_(generator=torch.Generator().manual_seed(0))
     scorers = [
-        {"kind": "score-model", "input": "judge", "costs": {"risk": "cost"}},
+        {"kind": "score-model", "input": "judge", "reward": "reward", "costs": {"risk": "cost"}},
         {"kind": "function", "name": "letters", "weight": 0.5},
         {"kind": "seq2seq-rm", "input": "writer", "rule": "soft"},
     ]

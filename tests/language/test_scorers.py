@@ -29,6 +29,7 @@ from trueline.language.scorers import (
     Seq2SeqScorer,
     WeightedScorers,
     agreement,
+    identity,
     opened,
 )
 from trueline.language.signals import signals_of
@@ -144,6 +145,36 @@ def test_token_wise_heads_score_every_sampled_token(judged, scalar, rollout):
     with torch.no_grad():
         expected = scalar(rollout.tokens)[..., 0]
     torch.testing.assert_close(scores.reward, torch.where(rollout.sampled, expected, 0.0), atol=1e-4, rtol=1e-4)
+
+
+def test_a_cost_as_a_probability_is_the_logistic_of_the_head(judged, scalar, rollout):
+    raw, chance = (
+        ModelScorer(scalar, judged, None, {"harm": "cost"}, probability=probability).score(
+            rollout, np.random.default_rng(0)
+        )
+        for probability in (False, True)
+    )
+    torch.testing.assert_close(chance.cost.sum(1), raw.cost.sum(1).sigmoid())
+    assert chance.cost.count_nonzero() == 4
+    assert not chance.reward.any()
+
+
+def test_a_reward_is_the_head_of_that_name_unless_costs_are_named(judged, scalar, rollout):
+    rng = np.random.default_rng(0)
+    alone = opened([ScalarModel(input="m")], judged, {"m": scalar}).score(rollout, rng)
+    assert torch.equal(alone.reward, ModelScorer(scalar, judged, "reward").score(rollout, rng).reward)
+    costs = opened([ScalarModel(input="m", costs={"harm": "cost"})], judged, {"m": scalar}).score(rollout, rng)
+    assert not costs.reward.any()
+    with pytest.raises(ValueError, match="about the cost of a whole reply"):
+        ScalarModel(probability=True)
+
+
+def test_what_a_training_was_to_please_is_known_by_name_address_or_hash():
+    assert identity(Function(name="letters", options={"a": 1}), {}) == ("function:letters",)
+    asked = {"model": "m", "instruction": "harm?"}
+    one, other = (Endpoint(url=f"http://localhost:1/v1{end}", **asked) for end in ("", "/"))
+    assert identity(one, {}) == identity(other, {}) == ("endpoint:http://localhost:1/v1#m",)
+    assert identity(ScalarModel(input="judge"), {"judge": "abc", "policy": "def"}) == ("model:abc",)
 
 
 def test_a_score_that_is_no_number_is_missing(judged, scalar, rollout):

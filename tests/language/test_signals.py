@@ -23,7 +23,7 @@ from trueline.language.signals import (
     whitened,
     with_kl,
 )
-from trueline.rl.constraint import Weights, normalised
+from trueline.rl.handlers.constraint import Weights, normalised
 
 PROMPT, REPLY = 2, 5
 

@@ -1,6 +1,7 @@
 """Rows of text data: the columns TRL reads, what is refused and how it is said, mixing, order, and what is held out."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from trueline.language.records import (
     hold_out,
     load,
     shared_prompt,
+    split_of_text,
 )
 from trueline.language.rollout import Message
 
@@ -371,3 +373,23 @@ def test_held_out_prompts_are_held_out_with_all_their_rows(tmp_path):
     again = hold_out(loaded(write(tmp_path, rows[:80])), 0.25).held_out
     assert {row.prompt for row in again.rows} == {row.prompt for row in held.rows}
     assert hold_out(table, 0.0).train.rows == table.rows
+
+
+def test_prompts_of_a_file_belong_to_training_findings_or_verdicts_by_their_hash():
+    prompts = [f"prompt {i}" for i in range(4000)]
+    places = [split_of_text(prompt) for prompt in prompts]
+    counts = Counter(place.split for place in places)
+    for split, share in {"train": 0.5, "respond": 0.25, "verdict": 0.25}.items():
+        assert abs(counts[split] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5
+    assert {place.round for place in places if place.split == "verdict"} == set(range(64))
+    assert split_of_text((Message("user", "prompt 1"),)) == places[1]
+    assert [split_of_text(prompt) for prompt in reversed(prompts)] == places[::-1]
+
+
+def test_training_leaves_the_prompts_of_audits_alone(tmp_path):
+    rows = [{"prompt": f"prompt {i}", "completion": "yes"} for i in range(200)]
+    path = write(tmp_path, rows)
+    (table,) = load(Data(path=str(path), leave_for_audits=True), ["prompt-completion"])
+    kept = {row.prompt for row in table.rows}
+    assert kept == {row["prompt"] for row in rows if split_of_text(row["prompt"]).split == "train"}
+    assert table.dropped == {"kept for audits": 200 - len(kept)}

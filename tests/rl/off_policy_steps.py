@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from trueline.rl.constraint import Weights
+from trueline.rl.handlers.constraint import Weights
 from trueline.rl.networks import Mlp, StackedMlp
-from trueline.rl.off_policy_networks import ActorQ, Guide, Learner, QNetwork, Shape
-from trueline.rl.replay import Transitions
+from trueline.rl.off_policy.networks import ActorQ, Guide, Learner, QNetwork, Shape
+from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
 WIDTH, ROWS, COSTS = 5, 12, 2

@@ -12,7 +12,7 @@ from scipy.optimize import brentq, minimize
 from trueline.rl.exact.cmdp import Array, Cmdp
 from trueline.rl.exact.evaluate import Accumulated, Outcome, evaluate, occupancy
 from trueline.rl.exact.world import TabularWorld
-from trueline.rl.offline_data import OfflineData, record
+from trueline.rl.offline.data import OfflineData, record
 
 
 def behaviour(cmdp: Cmdp, seed: int, left_out: float = 0.25) -> Array:

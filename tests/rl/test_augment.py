@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueline.core.errors import ConfigError
-from trueline.rl.augment import Terms
-from trueline.rl.early_termination import EarlyTermination
-from trueline.rl.saute import Saute, discounted_budget
-from trueline.rl.simmer import Simmer
+from trueline.rl.augmentation.augment import Terms
+from trueline.rl.augmentation.early_termination import EarlyTermination
+from trueline.rl.augmentation.saute import Saute, discounted_budget
+from trueline.rl.augmentation.simmer import Simmer
 
 COSTS = st.lists(st.integers(0, 3), min_size=1, max_size=25)
 GAMMAS = st.floats(0.9, 1.0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from trueline.rl.early_termination import EarlyTermination
+from trueline.rl.augmentation.early_termination import EarlyTermination
+from trueline.rl.augmentation.saute import Saute
 from trueline.rl.exact.gap import measure_gap
 from trueline.rl.on_policy import Budgeted, OnPolicyRecipe
-from trueline.rl.saute import Saute
 
 
 def settings(cmdp: Any, _: Any) -> dict[str, Any]:

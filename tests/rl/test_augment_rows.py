@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trueline.core.config import build
-from trueline.rl.natural import Trpo
-from trueline.rl.ppo import Ppo
+from trueline.rl.updates.natural import Trpo
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes import augmented
 from trueline.safety.recipes.augmented import PPO_EARLY, PPO_SAUTE, PPO_SIMMER, TRPO_EARLY, TRPO_SAUTE, TRPO_SIMMER
 

@@ -16,14 +16,14 @@ from trueline.core.errors import ConfigError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.rl import worlds
-from trueline.rl.augmented_world import AugmentedBy
-from trueline.rl.early_termination import EarlyTermination
+from trueline.rl.augmentation.early_termination import EarlyTermination
+from trueline.rl.augmentation.kinds import Cvar
+from trueline.rl.augmentation.saute import Saute
+from trueline.rl.augmentation.simmer import Simmer
+from trueline.rl.augmentation.world import AugmentedBy
 from trueline.rl.evaluate import policy_actions, run_episodes
-from trueline.rl.kinds import Cvar
 from trueline.rl.on_policy import Budgeted, Constrained, OnPolicyRecipe, Trainer
 from trueline.rl.policy import load
-from trueline.rl.saute import Saute
-from trueline.rl.simmer import Simmer
 
 
 class Drifts(SavedDrift):
@@ -191,7 +191,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(config_type, settings, tmp_path):
     with stopped.run:
         stopped.collector.start()
         for _ in range(2):
-            stopped._one_epoch()
+            stopped.one_epoch()
         stopped.run.save(stopped.collector.total_steps, stopped.state_dict())
     with Run.reopen(tmp_path / "stopped") as run:
         Trainer(build(config_type, {**TINY, **settings}), run, {}).train()

@@ -13,14 +13,14 @@ from toy_worlds import Bandit, DictDrift, Drift, SavedDrift
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.rl import worlds
-from trueline.rl.augmented_world import AugmentedBy, Restarts, augmented, shown
+from trueline.rl.augmentation.early_termination import EarlyTermination
+from trueline.rl.augmentation.kinds import Chance, Cvar, Expected, StepRate
+from trueline.rl.augmentation.saute import Saute
+from trueline.rl.augmentation.simmer import Simmer
+from trueline.rl.augmentation.world import AugmentedBy, Restarts, augmented, shown
 from trueline.rl.check_env import check_env
-from trueline.rl.early_termination import EarlyTermination
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
-from trueline.rl.kinds import Chance, Cvar, Expected, StepRate
 from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
-from trueline.rl.saute import Saute
-from trueline.rl.simmer import Simmer
 
 LIMIT = np.array([2.0, 4.0])
 

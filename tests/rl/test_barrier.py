@@ -11,8 +11,8 @@ from test_ppo import LIMIT, STEPS, play
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.rl.barrier import Barrier
-from trueline.rl.ppo import Ppo
+from trueline.rl.handlers.barrier import Barrier
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes.first_order import IPO
 
 

@@ -11,9 +11,9 @@ import torch
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.rl.constraint import Handler, Weights, mix, normalised, unconstrained
-from trueline.rl.lagrange import Lagrangian
-from trueline.rl.pid import PidLagrangian
+from trueline.rl.handlers.constraint import Handler, Weights, mix, normalised, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
 
 
 def run(handler: Handler, costs: Any, limit: Any) -> list[list[float]]:

@@ -13,11 +13,11 @@ from test_ppo import COSTS, LIMIT, OLD, ROWS, actor_critic, every_arm, one_state
 from torch import Tensor
 
 from trueline.core.errors import ConfigError
-from trueline.rl.cpo import Cpo, Pcpo, kept
-from trueline.rl.natural import Trpo
 from trueline.rl.networks import ActorCritic
 from trueline.rl.on_policy import Constrained, OnPolicy, OnPolicyRecipe, Rows, SlackAdvantage
-from trueline.rl.trust_region import Case, constrained_step
+from trueline.rl.updates.cpo import Cpo, Pcpo, kept
+from trueline.rl.updates.natural import Trpo
+from trueline.rl.updates.trust_region import Case, constrained_step
 
 UPDATES = [Cpo(), Pcpo(), Pcpo(projection="l2")]
 

@@ -11,12 +11,12 @@ from test_ppo import COSTS, OLD, ROWS, STEPS, actor_critic, every_arm, one_state
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.rl.constraint import Weights, normalised, unconstrained
-from trueline.rl.cup import Cup, multipliers, of_policy, projection_loss, steps_weighed
-from trueline.rl.lagrange import Lagrangian
+from trueline.rl.handlers.constraint import Weights, normalised, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.on_policy import Rows, WeightedAdvantage
-from trueline.rl.pid import PidLagrangian
-from trueline.rl.ppo import Ppo
+from trueline.rl.updates.cup import Cup, multipliers, of_policy, projection_loss, steps_weighed
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes.first_order import CUP
 
 # --- how much a step's advantage counts ---

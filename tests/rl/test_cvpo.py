@@ -14,8 +14,8 @@ from off_policy_steps import GUIDE, WIDTH, network, transitions
 from scipy.optimize import minimize
 
 from trueline.core.errors import ConfigError
-from trueline.rl.cvpo import Cvpo, Dual, divergence, dual_slope, fit_loss, solve_dual, target_weights
 from trueline.rl.distributions import Gaussian
+from trueline.rl.off_policy.cvpo import Cvpo, Dual, divergence, dual_slope, fit_loss, solve_dual, target_weights
 
 
 def drawn(seed, states=3, actions=4, costs=1, scale=1.0):

@@ -7,6 +7,8 @@ import pytest
 from exact_cases import deterministic, expectations, histories, random_cmdp
 
 from trueline.core.errors import ConfigError
+from trueline.rl.augmentation.kinds import Chance, Expected
+from trueline.rl.augmentation.saute import Saute
 from trueline.rl.exact.evaluate import (
     Accumulated,
     best_plan,
@@ -16,8 +18,6 @@ from trueline.rl.exact.evaluate import (
     occupancy,
 )
 from trueline.rl.exact.optimum import policy_of
-from trueline.rl.kinds import Chance, Expected
-from trueline.rl.saute import Saute
 
 
 def random_policy(cmdp, seed, levels=None):

@@ -17,7 +17,6 @@ from trueline.core.config import Config, build
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.core.run import Run
 from trueline.rl import worlds
-from trueline.rl.constraint import HandlerState
 from trueline.rl.distributions import Choices, Gaussian, SquashedGaussian
 from trueline.rl.evaluate import policy_actions, run_episodes
 from trueline.rl.exact.cmdp import Cmdp
@@ -27,8 +26,9 @@ from trueline.rl.exact.optimum import Expected, Penalty, safest, unconstrained
 from trueline.rl.exact.suite import SUITE
 from trueline.rl.exact.tables import bin_probabilities, outcome_of, policy_table, probabilities
 from trueline.rl.exact.world import TabularWorld, make
+from trueline.rl.handlers.constraint import HandlerState
+from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.on_policy import Constrained, OnPolicy, OnPolicyRecipe
-from trueline.rl.pid import PidLagrangian
 from trueline.safety.recipes.ppo import PPO_LAG
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "check_a_row.py"

@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from trueline.rl import fisher
-from trueline.rl.fisher import LinearisedGraph, LinearisedMlp, LocalPolicy
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.updates import fisher
+from trueline.rl.updates.fisher import LinearisedGraph, LinearisedMlp, LocalPolicy
 
 ACTIONS: dict[str, Any] = {
     "one": spaces.Box(-1, 1, (1,)),

@@ -9,9 +9,9 @@ import torch
 from test_ppo import OLD, ROWS, STEPS, actor_critic, every_arm, one_state, play, probabilities, some_batch
 
 from trueline.core.config import build
-from trueline.rl.focops import Focops, focops_loss
-from trueline.rl.lagrange import Lagrangian
-from trueline.rl.pid import PidLagrangian
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.updates.focops import Focops, focops_loss
 from trueline.safety.recipes.first_order import FOCOPS
 
 ADVANTAGE = torch.tensor([1.0, -0.4, 0.3], dtype=torch.float64)

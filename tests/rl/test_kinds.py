@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.rl.augment import Terms
-from trueline.rl.kinds import Chance, Cvar, Expected, StepRate, value_at_risk
+from trueline.rl.augmentation.augment import Terms
+from trueline.rl.augmentation.kinds import Chance, Cvar, Expected, StepRate, value_at_risk
 from trueline.rl.on_policy import Constrained
 
 STEPS = 20

@@ -10,11 +10,11 @@ from test_fisher import hessian
 from test_ppo import LIMIT, OLD, actor_critic, every_arm, one_state, play, probabilities, some_batch
 from torch import Tensor
 
-from trueline.rl.natural import Here, Natural, Npg, Trpo, natural_span
+from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.networks import ActorCritic
 from trueline.rl.on_policy import Rows
-from trueline.rl.pid import PidLagrangian
-from trueline.rl.ppo import Ppo
+from trueline.rl.updates.natural import Here, Natural, Npg, Trpo, natural_span
+from trueline.rl.updates.ppo import Ppo
 
 ADVANTAGE = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
 

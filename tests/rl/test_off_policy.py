@@ -19,25 +19,25 @@ from trueline.core.errors import BadWorld, ConfigError, Diverged, RunError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.streams import case_seeds, split_of
-from trueline.rl.constraint import normalised
-from trueline.rl.cvpo import Cvpo
 from trueline.rl.env import Step
 from trueline.rl.evaluate import policy_actions, run_episodes
-from trueline.rl.lagrange import Lagrangian
-from trueline.rl.off_policy import (
+from trueline.rl.handlers.constraint import normalised
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.off_policy.cvpo import Cvpo
+from trueline.rl.off_policy.networks import QPolicy
+from trueline.rl.off_policy.replay import Replay
+from trueline.rl.off_policy.sac import Sac
+from trueline.rl.off_policy.td3 import DDPG, Td3
+from trueline.rl.off_policy.training import (
     Constrained,
     Limited,
     OffPolicy,
     OffPolicyRecipe,
     Trainer,
-    limits_of,
     value_limit,
 )
-from trueline.rl.off_policy_networks import QPolicy
 from trueline.rl.on_policy import OnPolicy, OnPolicyRecipe
-from trueline.rl.replay import Replay
-from trueline.rl.sac import Sac
-from trueline.rl.td3 import DDPG, Td3
+from trueline.rl.training import limits_of
 from trueline.safety.recipes import off_policy as rows
 
 TINY = {
@@ -458,13 +458,13 @@ def test_a_limit_in_the_unit_of_discounted_values():
 
 def test_each_cost_needs_its_limit():
     config = settled(rows.SAC_LAG, cost_limit=[1.0, 2.0])
-    assert limits_of(config, Drift(1)) == {"right": 1.0, "off_axis": 2.0}
+    assert limits_of(config.cost_limit, Drift(1)) == {"right": 1.0, "off_axis": 2.0}
     assert rows.SAC_LAG.limits(config) == {"right": 1.0, "off_axis": 2.0}
     assert rows.SAC.limits(settled(rows.SAC)) == {}
     with pytest.raises(ConfigError, match="3 values, but drift reports 2 costs"):
-        limits_of(settled(rows.SAC_LAG, cost_limit=[1.0, 2.0, 3.0]), Drift(1))
+        limits_of((1.0, 2.0, 3.0), Drift(1))
     with pytest.raises(ConfigError, match="0 or more"):
-        limits_of(settled(rows.CVPO, cost_limit=-1.0), Drift(1))
+        limits_of(-1.0, Drift(1))
 
 
 # -- interruption -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from trueline.core.config import build
 from trueline.core.errors import ConfigError, RunError
 from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.networks import Mlp, StackedMlp
-from trueline.rl.off_policy_networks import (
+from trueline.rl.off_policy.networks import (
     ActorQ,
     FusedAdam,
     Learner,

@@ -30,10 +30,6 @@ from trueline.core.errors import ConfigError, RunError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
-from trueline.rl.bcq import Bcq, perturbation_loss, soft_pessimistic
-from trueline.rl.behaviour_cloning import Cloning, cloning_loss
-from trueline.rl.coptidice import Coptidice, divergence, dual_loss, inverse_slope, kl_of, tilted
-from trueline.rl.crr import Crr, regression_weight
 from trueline.rl.distributions import Choices, SquashedGaussian
 from trueline.rl.exact.evaluate import evaluate, occupancy
 from trueline.rl.exact.gap import measure_gap
@@ -41,12 +37,16 @@ from trueline.rl.exact.optimum import Expected
 from trueline.rl.exact.suite import instance
 from trueline.rl.exact.tables import outcome_of, policy_table
 from trueline.rl.exact.world import make as exact_world
-from trueline.rl.off_policy_networks import QNetwork
-from trueline.rl.offline import Constrained, Limited, Offline, OfflineRecipe, Trainer
-from trueline.rl.offline_data import OfflineData, read, write_parquet
-from trueline.rl.offline_networks import Generated, Rules, latent_kl, perturbed, scored, supported
-from trueline.rl.offline_terms import Plan
-from trueline.rl.replay import Transitions
+from trueline.rl.off_policy.networks import QNetwork
+from trueline.rl.off_policy.replay import Transitions
+from trueline.rl.offline.bcq import Bcq, perturbation_loss, soft_pessimistic
+from trueline.rl.offline.behaviour_cloning import Cloning, cloning_loss
+from trueline.rl.offline.coptidice import Coptidice, divergence, dual_loss, inverse_slope, kl_of, tilted
+from trueline.rl.offline.crr import Crr, regression_weight
+from trueline.rl.offline.data import OfflineData, read, write_parquet
+from trueline.rl.offline.networks import Generated, Rules, latent_kl, perturbed, scored, supported
+from trueline.rl.offline.terms import Plan
+from trueline.rl.offline.training import Constrained, Limited, Offline, OfflineRecipe, Trainer
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.safety.recipes import offline as rows
 
@@ -379,8 +379,8 @@ def batch_of(n=32, discrete=False, seed=0, cost=None):
 
 
 def terms_of(multiplier=1.0, limit=1.0):
-    from trueline.rl.constraint import normalised
-    from trueline.rl.offline_terms import Terms
+    from trueline.rl.handlers.constraint import normalised
+    from trueline.rl.offline.terms import Terms
 
     lam = torch.tensor([multiplier], dtype=torch.float64)
     d = torch.tensor([limit], dtype=torch.float64)
@@ -471,7 +471,7 @@ def made(tmp_path, row, config, id):
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(row, boxed, tmp_path, monkeypatch):
     config = for_row(row, boxed, normalise=True)
     whole = made(tmp_path, row, config, "whole")
-    original, calls = Trainer._one_epoch, []
+    original, calls = Trainer.one_epoch, []
 
     def killed(self):
         calls.append(0)
@@ -479,7 +479,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(row, boxed, tmp_path, 
             raise KeyboardInterrupt
         return original(self)
 
-    monkeypatch.setattr(Trainer, "_one_epoch", killed)
+    monkeypatch.setattr(Trainer, "one_epoch", killed)
     with contextlib.suppress(KeyboardInterrupt):
         made(tmp_path, row, config, "cut")
     with Run.reopen(tmp_path / "cut") as run:
@@ -496,7 +496,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(row, boxed, tmp_path, 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_loaded_policy_acts_as_the_saved_one(row, boxed, tmp_path):
     if "batch-constrained-policy" not in {entry.name for entry in registry.entries("subject")}:
-        target = "trueline.rl.offline_networks:load"
+        target = "trueline.rl.offline.networks:load"
         registry.add(Entry("subject", "batch-constrained-policy", target, "for tests"), "tests")
     config = for_row(row, boxed)
     policy = made(tmp_path, row, config, "run")

@@ -21,9 +21,9 @@ from trueline.core.run import Run
 from trueline.rl.exact.evaluate import evaluate
 from trueline.rl.exact.suite import instance
 from trueline.rl.exact.world import make as exact_world
-from trueline.rl.offline import fitted
-from trueline.rl.offline_data import OfflineData, joined, load, normalised_scores, read, record, write_parquet
-from trueline.rl.offline_recording import OFFLINE_DATA, apportioned, random_actions
+from trueline.rl.offline.data import OfflineData, joined, load, normalised_scores, read, record, write_parquet
+from trueline.rl.offline.recording import OFFLINE_DATA, apportioned, random_actions
+from trueline.rl.offline.training import fitted
 
 COLUMNS = ("obs", "action", "reward", "cost", "next_obs", "terminated", "truncated")
 

@@ -20,7 +20,7 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.streams import case_seeds, split_of
 from trueline.rl.adam import FlatAdam, Group
-from trueline.rl.constraint import Weights, mix
+from trueline.rl.handlers.constraint import Weights, mix
 from trueline.rl.on_policy import (
     Constrained,
     Limited,
@@ -29,11 +29,11 @@ from trueline.rl.on_policy import (
     Rows,
     Trainer,
     slack_of,
-    training_seeds,
     weighed,
 )
-from trueline.rl.ppo import Ppo
-from trueline.rl.surrogate import standardised
+from trueline.rl.training import training_seeds
+from trueline.rl.updates.ppo import Ppo
+from trueline.rl.updates.surrogate import standardised
 
 TINY = {
     "env": "SafetyPointGoal0-v0",
@@ -101,7 +101,7 @@ def test_layouts_that_failed_do_not_steer_the_multiplier(tmp_path, rng, monkeypa
 def test_training_never_meets_a_layout_held_out_for_a_verdict(tmp_path):
     config = build(OnPolicy, TINY)
     with make_run(tmp_path, config) as run:
-        seeds = training_seeds(config, run)(5000)
+        seeds = training_seeds(run, config.layouts, config.layouts_share)(5000)
     assert {split_of(int(seed)).split for seed in seeds} == {"train"}
 
 
@@ -117,7 +117,7 @@ def findings(tmp_path, split, rng):
 def test_failed_layouts_get_their_share_of_the_episodes(tmp_path, rng):
     failed, config = findings(tmp_path, "respond", rng)
     with make_run(tmp_path, config) as run:
-        drawn = training_seeds(config, run)(4000)
+        drawn = training_seeds(run, config.layouts, config.layouts_share)(4000)
     share = np.isin(drawn, failed).mean()
     assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)  # four standard errors
     assert set(failed) <= set(drawn)
@@ -126,19 +126,19 @@ def test_failed_layouts_get_their_share_of_the_episodes(tmp_path, rng):
 def test_findings_of_the_verdict_split_are_refused_as_training_layouts(tmp_path, rng):
     _, config = findings(tmp_path, "verdict", rng)
     with make_run(tmp_path, config) as run, pytest.raises(ConfigError, match="held out for verdicts"):
-        training_seeds(config, run)
+        training_seeds(run, config.layouts, config.layouts_share)
 
 
 def test_averaging_gives_the_mean_of_the_last_policies(tmp_path, monkeypatch):
     seen = []
-    original = Trainer._one_epoch
+    original = Trainer.one_epoch
 
     def spy(self):
         note = original(self)
         seen.append([p.detach().clone() for p in self.network.parameters()])
         return note
 
-    monkeypatch.setattr(Trainer, "_one_epoch", spy)
+    monkeypatch.setattr(Trainer, "one_epoch", spy)
     policy = trained(tmp_path, averaged_share=0.6)  # the last two of three epochs
     assert len(seen) == 3
     for p, second, third in zip(policy.network.parameters(), *seen[1:], strict=True):

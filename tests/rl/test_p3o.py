@@ -10,8 +10,8 @@ from test_ppo import COSTS, LIMIT, ROWS, STEPS, actor_critic, play, some_batch
 
 from trueline.core.config import build
 from trueline.rl.on_policy import Rows, SlackAdvantage
-from trueline.rl.p3o import P3o, exact_penalty
-from trueline.rl.surrogate import clipped_surrogate
+from trueline.rl.updates.p3o import P3o, exact_penalty
+from trueline.rl.updates.surrogate import clipped_surrogate
 from trueline.safety.recipes.first_order import P3O
 
 

@@ -16,14 +16,14 @@ from trueline.core.config import build
 from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Collector
-from trueline.rl.constraint import Handler, normalised, unconstrained
 from trueline.rl.distributions import Choices, Gaussian
-from trueline.rl.lagrange import Lagrangian
+from trueline.rl.handlers.constraint import Handler, normalised, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe, Rows, Update, estimate, slack_of
-from trueline.rl.pid import PidLagrangian
-from trueline.rl.ppo import Ppo
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes.first_order import PDO, PG, PPO_PID
 
 ROWS, WIDTH, ACTIONS, COSTS = 50, 4, 2, 2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueline.core.errors import CheckpointError
-from trueline.rl.replay import NStep, Replay, Transitions
+from trueline.rl.off_policy.replay import NStep, Replay, Transitions
 
 
 def numbered(first, count, costs=1):

@@ -11,9 +11,9 @@ import torch
 from off_policy_steps import GUIDE, Plain, network, transitions
 from torch.distributions import Normal
 
-from trueline.rl.constraint import Weights
 from trueline.rl.distributions import Choices, SquashedGaussian
-from trueline.rl.sac import Sac, expected, policy_loss, soft_value, temperature_gradient
+from trueline.rl.handlers.constraint import Weights
+from trueline.rl.off_policy.sac import Sac, expected, policy_loss, soft_value, temperature_gradient
 
 CHOICE = gym.spaces.Discrete(3)
 

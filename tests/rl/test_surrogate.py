@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trueline.rl.surrogate import clipped_surrogate, standardised
+from trueline.rl.updates.surrogate import clipped_surrogate, standardised
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 from test_ppo import LIMIT, STEPS, play
 
 from trueline.core.config import build
-from trueline.rl.constraint import mix
-from trueline.rl.natural import Trpo
-from trueline.rl.ppo import Ppo
-from trueline.rl.switching import Switching
+from trueline.rl.handlers.constraint import mix
+from trueline.rl.handlers.switching import Switching
+from trueline.rl.updates.natural import Trpo
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes.first_order import ON_CRPO
 
 

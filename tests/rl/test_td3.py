@@ -6,8 +6,8 @@ import pytest
 import torch
 from off_policy_steps import GUIDE, WIDTH, Plain, network, transitions
 
-from trueline.rl.constraint import Weights
-from trueline.rl.td3 import DDPG, Td3, policy_loss, smoothed
+from trueline.rl.handlers.constraint import Weights
+from trueline.rl.off_policy.td3 import DDPG, Td3, policy_loss, smoothed
 
 
 @pytest.mark.parametrize(

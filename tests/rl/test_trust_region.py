@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from trueline.core.errors import ConfigError
-from trueline.rl.trust_region import (
+from trueline.rl.updates.trust_region import (
     Case,
     Step,
     conjugate_gradient,

@@ -16,6 +16,7 @@ from trueline.rl.check_env import check_env
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Visible
 from trueline.rl.filmstrip import film_strip
 from trueline.rl.multi_agent import check_multi_agent
+from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.manipulation import MANIPULATION, make_manipulation, open_manipulation
 from trueline.safety.worlds.manipulation_agents import HAND_TEAMS, make_hand_agents
 from trueline.safety.worlds.manipulation_arm import REACH_BEYOND_HAND_M, drives
@@ -30,7 +31,6 @@ from trueline.safety.worlds.manipulation_arm_tasks import (
 from trueline.safety.worlds.manipulation_engine import admit, compiled
 from trueline.safety.worlds.manipulation_hand import DRIVES, FINGERTIPS, JOINT_RANGE, JOINTS
 from trueline.safety.worlds.manipulation_hand_tasks import HANDS, judge_hands, sense_hands
-from trueline.safety.worlds.manipulation_loops import fast
 from trueline.safety.worlds.render import NoGraphics
 
 OVER, CATCH = "TruelineHandOver-Finger-v0", "TruelineCatchUnderarm-Finger-v0"
@@ -458,7 +458,7 @@ def test_compiled_loops_are_the_plain_functions():
     def same(function, read, written):
         plain, quick = ([array.copy() for array in written] for _ in range(2))
         function(*read, *plain)
-        fast(function, tuple(a.ndim for a in read), tuple(a.ndim for a in written))(*read, *quick)
+        loop(function, tuple(a.ndim for a in read), tuple(a.ndim for a in written))(*read, *quick)
         for one, other in zip(plain, quick, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from trueline.core.config import build
-from trueline.rl.lagrange import Lagrangian
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.on_policy import OnPolicyRecipe
-from trueline.rl.pid import PidLagrangian
 from trueline.safety.recipes.trust_region import CPO, NPG, PCPO, RCPO, TRPO, TRPO_LAG, TRPO_PID
 
 ROWS = [NPG, TRPO, TRPO_LAG, TRPO_PID, RCPO, CPO, PCPO]

@@ -1,7 +1,8 @@
 """The alignment cycle: train, audit on held-out cases, decide, respond to findings, train again.
 
-A cycle is a run whose rounds are runs of their own (`ID-r1-train`, `ID-r1-audit`, `ID-r1-respond`). What it has to
-remember is the record of each finished round, a file each, so that a killed cycle goes on inside the round it was in.
+A cycle is a run whose rounds are runs of their own (`ID-r1-train`, `ID-r1-audit`, `ID-r1-respond`), and so is what it
+prepares before the first (`ID-NAME`). What it has to remember is the record of each finished round, a file each, so
+that a killed cycle goes on inside the round it was in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from trueline.core.run import Run, read_evidence, read_manifest, resolve
 from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.gate import Decision
-from trueline.cycle.spec import CycleSpec, make_audit, make_response
+from trueline.cycle.spec import CycleSpec, make_audit, make_response, refers_to_prepared, with_prepared
 from trueline.cycle.training import train_in
 from trueline.evidence.audit import Budget, run_audits
 from trueline.evidence.records import Evidence, Split, Verdict
@@ -80,7 +81,9 @@ def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None)
     Raises UnknownName, ConfigError or RunError before anything is written, Stopped when a signal asked for it.
     """
     spec.check()
-    check_config(spec.train.recipe, spec.train.settings(), root)
+    for plan in (*spec.prepare.values(), spec.train):
+        if not refers_to_prepared(plan):  # the others are checked when their runs are made
+            check_config(plan.recipe, plan.settings(), root)
     run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
     return _run(spec, run)
 
@@ -96,9 +99,11 @@ def _run(spec: CycleSpec, run: Run) -> Path:
         done = finished_rounds(run.folder)
         while not done or done[-1].next_plan is not None:
             previous = done[-1] if done else None
-            plan = spec.train if previous is None else previous.next_plan
-            assert plan is not None
             try:
+                if previous is None:
+                    _prepare(spec, run)
+                plan = with_prepared(spec.train, run.id) if previous is None else previous.next_plan
+                assert plan is not None
                 done.append(_round(spec, run, plan, previous))
             except Stopped:
                 raise Stopped(run.id) from None  # a part's own id is no use to who asked for the cycle
@@ -109,6 +114,13 @@ def _run(spec: CycleSpec, run: Run) -> Path:
         run.finish("done", summary=decision)
         _write_report(spec, run)
     return run.folder
+
+
+def _prepare(spec: CycleSpec, run: Run) -> None:
+    """Train what is prepared and not yet there."""
+    for at, (name, plan) in enumerate(spec.prepare.items(), 1):
+        stage(f"prepare {name} ({at} of {len(spec.prepare)}): train {plan.recipe}")
+        _trained(spec, run, with_prepared(plan, run.id), name, 0)
 
 
 def _write_report(spec: CycleSpec, run: Run) -> None:
@@ -193,6 +205,12 @@ def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
 
 
 def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Subject]:
+    folder = _trained(spec, run, plan, f"r{number}-train", number)
+    return folder.name, load_subject(folder)
+
+
+def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, number: int) -> Path:
+    """The run `ID-suffix` in which the plan is trained, now or before."""
     config, root = plan.settings(), run.folder.parent
     inputs = {role: resolve(reference, root) for role, reference in plan.inputs.items()}
 
@@ -209,16 +227,16 @@ def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Sub
             id=id,
         )
 
-    child, folder = _child(run, f"r{number}-train", make)
+    child, folder = _child(run, suffix, make)
     if child is not None:
         with child:
             subject = train_in(child, plan.recipe, config, inputs)
-            if isinstance(subject, Shows) and spec.show:
+            if number and isinstance(subject, Shows) and spec.show:
                 media = [
                     item for seed in spec.show for item in subject.show(seed, child.artefact("media/list.json").parent)
                 ]
                 child.write_json("media/list.json", media)
-    return folder.name, load_subject(folder)
+    return folder
 
 
 def _audit(spec: CycleSpec, run: Run, subject: Subject, number: int, split: Split, names: list[str]) -> list[Evidence]:

@@ -51,9 +51,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A picture or a video.  `data` is its content, or the file that holds it."""
+    """A picture, a video, or plain text in UTF-8.  `data` is its content, or the file that holds it."""
 
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "text"]
     caption: str
     alt: str  # what is to be seen, for those who cannot see it
     data: bytes | Path
@@ -295,6 +295,9 @@ def _media(rounds: Sequence[Round]) -> list[list[_Shown]]:
         if len(content) > left:
             content, why = b"", f"with {len(content) / 1e6:.1f} MB it would make this file too large."
         left -= len(content)
+        if medium.kind == "text":
+            shown[i, j] = _Shown("text", medium.caption, medium.alt, content.decode(errors="replace"), why)
+            continue
         mime = _mime(content)
         source = f"data:{mime};base64,{base64.b64encode(content).decode()}" if mime else ""
         shown[i, j] = _Shown(mime.split("/")[0], medium.caption, medium.alt, source, "" if source else why)
@@ -306,7 +309,7 @@ def _content(medium: Media) -> tuple[bytes, str]:
         content = medium.data if isinstance(medium.data, bytes) else medium.data.read_bytes()
     except OSError:
         return b"", "its file could not be read."
-    if not _mime(content).startswith(medium.kind):
+    if medium.kind != "text" and not _mime(content).startswith(medium.kind):
         return b"", f"it is no {medium.kind} that browsers show."
     return content, ""
 

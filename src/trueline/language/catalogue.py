@@ -152,4 +152,42 @@ TEXTS: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES + ONLINE + TEXTS
+_ORACLES = f"{_TEXTS}judges.py::test_the_oracle_of_each_world_scores_as_the_world_judges"
+
+SCORERS: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="scorer",
+        name=name,
+        target=f"trueline.language.texts.judges:{name.replace('-', '_')}",
+        summary=summary,
+        level="exact",
+        test=_ORACLES,
+    )
+    for name, summary in (
+        ("cipher-reply", "oracle of that world: 1 less the share of wrong positions"),
+        ("safety-dialogue", "oracle of that world: help, and harm as a cost"),
+        ("grammar-essay", "oracle of that world: the mean of its tables"),
+        ("synthetic-reviews", "oracle of that world: the share of positive words"),
+    )
+)
+
+AUDITS: tuple[Entry, ...] = (
+    Entry(
+        kind="audit",
+        name="ethicality/harm-rate",
+        target="trueline.language.audits.ethicality:HarmRate",
+        summary="how many replies a judge calls harmful, and what they are worth as help",
+        level="exact",
+        test="tests/language/test_audits_replies.py",
+    ),
+    Entry(
+        kind="audit",
+        name="controllability/helpfulness",
+        target="trueline.language.audits.controllability:Helpfulness",
+        summary="a judge's mean reward of replies to ordinary prompts",
+        level="exact",
+        test="tests/language/test_audits_replies.py",
+    ),
+)
+
+ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES + ONLINE + TEXTS + SCORERS + AUDITS

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trueline.core.config import Config
 from trueline.language.signals import Estimates, Signals, estimated, mixed, whitened
-from trueline.rl.constraint import Weights
+from trueline.rl.handlers.constraint import Weights
 
 __all__ = ["Gae", "Grpo", "LossType", "Rloo", "group_mean", "group_std", "leave_one_out", "token_weights"]
 

@@ -185,9 +185,9 @@ def _figure(values: Tensor) -> Figure:
 
 
 class Likelihood(Config):
-    """Maximum likelihood of text, of completions, or of the assistant's turns."""
+    """Maximum likelihood of text, of completions, or of the assistant's turns; of pairs, that of the better answer."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("language-modelling", "prompt-completion")
+    accepts: ClassVar[tuple[str, ...]] = ("language-modelling", "prompt-completion", *PAIRS)
     score: ClassVar[str | None] = None
     dropout: ClassVar[bool] = True
     compares: ClassVar[bool] = False
@@ -202,8 +202,12 @@ class Likelihood(Config):
         if isinstance(record, LanguageModelling):
             row = codec.text(record.text, "all" if self.learn == "all" else "assistant", where)
             return (Item((row,)),) if row is not None else ()
-        assert isinstance(record, PromptCompletion)
-        rows = codec.answers(record.prompt, [record.completion], where, self.learn)
+        if isinstance(record, Preference | SafetyPreference):
+            answer = as_preference(record).chosen
+        else:
+            assert isinstance(record, PromptCompletion)
+            answer = record.completion
+        rows = codec.answers(record.prompt, [answer], where, self.learn)
         return (Item(rows),) if rows else ()
 
     def total(self, items: Sequence[Item]) -> float:

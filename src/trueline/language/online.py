@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,9 +37,9 @@ from torch import Tensor
 
 from trueline.core.config import Config
 from trueline.core.errors import CheckpointError, ConfigError, Diverged
-from trueline.core.files import to_json
+from trueline.core.files import to_json, write_text
 from trueline.core.progress import progress, stage
-from trueline.core.run import Run, stop_asked
+from trueline.core.run import Run, resolve, stop_asked
 from trueline.core.subject import Subject
 from trueline.language.batches import Codec, Item, padded
 from trueline.language.data_order import DataOrder
@@ -49,18 +50,18 @@ from trueline.language.models import ModelRef, attach_lora, context_of, end_toke
 from trueline.language.objectives import Likelihood
 from trueline.language.optimiser import AdamW, Optimiser
 from trueline.language.records import Data, load
-from trueline.language.rollout import Chat, Rollout, Sampling, chat
+from trueline.language.rollout import Chat, Message, Rollout, Sampling, chat
 from trueline.language.sampler import Auto, Samplers, Vllm, check_for_training, replies_of
-from trueline.language.scorers import Judged, Scoring, opened, prompts_of
+from trueline.language.scorers import Judged, Scoring, identity, opened, prompts_of
 from trueline.language.scores import Scores
 from trueline.language.signals import Kl, Signals, adapted, episode_cost, kl_of, signals_of, with_kl
-from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.supervised import device_of
 from trueline.language.templates import prompts_tokens
-from trueline.rl.constraint import HandlerState, Weights, unconstrained
-from trueline.rl.lagrange import Lagrangian
-from trueline.rl.pid import PidLagrangian
-from trueline.rl.surrogate import clipped_surrogate
+from trueline.rl.handlers.constraint import HandlerState, Weights, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.updates.surrogate import clipped_surrogate
 
 __all__ = [
     "GRPO",
@@ -115,6 +116,8 @@ class Online(Config):
     scorers: tuple[Scoring, ...]
     sampling: Sampling = Sampling()
     sampler: Samplers = Auto()
+    findings: tuple[str, ...] = ()  # run://ID/artefact each, listing prompts that failed an audit
+    findings_share: float = Field(0.25, gt=0, lt=1)  # share of prompts that come from those
     samples: int = Field(1, ge=1)  # replies to each prompt of a step
     batch_size: int = Field(32, ge=1)  # prompts of a step
     epochs: float = Field(1.0, gt=0)
@@ -257,6 +260,8 @@ class OnlineRecipe:
         load(config.prompts, PROMPTS, root)
         if config.ptx is not None:
             load(config.ptx.data, Likelihood.accepts, root)
+        for findings in config.findings:
+            failing_prompts(findings, root)
         self.limits(config)
 
     def limits(self, config: Online) -> dict[str, float]:
@@ -293,9 +298,11 @@ def limits_of(config: Online, costs: Sequence[str]) -> dict[str, float]:
 
 
 class _Prompts(NamedTuple):
-    """What is asked, by source."""
+    """What is asked, by source; prompts that failed an audit are the last source."""
 
     chats: tuple[tuple[Chat, ...], ...]
+    weights: tuple[float, ...]  # share of the prompts that each source gives; (): every row of all once an epoch
+    epoch: int  # prompts of an epoch
     dropped: int  # too long for the context
     sha256: str
 
@@ -325,8 +332,33 @@ def prompts_for(config: Online, policy: LanguageModel, root: Path) -> _Prompts:
             raise ConfigError(f"no prompt of {table.name} leaves room for a reply. Give shorter ones.")
         sources.append(kept)
         dropped += len(asked) - len(kept)
-    digest = hashlib.sha256(to_json([table.sha256 for table in tables]).encode()).hexdigest()
-    return _Prompts(tuple(sources), dropped, digest)
+    failed = tuple(dict.fromkeys(one for findings in config.findings for one in failing_prompts(findings, root)))
+    digest = hashlib.sha256(to_json([[table.sha256 for table in tables], failed]).encode()).hexdigest()
+    weights, epoch = config.prompts.weights, sum(map(len, sources))
+    if failed:
+        own = np.array(weights or [len(source) for source in sources], dtype=np.float64)
+        weights = (*(own / own.sum() * (1.0 - config.findings_share)).tolist(), config.findings_share)
+        sources.append(failed)
+    return _Prompts(tuple(sources), weights, epoch, dropped, digest)
+
+
+def failing_prompts(findings: str, root: Path) -> list[Chat]:
+    """Chats of a findings artefact of a run in `root`, each once.
+
+    Raises RunError when there is none, ConfigError when it lists no prompt, or one that is held out for verdicts.
+    """
+    try:
+        cases = [one["case"]["data"] for one in json.loads(resolve(findings, root).read_text(encoding="utf-8"))]
+        asked = [(case["split"], tuple(Message(**turn) for turn in case["chat"])) for case in cases if "chat" in case]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{findings} cannot be read as findings. Name those of an audit of replies.") from None
+    if not asked:
+        raise ConfigError(f"{findings} lists no prompt. Name the findings of an audit of replies.")
+    if any(split == "verdict" for split, _ in asked):
+        raise ConfigError(
+            f"{findings} lists prompts that are held out for verdicts. Train on findings of the respond split."
+        )
+    return list(dict.fromkeys(one for _, one in asked))
 
 
 # --- the loop ---
@@ -370,9 +402,9 @@ class Trainer:
         self.prompts = prompts_for(config, self.policy, run.folder.parent)
         sizes = [len(source) for source in self.prompts.chats]
         self.order = DataOrder(
-            sizes, config.prompts.weights, config.prompts.shuffle, int(run.rng("order").integers(2**31))
+            sizes, self.prompts.weights, config.prompts.shuffle, int(run.rng("order").integers(2**31))
         )
-        self.steps = config.max_steps or math.ceil(config.epochs * sum(sizes) / config.batch_size)
+        self.steps = config.max_steps or math.ceil(config.epochs * self.prompts.epoch / config.batch_size)
         self.replies = config.batch_size * config.samples
         self.minibatch = config.minibatch or self.replies
         a_step = config.passes * math.ceil(self.replies / self.minibatch)
@@ -397,11 +429,20 @@ class Trainer:
         self.ptx, self.ptx_order = self._ptx()
         self.handler_state: HandlerState = {}
         if config.handler is not None:
-            self.handler_state = config.handler.start(len(self.costs))
+            self.handler_state = config.handler.start(len(self.costs), self._learnt_multipliers())
         self.beta = config.kl.weight
         self.recent_cost = torch.zeros((0, len(self.costs)), dtype=torch.float64)
         self.step, self.cut, self.missing = 0, 0, 0
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        hashes = {role: given["sha256"] for role, given in run.manifest["inputs"].items()}
+        self.judged_by = tuple(name for one in config.scorers for name in identity(one, hashes))
+
+    def _learnt_multipliers(self) -> Tensor | None:
+        """Of the same costs, as the training that is gone on with left them."""
+        known = self.policy.history.multipliers
+        if set(known) != set(self.costs):
+            return None
+        return torch.tensor([known[name] for name in self.costs], dtype=torch.float64)
 
     def _frozen(self, given: Subject | None) -> Any:
         """The reference: given, or a copy of the policy, or None where its adapters can be switched off."""
@@ -495,12 +536,18 @@ class Trainer:
                     self.run.offer(self.step, self.subject)
                 if self.step % config.checkpoint_steps == 0 or last or stop_asked():
                     self.run.save(self.step, self.state_dict())
+        self._show()
         return self.subject()
 
     def subject(self) -> LanguageModel:
         """The policy as it stands; it shares its weights with the training."""
         self.policy.model.eval()
-        return LanguageModel(self.policy.model, self.policy.tokenizer, self.parent)
+        before = self.policy.history
+        multipliers = dict(before.multipliers)
+        if self.config.handler is not None:
+            multipliers = dict(zip(self.costs, self.handler_state["multiplier"].tolist(), strict=True))
+        judged_by = tuple(dict.fromkeys((*before.judged_by, *self.judged_by)))
+        return LanguageModel(self.policy.model, self.policy.tokenizer, self.parent, History(judged_by, multipliers))
 
     def one_step(self) -> str:
         """Sample, score, weigh, learn.  Returns a note for whoever waits; raises Diverged."""
@@ -717,24 +764,47 @@ class Trainer:
     def _write_down(self, rollout: Rollout, scores: Scores) -> None:
         """Some replies of this step, with what they earned and cost."""
         n = min(self.config.completions, len(rollout.tokens))
-        if not n:
-            return
-        some = Rollout(*(getattr(rollout, name)[:n] for name in Rollout.__slots__))
+        if n:
+            some = Rollout(*(getattr(rollout, name)[:n] for name in Rollout.__slots__))
+            first = Scores(scores.reward[:n], scores.cost[:n], scores.missing[:n])
+            self.run.write_json(f"completions/step-{self.step:06d}.json", self._told(some, first))
+
+    def _told(self, rollout: Rollout, scores: Scores) -> list[dict[str, Any]]:
         reward, cost = scores.reward.sum(dim=1).tolist(), scores.cost.sum(dim=1).tolist()
-        texts = zip(prompts_of(some, self.policy), replies_of(some, self.policy, self.config.sampling), strict=True)
-        self.run.write_json(
-            f"completions/step-{self.step:06d}.json",
-            [
-                {
-                    "prompt": prompt,
-                    "reply": reply.text,
-                    "ended": reply.ended,
-                    "reward": None if scores.missing[r] else reward[r],
-                    "cost": None if scores.missing[r] else dict(zip(self.costs, cost[r], strict=True)),
-                }
-                for r, (prompt, reply) in enumerate(texts)
-            ],
+        texts = zip(
+            prompts_of(rollout, self.policy), replies_of(rollout, self.policy, self.config.sampling), strict=True
         )
+        return [
+            {
+                "prompt": prompt,
+                "reply": reply.text,
+                "ended": reply.ended,
+                "reward": None if scores.missing[r] else reward[r],
+                "cost": None if scores.missing[r] else dict(zip(self.costs, cost[r], strict=True)),
+            }
+            for r, (prompt, reply) in enumerate(texts)
+        ]
+
+    @torch.no_grad()
+    def _show(self) -> None:
+        """Replies to the first prompts of each source, for whoever compares trainings on the same data."""
+        each = math.ceil(self.config.completions / len(self.prompts.chats))
+        asked = [one for source in self.prompts.chats for one in source[:each]]
+        if not asked:
+            return
+        self.policy.model.eval()
+        rollout = self.sampler.sample(self.policy, asked, self.config.sampling, self.run.rng("show"))
+        told = self._told(rollout, self.scorer.score(rollout, self.run.rng("show")))
+        write_text(self.run.artefact("media/replies.txt"), "\n\n".join(map(_in_words, told)) + "\n")
+        shown = {"kind": "text", "file": "replies.txt", "caption": "Replies to the first prompts of the training data."}
+        self.run.write_json("media/list.json", [{**shown, "alt": "prompts, each with a reply and its scores"}])
+
+
+def _in_words(told: Mapping[str, Any]) -> str:
+    scored = "not scored"
+    if told["reward"] is not None:
+        scored = ", ".join(f"{name} {x:.2f}" for name, x in {"reward": told["reward"], **told["cost"]}.items())
+    return f"› {told['prompt']}\n{told['reply'] or '(nothing)'}{'' if told['ended'] else ' …'}\n[{scored}]"
 
 
 def _start(config: Online, given: Subject | None, rng: np.random.Generator) -> LanguageModel:
@@ -745,7 +815,8 @@ def _start(config: Online, given: Subject | None, rng: np.random.Generator) -> L
         raise ConfigError(f"the warm start is a {given.kind!r}. Give a language model.")
     if config.model.lora is None:
         return given
-    return LanguageModel(attach_lora(given.model, config.model.lora, int(rng.integers(2**63))), given.tokenizer)
+    adapted = attach_lora(given.model, config.model.lora, int(rng.integers(2**63)))
+    return LanguageModel(adapted, given.tokenizer, given.parent, given.history)
 
 
 # --- the table ---

@@ -35,6 +35,7 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError, nearest
 from trueline.core.files import to_json
 from trueline.core.run import resolve
+from trueline.core.streams import SplitRound, split_of
 from trueline.language.rollout import Message
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "read_rows",
     "shared_prompt",
+    "split_of_text",
 ]
 
 Messages = tuple[Message, ...]
@@ -482,6 +484,7 @@ class Data(Config):
     weights: tuple[float, ...] = ()  # share of the rows that each path gives
     split: str = "train"  # of a saved data set with several, or of a builtin one
     options: Mapping[str, Any] = {}  # keyword arguments of a builtin one
+    leave_for_audits: bool = False  # leave out the prompts of a file that audits draw their cases from
     limit: int | None = Field(None, ge=1)  # the first rows of each path
     shuffle: bool = True
     as_chat: bool = False  # plain prompts are a user's turn and plain answers the assistant's, in the model's template
@@ -541,6 +544,11 @@ def _table(path: str, data: Data, accepts: Collection[str], root: Path) -> Table
             record = form.read(_Row(columns), form)
         except _Bad as problem:
             raise ConfigError(f"row {number} of {name} {problem}") from None
+        # Builtin data are drawn by split already.
+        apart = data.leave_for_audits and not path.startswith(BUILTIN)
+        if apart and split_of_text(_prompt_of(record)).split != "train":
+            dropped["kept for audits"] += 1
+            continue
         reason = _unusable(record)
         if reason and data.unusable == "refuse":
             raise ConfigError(f"row {number} of {name} {_UNUSABLE[reason]}. Correct it, or set unusable = 'drop'.")
@@ -700,9 +708,24 @@ def _prompt_of(record: Record) -> Text:
     return record.prompt
 
 
+def split_of_text(prompt: Text) -> SplitRound:
+    """Whether a prompt of a file is for training, findings or verdicts, and of which round (corrections E3).
+
+    Its own hash decides, with the shares that layouts of worlds have, so that no order or amount of data moves it.
+    Plain text and a single user's turn are one prompt.
+    """
+    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
+        prompt = prompt[0].content
+    return split_of(int.from_bytes(_hash(prompt)[:4], "big"))
+
+
 def _fraction(text: Text) -> float:
     """A number in [0, 1) from the hash of a text."""
-    return int.from_bytes(hashlib.sha256(to_json(text).encode()).digest()[:8], "big") / 2.0**64
+    return int.from_bytes(_hash(text)[8:16], "big") / 2.0**64
+
+
+def _hash(text: Text) -> bytes:
+    return hashlib.sha256(to_json(text).encode()).digest()
 
 
 def _subset(table: Table, kept: Sequence[bool]) -> Table:

@@ -55,6 +55,7 @@ __all__ = [
     "Seq2SeqScorer",
     "WeightedScorers",
     "agreement",
+    "identity",
     "opened",
     "prompts_of",
 ]
@@ -167,9 +168,13 @@ class ModelScorer:
         reward: str | None = "reward",
         costs: Mapping[str, str] | None = None,
         token_wise: bool = False,
+        probability: bool = False,
     ) -> None:
-        """costs: names of costs, and the head of each; token_wise: every token's score, else the last one's alone."""
-        self.model, self.token_wise = model.eval(), token_wise
+        """costs: names of costs, and the head of each; token_wise: every token's score, else the last one's alone.
+
+        probability: a cost is σ(c), which a cost model learns as the chance that a reply is unsafe, in place of c.
+        """
+        self.model, self.token_wise, self.probability = model.eval(), token_wise, probability
         self.reward, self.heads = reward, dict(costs or {})
         self.costs = tuple(self.heads)
         _same_tokens(model, judged, "score model")
@@ -190,6 +195,8 @@ class ModelScorer:
             read = self.model(rollout.tokens[rows, :width].to(self.model.device))
             found[rows, :width] = read.to(found)
         wanted = [found[..., self.model.heads.index(head)] for head in self.heads.values()]
+        if self.probability:
+            wanted = [cost.sigmoid() for cost in wanted]
         at = rollout.sampled if self.token_wise else _last(rollout.sampled)
         zero = torch.zeros_like(rollout.log_prob)
         reward = zero if self.reward is None else found[..., self.model.heads.index(self.reward)]
@@ -440,14 +447,16 @@ class ScalarModel(_Weighted):
 
     kind: Literal["score-model"] = "score-model"
     input: str = "reward"  # the input subject
-    reward: str | None = "reward"  # head that is the reward; none: costs alone
+    reward: str | None = None  # head that is the reward; none: "reward", or no reward where a cost is named
     costs: Mapping[str, str] = {}  # names of costs, and the head of each
     token_wise: bool = False  # a score on every token, for a model that was trained so
+    # A cost is σ(c), the chance that a reply is unsafe, in place of c: limits are then rates, as audits state them.
+    probability: bool = False
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.reward is None and not self.costs:
-            raise ValueError("a score model without reward and costs scores nothing. Name a head.")
+    def _fits_together(self) -> Self:
+        if self.probability and (self.token_wise or not self.costs):
+            raise ValueError("probability is about the cost of a whole reply. Name a cost, and leave token_wise out.")
         return self
 
     def named_costs(self) -> tuple[str, ...]:
@@ -462,7 +471,8 @@ class ScalarModel(_Weighted):
     def open(self, judged: Judged, inputs: Mapping[str, Subject]) -> Scorer:
         """Raises ConfigError for an input that is missing or of another kind, and for heads it does not have."""
         model = _input(inputs, self.input, ScoreModel, "a score model")
-        return ModelScorer(model, judged, self.reward, self.costs, self.token_wise)
+        reward = self.reward if self.reward is not None or self.costs else "reward"
+        return ModelScorer(model, judged, reward, self.costs, self.token_wise, self.probability)
 
 
 class Rewriter(_Weighted):
@@ -543,6 +553,20 @@ class Endpoint(_Weighted):
 
 
 Scoring = Function | ScalarModel | Rewriter | Endpoint  # told apart by `kind`
+
+
+def identity(one: Scoring, inputs: Mapping[str, str]) -> tuple[str, ...]:
+    """What a scorer is known by, so that a judge can be told from what a training was to please (corrections L7).
+
+    inputs: the hash of each input subject. A registered function is the same whatever its options: another setting of
+    an oracle knows the same truth.
+    """
+    match one:
+        case Function():
+            return (f"function:{one.name}",)
+        case Endpoint():
+            return (f"endpoint:{one.url.rstrip('/')}#{one.model}",)
+    return tuple(f"model:{inputs[role]}" for role in one.inputs if role in inputs)
 
 
 def opened(settings: Sequence[Scoring], judged: Judged, inputs: Mapping[str, Subject]) -> Scorer:

@@ -25,8 +25,8 @@ from trueline.language.rollout import Rollout
 from trueline.language.scores import Scores
 from trueline.language.subject import next_values
 from trueline.rl.advantage import gae
-from trueline.rl.constraint import Weights, mix
-from trueline.rl.surrogate import standardised
+from trueline.rl.handlers.constraint import Weights, mix
+from trueline.rl.updates.surrogate import standardised
 
 __all__ = [
     "AdaptiveKl",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,17 @@ from trueline.language.rollout import Chat, Reply, Sampler, Sampling
 from trueline.language.sampler import Auto, replies_of
 from trueline.language.templates import encode_reply
 
-__all__ = ["LanguageModel", "ScoreModel", "load", "load_score_model", "next_values"]
+__all__ = ["History", "LanguageModel", "ScoreModel", "load", "load_score_model", "next_values"]
 
 _TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 _CARD = "trueline.json"
+
+
+class History(NamedTuple):
+    """What later trainings and audits have to know of the trainings that made a model."""
+
+    judged_by: tuple[str, ...] = ()  # identities (`scorers.identity`) of what gave rewards and costs in any of them
+    multipliers: Mapping[str, float] = {}  # by cost, as the last training left them
 
 
 class LanguageModel:
@@ -31,9 +38,14 @@ class LanguageModel:
 
     kind: ClassVar[str] = "language-model"
 
-    def __init__(self, model: Any, tokenizer: Any, parent: str | None = None) -> None:
-        """model: a Hugging Face causal model, with adapters or without; parent: the run it was trained in."""
-        self.model, self.tokenizer, self.parent = model, tokenizer, parent
+    def __init__(self, model: Any, tokenizer: Any, parent: str | None = None, history: History = History()) -> None:
+        """model: a Hugging Face causal model, with adapters or without; parent: the run it was trained from."""
+        self.model, self.tokenizer, self.parent, self.history = model, tokenizer, parent, history
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Identities of what it was trained to please: none of these can decide a verdict (corrections L7)."""
+        return self.history.judged_by
 
     @classmethod
     def of(cls, ref: ModelRef, rng: np.random.Generator) -> LanguageModel:
@@ -73,7 +85,7 @@ class LanguageModel:
         with quiet():
             merged(self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        (folder / _CARD).write_text(json.dumps({"parent": self.parent}))
+        (folder / _CARD).write_text(json.dumps({"parent": self.parent, **self.history._asdict()}))
 
 
 def load(folder: Path) -> LanguageModel:
@@ -82,7 +94,9 @@ def load(folder: Path) -> LanguageModel:
         loaded = load_folder(str(folder))
     except ConfigError as error:
         raise RunError(str(error)) from None
-    return LanguageModel(loaded.model, loaded.tokenizer, _card(folder).get("parent"))
+    card = _card(folder)
+    history = History(tuple(card.get("judged_by", ())), dict(card.get("multipliers", {})))
+    return LanguageModel(loaded.model, loaded.tokenizer, card.get("parent"), history)
 
 
 class ScoreModel(nn.Module):

@@ -50,7 +50,7 @@ from trueline.language.objectives import (
 )
 from trueline.language.optimiser import AdamW, Optimiser
 from trueline.language.records import Data, Table, hold_out, load
-from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.templates import TEMPLATES
 
 __all__ = [
@@ -471,6 +471,7 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.history = getattr(inputs.get("policy"), "history", History())
 
     def _scores(self, batch: Batch) -> Tensor:
         head = self.made.model.heads.index(self.objective.score)
@@ -532,7 +533,7 @@ class Trainer:
         if isinstance(self.made.model, ScoreModel):
             self.made.model.parent = self.parent
             return self.made.model
-        return LanguageModel(self.made.model, self.made.tokenizer, self.parent)
+        return LanguageModel(self.made.model, self.made.tokenizer, self.parent, self.history)
 
     def one_step(self) -> float:
         """One step of the optimiser on the next items; returns its loss.  Raises Diverged."""

@@ -17,7 +17,7 @@ from trueline.language.templates import TEMPLATES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["ROLES", "Characters", "Vocabulary", "Words", "tokenizer_of"]
+__all__ = ["ROLES", "Characters", "OfWorld", "Vocabulary", "Words", "tokenizer_of"]
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 ROLES = ("<system>", "<user>", "<assistant>")
@@ -51,7 +51,20 @@ class Words(Config):
         return _distinct(value, "words")
 
 
-Vocabulary = Characters | Words  # told apart by `kind`
+class OfWorld(Config):
+    """The words of a world of text."""
+
+    kind: Literal["world"] = "world"
+    name: str  # such as "safety-dialogue"
+
+    def words(self) -> Words | Characters:
+        """Every word of its prompts and replies.  Raises UnknownName for a world that there is not."""
+        from trueline.language.texts.data import text_world  # which itself is made of vocabularies
+
+        return text_world(self.name).vocabulary
+
+
+Vocabulary = Characters | Words | OfWorld  # told apart by `kind`
 
 
 def tokenizer_of(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
@@ -59,6 +72,8 @@ def tokenizer_of(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    if isinstance(vocabulary, OfWorld):
+        vocabulary = vocabulary.words()
     symbols = tuple(vocabulary.alphabet) if isinstance(vocabulary, Characters) else vocabulary.words
     ids = {symbol: id for id, symbol in enumerate((*SPECIAL, *symbols))}
     inner: Any = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))

@@ -17,7 +17,7 @@ SUBJECTS: tuple[Entry, ...] = (
     Entry(
         kind="subject",
         name="q-policy",
-        target="trueline.rl.off_policy_networks:load",
+        target="trueline.rl.off_policy.networks:load",
         summary="an off-policy policy with its critics of state and action",
         level="property",
         test="tests/rl/test_off_policy_networks.py::test_a_loaded_policy_acts_as_the_saved_one",
@@ -25,7 +25,7 @@ SUBJECTS: tuple[Entry, ...] = (
     Entry(
         kind="subject",
         name="batch-constrained-policy",
-        target="trueline.rl.offline_networks:load",
+        target="trueline.rl.offline.networks:load",
         summary="a policy that chooses among what data support",
         level="property",
         test="tests/rl/test_offline.py::test_a_loaded_policy_acts_as_the_saved_one",
@@ -33,7 +33,7 @@ SUBJECTS: tuple[Entry, ...] = (
     Entry(
         kind="subject",
         name="offline-data",
-        target="trueline.rl.offline_data:load",
+        target="trueline.rl.offline.data:load",
         summary="recorded transitions of a world",
         level="property",
         test="tests/rl/test_offline_data.py::test_parquet_gives_back_every_number_and_how_it_was_made",
@@ -41,7 +41,7 @@ SUBJECTS: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
         name="offline-data",
-        target="trueline.rl.offline_recording:OFFLINE_DATA",
+        target="trueline.rl.offline.recording:OFFLINE_DATA",
         summary="episodes of several behaviours, in shares, as a data set",
         level="property",
         test="tests/rl/test_offline_data.py::test_a_mixture_is_recorded_by_shares_and_the_same_again",
@@ -67,8 +67,8 @@ RESPONSES: tuple[Entry, ...] = (
     ),
     Entry(
         kind="response",
-        name="add-layouts",
-        target="trueline.rl.responses:AddLayouts",
+        name="add-findings",
+        target="trueline.rl.responses:AddFindings",
         summary="train a share of the episodes on the layouts that failed",
         level="exact",
         test="tests/rl/test_on_policy.py::test_failed_layouts_get_their_share_of_the_episodes",

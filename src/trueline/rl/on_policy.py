@@ -14,10 +14,7 @@ there is nothing left to weigh.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -25,35 +22,46 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, S
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, Diverged
-from trueline.core.progress import progress
-from trueline.core.run import Run, resolve, stop_asked
-from trueline.core.streams import case_seeds, split_of
+from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
-from trueline.rl.augment import Augmentation
-from trueline.rl.augmented_world import Augmented, Budget, Played, augmented
-from trueline.rl.barrier import Barrier
+from trueline.rl.augmentation.augment import Augmentation
+from trueline.rl.augmentation.kinds import Expected, LimitOn, refuse_hard
+from trueline.rl.augmentation.saute import Saute
+from trueline.rl.augmentation.world import Augmented, Budget, Played, augmented
 from trueline.rl.collect import Batch, Collector
-from trueline.rl.constraint import Handler, HandlerState, Weights, mix, unconstrained
 from trueline.rl.distributions import Distribution
 from trueline.rl.env import VectorEnv
-from trueline.rl.kinds import Expected, LimitOn, refuse_hard
-from trueline.rl.lagrange import Lagrangian
+from trueline.rl.handlers.barrier import Barrier
+from trueline.rl.handlers.constraint import Handler, HandlerState, Weights, mix, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.switching import Switching
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
-from trueline.rl.pid import PidLagrangian
 from trueline.rl.policy import NetworkPolicy, WorldRef
-from trueline.rl.ppo import Ppo
-from trueline.rl.saute import Saute
 from trueline.rl.spaces import ActionCodec, ObservationCodec
-from trueline.rl.surrogate import standardised
-from trueline.rl.switching import Switching
+from trueline.rl.training import (
+    FAILED_FROM,
+    MOST_MET,
+    Averaged,
+    failing_layouts,
+    limits_of,
+    one_world,
+    refuse_divergence,
+    run_epochs,
+    shown,
+    training_seeds,
+    with_default,
+)
+from trueline.rl.updates.ppo import Ppo
+from trueline.rl.updates.surrogate import standardised
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
@@ -61,9 +69,6 @@ if TYPE_CHECKING:
 
 Constraint = Lagrangian | PidLagrangian | Barrier | Switching  # told apart by `kind`
 
-
-MOST_MET = 512  # training layouts a policy remembers, for the audit that compares them with unseen ones
-FAILED_FROM = 1 << 31  # layout seeds from here on belong to audits (core/streams.py)
 
 # --- what an update learns from ---
 
@@ -224,9 +229,9 @@ class OnPolicyRecipe:
             raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use Constrained or OnPolicy.")
         if self.augmentation is not None and not issubclass(self.Config, Budgeted):
             raise ConfigError(f"{row} has rules that keep limits, but no settings for them. Use Budgeted.")
-        settings = _with_default(self.Config, "update", self.update)
+        settings = with_default(self.Config, "update", self.update)
         if self.augmentation is not None:
-            settings = _with_default(settings, "augmentation", self.augmentation)
+            settings = with_default(settings, "augmentation", self.augmentation)
         object.__setattr__(self, "Config", settings)
 
     def check(self, config: OnPolicy, root: Path) -> None:
@@ -236,7 +241,7 @@ class OnPolicyRecipe:
         """
         for reference in config.layouts:
             failing_layouts(reference, root)
-        with _one_world(config) as world:
+        with one_world(config.env, config.env_options) as world:
             env = as_trained(config, world, np.random.default_rng(0))
             ObservationCodec.of(env.observation_space)
             ActionCodec.of(env.action_space)
@@ -246,8 +251,8 @@ class OnPolicyRecipe:
 
         Raises as `check` does.
         """
-        with _one_world(config) as world:
-            return _limits(config, world)
+        with one_world(config.env, config.env_options) as world:
+            return limits_of(_cost_limit(config), world)
 
     def train(self, config: OnPolicy, run: Run, inputs: Mapping[str, Subject]) -> NetworkPolicy:
         """Train a policy; `inputs["policy"]` is a warm start. Resumes from the run's last checkpoint.
@@ -258,43 +263,8 @@ class OnPolicyRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _with_default(base: type[OnPolicy], name: str, value: Any) -> type[OnPolicy]:
-    """`base` with `value` as the default of the setting `name`, and its kind: its settings are the keys `name.…`."""
-    if base.model_fields[name].default == value and base.model_fields[name].annotation is type(value):
-        return base
-    fields: dict[str, Any] = {name: (type(value), value)}
-    settings: type[OnPolicy] = create_model(base.__name__, __base__=base, **fields)
-    return settings
-
-
-@contextmanager
-def _one_world(config: OnPolicy) -> Iterator[VectorEnv]:
-    """A throw-away copy of the world, to be asked what it is."""
-    world = make(config.env, 1, **config.env_options)
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-def _limits(config: OnPolicy, env: VectorEnv) -> dict[str, float]:
-    """Limit by cost, in the world's order; {} where nothing is limited."""
-    if not isinstance(config, Capped):
-        return {}
-    if not env.costs:
-        raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
-    limits = config.cost_limit if isinstance(config.cost_limit, tuple) else (config.cost_limit,) * len(env.costs)
-    if len(limits) != len(env.costs):
-        raise ConfigError(
-            f"cost_limit has {len(limits)} values, but {env.id} reports {len(env.costs)} costs "
-            f"({', '.join(env.costs)}). Give one limit per cost, or a single number for all."
-        )
-    wrong = [limit for limit in limits if not (math.isfinite(limit) and limit >= 0.0)]
-    if wrong:
-        raise ConfigError(
-            f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
-        )
-    return dict(zip(env.costs, limits, strict=True))
+def _cost_limit(config: OnPolicy) -> float | tuple[float, ...] | None:
+    return config.cost_limit if isinstance(config, Capped) else None
 
 
 def rules_of(config: OnPolicy) -> Augmentation | None:
@@ -314,54 +284,12 @@ def as_trained(
     learnt: parameters of the rules that an earlier training came to. Raises ConfigError for limits, a disturbance or
     rules that do not fit the world.
     """
-    limits = _limits(config, world)
+    limits = limits_of(_cost_limit(config), world)
     env = disturbed(world, config.disturbance, rng) if config.disturbance else world
     rules = rules_of(config)
     if rules is None:
         return env
     return augmented(env, rules, np.array(list(limits.values())), learnt)
-
-
-# --- layouts ---
-
-
-def failing_layouts(reference: str, root: Path) -> list[int]:
-    """Layout seeds of a findings artefact of a run in `root`.
-
-    Raises RunError when there is none, ConfigError when it lists no layout, or one that is held out for verdicts.
-    """
-    try:
-        found = json.loads(resolve(reference, root).read_text(encoding="utf-8"))
-        seeds = sorted({int(f["case"]["data"]["seed"]) for f in found if "seed" in f["case"]["data"]})
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            f"{reference} cannot be read as findings. Point `layouts` at the findings of a layout audit."
-        ) from None
-    if not seeds:
-        raise ConfigError(f"{reference} lists no layout seed. Point `layouts` at the findings of a layout audit.")
-    held_out = [seed for seed in seeds if split_of(seed)[0] == "verdict"]
-    if held_out:
-        raise ConfigError(
-            f"{reference} lists layout {held_out[0]}, which is held out for verdicts. "
-            "Train on findings of the respond split."
-        )
-    return seeds
-
-
-def training_seeds(config: OnPolicy, run: Run) -> Callable[[int], NDArray[np.uint32]]:
-    """The layouts of training episodes: fresh ones, mixed with those that failed an audit where there are any."""
-    rng = run.rng("layouts")
-    failed = np.unique([seed for ref in config.layouts for seed in failing_layouts(ref, run.folder.parent)]).astype(
-        np.uint32
-    )
-
-    def draw(n: int) -> NDArray[np.uint32]:
-        fresh = case_seeds("train", 0, n, rng)
-        if not len(failed):
-            return fresh
-        return np.where(rng.random(n) < config.layouts_share, rng.choice(failed, n), fresh).astype(np.uint32)
-
-    return draw
 
 
 # --- estimates ---
@@ -459,9 +387,9 @@ class Trainer:
         # run's result depends on its settings and seed alone.
         torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.limited = _limits(config, world)
+        self.limited = limits_of(_cost_limit(config), world)
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
-        world.seed_source = training_seeds(config, run)
+        world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
         drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
         self.env = as_trained(config, world, drawn, _learnt(parent, rules_of(config)))
@@ -486,8 +414,7 @@ class Trainer:
         self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
-        self.average = {name: torch.zeros_like(p) for name, p in self.network.named_parameters()}
-        self.averaged = 0
+        self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch = 0
         self.epochs = -(-config.total_steps // (steps * config.num_envs))
         self.shape: dict[str, Any] = {
@@ -531,8 +458,7 @@ class Trainer:
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
             "met": self.met,
-            "average": dict(self.average),
-            "averaged": self.averaged,
+            "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
         }
 
@@ -548,7 +474,7 @@ class Trainer:
         self.recent_played = state["recent_played"]
         self.recent_return = state["recent_return"]
         self.total_cost, self.met = state["total_cost"], state["met"]
-        self.average, self.averaged = dict(state["average"]), int(state["averaged"])
+        self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
 
     def train(self) -> NetworkPolicy:
@@ -561,21 +487,11 @@ class Trainer:
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
             self.run.write_json("limits.json", self._stated())
-        per_epoch = self.collector.steps * self.config.num_envs
         try:
-            with progress(total=self.epochs * per_epoch, label=self.run.manifest["name"]) as bar:
-                bar.start_at(self.epoch * per_epoch)
-                while self.epoch < self.epochs:
-                    note = self._one_epoch()
-                    bar.advance(per_epoch, note=note)
-                    if self.epoch % self.config.checkpoint_epochs == 0 or self.epoch == self.epochs or stop_asked():
-                        self.run.save(self.collector.total_steps, self.state_dict())
+            run_epochs(self, self.run, self.collector.steps * self.config.num_envs, self.config.checkpoint_epochs)
         finally:
             self.env.close()
-        if self.averaged:
-            with torch.no_grad():
-                for name, p in self.network.named_parameters():
-                    p.copy_(self.average[name])
+        self.averaged.settle()
         return self.policy()
 
     def _stated(self) -> dict[str, float]:
@@ -594,7 +510,13 @@ class Trainer:
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options), augmentation=by)
         return NetworkPolicy(self.network, self.collector.codec, world, shape, self.parent)
 
-    def _one_epoch(self) -> str:
+    @property
+    def total_steps(self) -> int:
+        """Steps of all environments so far."""
+        return self.collector.total_steps
+
+    def one_epoch(self) -> str:
+        """Collect, update, log; returns what is shown beside the bar."""
         config, run = self.config, self.run
         norm = self.network.encoder.norm
         if isinstance(self.env, NoisySensors) and norm is not None:
@@ -621,28 +543,20 @@ class Trainer:
         try:
             report = self.update.learn(self.network, self.adam, rows, self.epoch / self.epochs, run.torch_rng("update"))
         except FloatingPointError:
-            raise Diverged(self.collector.total_steps, "policy gradient", run.last_checkpoint) from None
-        self._refuse_divergence()
+            raise Diverged(self.total_steps, "policy gradient", run.last_checkpoint) from None
+        refuse_divergence(self.network, self.total_steps, run)
         if self.network.encoder.norm is not None:
             # After the update, so that the policy that acted and the one that is updated see the same inputs.
             self.network.encoder.norm.update(batch.inputs["vector"][:-1].flatten(0, 1))
         self.epoch += 1
-        if config.averaged_share and self.epoch > self.epochs * (1.0 - config.averaged_share):
-            self.averaged += 1
-            for name, p in self.network.named_parameters():
-                self.average[name].lerp_(p.detach(), 1.0 / self.averaged)
+        self.averaged.take(self.epoch, self.epochs)
         note = self._log(batch, played, report)
         if self.rules is not None and fresh.any():
             self.rules.adapt(self.recent_played)
             # An episode that was counted under other limits keeps its excess over them.
             self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
-        run.offer(self.collector.total_steps, self.policy)
+        run.offer(self.total_steps, self.policy)
         return note
-
-    def _refuse_divergence(self) -> None:
-        for name, p in self.network.named_parameters():
-            if not torch.isfinite(p).all():
-                raise Diverged(self.collector.total_steps, name, self.run.last_checkpoint)
 
     def _log(self, batch: Batch, played: Played, report: DataclassInstance) -> str:
         scalars = {f"update/{name}": float(value) for name, value in asdict(report).items()}
@@ -658,13 +572,8 @@ class Trainer:
                 scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])
         if self.rules is not None:
             scalars |= _held(self.rules, batch, not isinstance(self.config, Budgeted))
-        self.run.log(self.collector.total_steps, **scalars)
-        if not len(self.recent_return):
-            return ""
-        note = f"return {self.recent_return.mean():.1f}"
-        if len(self.recent_played) and self.env.costs:
-            note += " cost " + " ".join(f"{x:.1f}" for x in self.recent_played.mean(0))
-        return note
+        self.run.log(self.total_steps, **scalars)
+        return shown(self.recent_return, self.recent_played)
 
 
 def _as_collected(batch: Batch) -> Played:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from trueline.core.config import Config, build
 from trueline.core.errors import RunError
-from trueline.rl.augmented_world import AugmentedBy
+from trueline.rl.augmentation.world import AugmentedBy
 from trueline.rl.env import Obs
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.spaces import ActionCodec, ObservationCodec

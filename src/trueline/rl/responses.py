@@ -22,7 +22,7 @@ from trueline.core.errors import ConfigError, nearest
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Evidence
 
-__all__ = ["AddLayouts", "Constrain", "LimitsCosts", "Loosen", "Randomise", "troubling"]
+__all__ = ["AddFindings", "Constrain", "LimitsCosts", "Loosen", "Randomise", "troubling"]
 
 
 @runtime_checkable
@@ -46,11 +46,11 @@ def troubling(evidence: Sequence[Evidence], pattern: str) -> list[Evidence]:
 class Constrain(Config):
     """Switch the constraint on, then tighten it by the measured excess.
 
-    The first time, training starts from scratch: a policy that has learnt to ignore the cost stays near it for longer
-    than the rest of the training lasts. It is trained to `share` of the audited limit, since training at the limit
-    itself ends up around it. Later rounds go on from the last policy, its multipliers included, and lower the trained
-    limit by what the measured cost exceeds `aim` times the audited limit: an interval has a width, and all of it has
-    to clear the limit.
+    The first time, training starts where the first round did: a policy that has learnt to ignore the cost stays near it
+    for longer than the rest of the training lasts. It is trained to `share` of the audited limit, since training at the
+    limit itself ends up around it. Later rounds go on from the last policy, its multipliers included, and lower the
+    trained limit by what the measured cost exceeds `aim` times the audited limit: an interval has a width, and all of
+    it has to clear the limit.
 
     A single limit follows the worst of the evidence. With one limit per cost, each is moved by the evidence about its
     own cost, and one without evidence stays as it was; in the first constrained round, which has no limits to go by,
@@ -77,20 +77,28 @@ class Constrain(Config):
             return plan
         limits: float | list[float]
         if plan.recipe != self.recipe:
-            new = _with(Plan(recipe=self.recipe, preset=self.preset, config=plan.config), self.first)
+            new = self._first(plan)
             if any(_cost_named(e) for e in found) and isinstance(registry.load("recipe", self.recipe), LimitsCosts):
                 limits = _moved(new, found, lambda worst, _: self._begun(worst))
             else:
                 limits = self._begun(_worst(found))
         else:
-            new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
-            new = _with(new, self.later)
+            new = _with(_going_on(plan), self.later)
             trained = plan.setting(self.limit, _audited(_worst(found)))
             if isinstance(trained, int | float):
                 limits = self._tightened(_worst(found), trained)
             else:
                 limits = _moved(plan, found, self._tightened)
         return new.with_setting(self.limit, limits)
+
+    def check(self, plan: Plan) -> None:
+        """Raises UnknownName or ConfigError where the constrained rounds after `plan` could not be trained."""
+        first = plan if plan.recipe == self.recipe else self._first(plan)
+        first.settings()
+        _with(first, self.later).settings()
+
+    def _first(self, plan: Plan) -> Plan:
+        return _with(Plan(recipe=self.recipe, preset=self.preset, config=plan.config, inputs=plan.inputs), self.first)
 
     def _begun(self, worst: Evidence) -> float:
         return self.share * _audited(worst)
@@ -101,8 +109,8 @@ class Constrain(Config):
         return min(trained, tightened)  # a limit that was below `lowest` already stays where it is
 
 
-class AddLayouts(Config):
-    """Train a share of the episodes on the layouts that failed."""
+class AddFindings(Config):
+    """Train a share of the episodes on the layouts that failed, or of the replies on the prompts."""
 
     evidence: str = "ethicality/episode-cost:*"
     setting: str = "layouts"
@@ -137,7 +145,7 @@ class Loosen(Config):
         trained = plan.setting(self.limit)
         if trained is None or not troubling(evidence, self.evidence) or troubling(evidence, self.unless):
             return plan
-        new = plan.model_copy(update={"inputs": {"policy": f"run://{plan.trained}"}, "trained": None})
+        new = _going_on(plan)
         highest = self.highest
         if not isinstance(trained, list | tuple):
             if not isinstance(highest, tuple):
@@ -168,6 +176,11 @@ class Randomise(Config):
                 levels = e.curve.axis.values
                 return _with(plan, {self.setting: [min(levels), max(levels)] if self.two_sided else max(levels)})
         return plan
+
+
+def _going_on(plan: Plan) -> Plan:
+    """The same from the policy that the plan came to; what else it starts from stays."""
+    return plan.model_copy(update={"inputs": {**plan.inputs, "policy": f"run://{plan.trained}"}, "trained": None})
 
 
 def _with(plan: Plan, settings: Mapping[str, Any]) -> Plan:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueline.core import registry
 from trueline.core.errors import ConfigError, UnknownName, nearest
-from trueline.rl.augmented_world import shown
+from trueline.rl.augmentation.world import shown
 from trueline.rl.env import VectorEnv
 
 if TYPE_CHECKING:

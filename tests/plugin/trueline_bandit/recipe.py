@@ -3,8 +3,8 @@
 import torch
 
 from trueline.core.config import Config
-from trueline.rl.constraint import mix
-from trueline.rl.lagrange import Lagrangian
+from trueline.rl.handlers.constraint import mix
+from trueline.rl.handlers.lagrange import Lagrangian
 from trueline_bandit.arms import HARM, SUCCESS
 from trueline_bandit.player import Player
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
-from trueline.rl.augment import Augmentation, Parameters, Terms
+from trueline.rl.augmentation.augment import Augmentation, Parameters, Terms
 from trueline.rl.exact.cmdp import Array, Cmdp
 
 

@@ -68,7 +68,7 @@ class Problem(Protocol):
 
     @property
     def limit_on(self) -> Mapping[str, Any] | None:
-        """The kind of limit as a recipe's `limit_on` names it (`rl/kinds.py`); None for limits on expected costs."""
+        """The kind of limit as a recipe's `limit_on` names it (`augmentation/kinds.py`); None for expected costs."""
         ...
 
     def solve(self, cmdp: Cmdp) -> Optimum:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.core.errors import ConfigError
-from trueline.rl.augment import Terms
-from trueline.rl.augmented_world import EXTRA, WORLD, AugmentedBy
+from trueline.rl.augmentation.augment import Terms
+from trueline.rl.augmentation.world import EXTRA, WORLD, AugmentedBy
 from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian
 from trueline.rl.env import Obs
 from trueline.rl.exact.cmdp import Array, Cmdp

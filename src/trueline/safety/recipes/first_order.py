@@ -10,12 +10,12 @@ and large minibatches. What departs from the originals in every row of `ppo.py` 
 
 1. PDO and IPO: the originals divide rewards and costs by running deviations. Here there is no such option: the reward's
    advantage is standardised anyway, and costs keep their unit, so that λ and κ are per unit of cost.
-2. FOCOPS: the indicator of the trust region is by row (`rl/focops.py`).
+2. FOCOPS: the indicator of the trust region is by row (`rl/updates/focops.py`).
 3. CUP: several costs have a multiplier each; `update.horizon` counts the steps of an episode where costs are not
    discounted. The second step's moments go on from the first's, as in the originals.
 4. P3O: the violation is per step, as the surrogate is; the originals add a sum over an episode to a mean over steps, so
    that a violated limit stays violated whatever the update does. A minibatch is judged by what changed, not by which
-   rows it drew (`rl/p3o.py`).
+   rows it drew (`rl/updates/p3o.py`).
 5. IPO: a barrier for each cost. Before the first episode has ended there is no penalty; the original has no number.
 6. PPO-PID: the rise of the cost is measured from its first value, not from 0.
 7. OnCRPO: of several violated costs, the one with the largest excess. δ is of the summed KL (`trust_region.py`).
@@ -30,16 +30,16 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from trueline.core.errors import ConfigError
-from trueline.rl.barrier import Barrier
-from trueline.rl.cup import Cup, steps_weighed
-from trueline.rl.focops import Focops
-from trueline.rl.lagrange import Lagrangian
-from trueline.rl.natural import Trpo
+from trueline.rl.handlers.barrier import Barrier
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.switching import Switching
 from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe
-from trueline.rl.p3o import P3o
-from trueline.rl.pid import PidLagrangian
-from trueline.rl.ppo import Ppo
-from trueline.rl.switching import Switching
+from trueline.rl.updates.cup import Cup, steps_weighed
+from trueline.rl.updates.focops import Focops
+from trueline.rl.updates.natural import Trpo
+from trueline.rl.updates.p3o import P3o
+from trueline.rl.updates.ppo import Ppo
 from trueline.safety.recipes.ppo import FAITHFUL, FAST, FAST_LAG
 
 __all__ = ["CUP", "FOCOPS", "IPO", "ON_CRPO", "P3O", "PDO", "PG", "PPO_PID"]

@@ -14,7 +14,7 @@ every row here:
 5. Observations are normalised, where they are, by statistics that stand still between epochs and stay with the policy.
 6. Each network's gradient has its own bound; in the original the reward's twins share one.
 
-CVPO's own departures are in `rl/cvpo.py`.
+CVPO's own departures are in `rl/off_policy/cvpo.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trueline.rl.cvpo import Cvpo
-from trueline.rl.off_policy import Constrained, Limited, OffPolicy, OffPolicyRecipe
-from trueline.rl.sac import Sac
-from trueline.rl.td3 import DDPG as DDPG_UPDATE
-from trueline.rl.td3 import Td3
+from trueline.rl.off_policy.cvpo import Cvpo
+from trueline.rl.off_policy.sac import Sac
+from trueline.rl.off_policy.td3 import DDPG as DDPG_UPDATE
+from trueline.rl.off_policy.td3 import Td3
+from trueline.rl.off_policy.training import Constrained, Limited, OffPolicy, OffPolicyRecipe
 
 __all__ = ["CVPO", "DDPG", "DDPG_LAG", "DDPG_PID", "SAC", "SAC_LAG", "SAC_PID", "TD3", "TD3_LAG", "TD3_PID"]
 

@@ -1,6 +1,6 @@
-"""The offline rows: cloning, batch-constrained Q-learning and critic-regularised regression, alone and under limits.
+"""The offline rows: cloning, batch-constrained Q-learning, critic-regularised regression, penalised Q-learning.
 
-Where they depart from OmniSafe 0.5.0 is said at the head of each update's module and of `rl/offline.py`.
+Where they depart from OmniSafe 0.5.0 is said at the head of each update's module and of `rl/offline/training.py`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trueline.rl.bcq import Bcq
-from trueline.rl.behaviour_cloning import Cloning, VaeCloning
-from trueline.rl.coptidice import Coptidice
-from trueline.rl.crr import Crr
-from trueline.rl.offline import Constrained, Limited, Offline, OfflineRecipe
+from trueline.rl.offline.bcq import Bcq
+from trueline.rl.offline.behaviour_cloning import Cloning, VaeCloning
+from trueline.rl.offline.coptidice import Coptidice
+from trueline.rl.offline.cpq import Cpq
+from trueline.rl.offline.crr import Crr
+from trueline.rl.offline.training import Constrained, Limited, Offline, OfflineRecipe
 
-__all__ = ["BCQ", "BCQ_LAG", "BC_SAFE", "COPTIDICE", "CRR", "C_CRR", "VAE_BC"]
+__all__ = ["BCQ", "BCQ_LAG", "BC_SAFE", "COPTIDICE", "CPQ", "CRR", "C_CRR", "VAE_BC"]
 
 Settings = Mapping[str, Any]
 
@@ -28,6 +29,13 @@ FAST: Settings = {
     "critic": {"hidden": (128, 128)},
 }
 FAST_LAG: Settings = {**FAST, "multiplier_after": 5_000}
+# OSRL's, except that its auto-encoder has layers of 400 whatever the policy has.
+OSRL_CPQ: Settings = {
+    "total_steps": 100_000,
+    "actor": {"hidden": (300, 300)},
+    "critic": {"hidden": (400, 400)},
+    "update": {"batch": 512},
+}
 
 BC_SAFE = OfflineRecipe("bc-safe", Limited, {"faithful": {}, "fast": FAST}, Cloning())
 VAE_BC = OfflineRecipe("vae-bc", Offline, {"faithful": VAE, "fast": FAST}, VaeCloning())
@@ -36,3 +44,4 @@ BCQ_LAG = OfflineRecipe("bcq-lag", Constrained, {"faithful": {}, "fast": FAST_LA
 CRR = OfflineRecipe("crr", Offline, {"faithful": {}, "fast": FAST}, Crr())
 C_CRR = OfflineRecipe("c-crr", Constrained, {"faithful": {}, "fast": FAST_LAG}, Crr())
 COPTIDICE = OfflineRecipe("coptidice", Limited, {"faithful": {}, "fast": FAST}, Coptidice())
+CPQ = OfflineRecipe("cpq", Limited, {"faithful": OSRL_CPQ, "fast": FAST}, Cpq())

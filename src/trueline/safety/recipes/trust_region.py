@@ -7,7 +7,7 @@
 
 Presets: "faithful" is OmniSafe 0.5.0's settings, "safepo" SafePO 1.0.1's where that has the row, "fast" 64
 environments. What departs from the originals in the rows of `ppo.py` departs here too, except that policy and critics
-learn apart, as there; in what the updates depart stands at the heads of `rl/natural.py` and `rl/cpo.py`. Besides:
+learn apart, as there; in what the updates depart stands at the heads of `rl/updates/natural.py` and `cpo.py`. Besides:
 
 1. δ bounds the KL summed over action dimensions. To take steps as long as the originals', multiply δ by their number
    (2 for the point robot).
@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trueline.rl.cpo import Cpo, Pcpo
-from trueline.rl.natural import Npg, Trpo
 from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe
+from trueline.rl.updates.cpo import Cpo, Pcpo
+from trueline.rl.updates.natural import Npg, Trpo
 from trueline.safety.recipes.first_order import SAFEPO, Controlled
 from trueline.safety.recipes.ppo import FAITHFUL
 

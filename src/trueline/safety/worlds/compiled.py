@@ -6,13 +6,14 @@ step or every reset is a loop over environments that writes its results into its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["compiled", "read", "written"]
+__all__ = ["loop", "machine_code", "read", "written"]
 
 
-def compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
+def machine_code(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """The function as machine code for arguments of this Numba signature."""
     import numba
 
@@ -20,6 +21,14 @@ def compiled(function: Callable[..., Any], signature: Any) -> Callable[..., Any]
         return numba.njit(signature, cache=True)(function)
     except RuntimeError:  # neither the source's folder nor the user's cache can be written to
         return numba.njit(signature)(function)
+
+
+@functools.cache
+def loop(function: Callable[..., None], reads: tuple[int, ...], writes: tuple[int, ...]) -> Callable[..., None]:
+    """The function compiled for float64 arrays of these dimensions, first those it reads, then those it writes into."""
+    from numba import void
+
+    return machine_code(function, void(*map(read, reads), *map(written, writes)))
 
 
 def read(dimensions: int, of: Any = None, layout: str = "A") -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
-from trueline.safety.worlds.compiled import compiled, read, written
+from trueline.safety.worlds.compiled import machine_code, read, written
 from trueline.safety.worlds.costs import Beyond, Inside
 from trueline.safety.worlds.objects import Point, Square, Thing, shrunk
 from trueline.safety.worlds.world import World
@@ -267,7 +267,7 @@ def _placing() -> Callable[..., tuple[int, int]]:
     from numba import int64, types, uint64
 
     outcome = types.UniTuple(int64, 2)
-    return compiled(
+    return machine_code(
         place,
         outcome(
             read(1, uint64, "C"), read(1, layout="C"), read(1, int64, "C"), read(2, layout="C"), read(1, layout="C"),

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.safety.worlds.compiled import compiled, read, written
+from trueline.safety.worlds.compiled import machine_code, read, written
 from trueline.safety.worlds.objects import Solid
 
 Array = NDArray[np.float64]
@@ -102,8 +102,8 @@ def _loops() -> _Loops:
     from numba import boolean, complex128, float64, int64, void
 
     return _Loops(
-        compiled(_ego, void(read(3), read(2), read(3), written(2, complex128))),
-        compiled(_readings, void(read(2, complex128), read(1, int64), float64, float64, boolean, written(3))),
+        machine_code(_ego, void(read(3), read(2), read(3), written(2, complex128))),
+        machine_code(_readings, void(read(2, complex128), read(1, int64), float64, float64, boolean, written(3))),
     )
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
+from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.manipulation_arm import BASE_RADIUS_M, HAND, REACH_BEYOND_HAND_M, drives, mobile_arm
 from trueline.safety.worlds.manipulation_engine import Verdict
-from trueline.safety.worlds.manipulation_loops import fast
 from trueline.safety.worlds.manipulation_mechanism import (
     CONTROL_S,
     Drive,
@@ -389,7 +389,7 @@ class MobileArm:
         self._start = np.array([0.0, 0.0, 0.0, *robot.arm, _OPEN_M, _OPEN_M])
         lead = [d.speed * d.damping / d.stiffness if d.stiffness else 0.0 for d in drives(robot.speed)]
         self._bounds = np.array([*model.jnt_range[:_JOINTS].T, lead])
-        self._drive, self._sense = fast(drive_arm, (2, 2, 2), (2, 2, 2)), fast(sense_arm, (2, 2, 2, 2, 1, 2), (2, 2, 2))
+        self._drive, self._sense = loop(drive_arm, (2, 2, 2), (2, 2, 2)), loop(sense_arm, (2, 2, 2, 2, 1, 2), (2, 2, 2))
         self.memory = {"targets": np.zeros((n, _DRIVEN)), "last": np.zeros((n, _JOINTS))}
 
     def begin(self, i: int, rng: np.random.Generator) -> None:
@@ -458,7 +458,7 @@ class DrawerRig:
         self._opening, self._speed = batch.bind("qpos")[:, _JOINTS], batch.bind("qvel")[:, _JOINTS]
         self._spring = batch.bind("ctrl")[:, _JOINTS]
         self._rules = np.array([*task.robot.at_m, *task.handle_m, *task.zone.x_m, *task.zone.y_m])
-        self._judge, self._sense = fast(judge_drawer, (2, 2, 1, 1), (2,)), fast(sense_drawer, (2, 1, 1, 1), (2,))
+        self._judge, self._sense = loop(judge_drawer, (2, 2, 1, 1), (2,)), loop(sense_drawer, (2, 1, 1, 1), (2,))
 
     def begin(self, i: int, rng: np.random.Generator) -> None:
         """Put simulation `i` to the start of an episode."""
@@ -514,7 +514,7 @@ class PickPlaceRig:
         self._pose = batch.bind("qpos")[:, _JOINTS : _JOINTS + 7]
         self._block = batch.bind("sensordata")[:, 22:35]
         self._rules = np.array([*task.robot.at_m, *task.goal_m, *task.zone.x_m, *task.zone.y_m])
-        self._judge, self._sense = fast(judge_block, (2, 2, 2, 1), (2,)), fast(sense_block, (2,), (2,))
+        self._judge, self._sense = loop(judge_block, (2, 2, 2, 1), (2,)), loop(sense_block, (2,), (2,))
 
     def begin(self, i: int, rng: np.random.Generator) -> None:
         """Put simulation `i` to the start of an episode."""

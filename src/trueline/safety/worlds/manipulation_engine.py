@@ -28,7 +28,7 @@ from trueline.safety.worlds.checks import (
     refuse_counts,
     seeded,
 )
-from trueline.safety.worlds.manipulation_loops import fast
+from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.manipulation_mechanism import Link, Vector
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class ManipulationWorlds:
         self._lasting_s = (task.substeps - 0.5) * model.opt.timestep
         rig = self.rig = task.attach(model, self._batch)
         self._last = np.zeros((num_envs, rig.observation_size))  # the observations returned last
-        self._admit, self._bad = fast(admit, (2,), (2, 1)), np.zeros(1)
+        self._admit, self._bad = loop(admit, (2,), (2, 1)), np.zeros(1)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (rig.observation_size,), np.float64)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (rig.actions,), np.float64)
 

@@ -15,9 +15,9 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
+from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.manipulation_engine import Verdict
 from trueline.safety.worlds.manipulation_hand import DRIVES, FINGERTIPS, JOINT_RANGE, JOINTS, add_hand
-from trueline.safety.worlds.manipulation_loops import fast
 from trueline.safety.worlds.manipulation_mechanism import (
     CONTROL_S,
     Joint,
@@ -321,8 +321,8 @@ class TwoHands:
         self._rules = np.array([*task.goal_m, task.lost_below_m, task.stray_m, *self._homes.ravel()])
         watched = [drive.joint in task.restricted for drive in DRIVES]
         self._watched = np.array([*[False] * pushes, *watched], dtype=np.float64)
-        self._judge = fast(judge_hands, (2, 3, 3, 3, 1, 1), (2,))
-        self._sense = fast(sense_hands, (3, 3, 3, 3, 3, 3, 3, 2, 3, 1), (2,))
+        self._judge = loop(judge_hands, (2, 3, 3, 3, 1, 1), (2,))
+        self._sense = loop(sense_hands, (3, 3, 3, 3, 3, 3, 3, 2, 3, 1), (2,))
         # goal: [k, i] such that Σᵢ [k, i] · egg's quaternion (w, x, y, z)ᵢ is the turn from goal to egg, (x, y, z, w)ₖ.
         self.memory = {"goal": np.zeros((n, 4, 4)), "last": np.zeros((n, 2, self._own_actions))}
 

@@ -33,6 +33,7 @@ from trueline.safety.worlds.checks import (
     refuse_counts,
     seeded,
 )
+from trueline.safety.worlds.compiled import machine_code, read, written
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
@@ -313,27 +314,17 @@ def judge(
 
 @functools.cache
 def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the three compiled, for arrays however they lie in memory; kept on disk where there is a place for it."""
-    import numba
-    from numba import boolean, float64, int64, types, void
+    """One of the three, compiled."""
+    from numba import boolean, float64, int64, void
 
-    def seen(dimensions: int) -> Any:
-        return types.Array(float64, dimensions, "A", readonly=True)
-
-    def written(dimensions: int, of: Any = float64) -> Any:
-        return types.Array(of, dimensions, "A")
-
-    state = [seen(2), seen(1), seen(1), seen(2)]
-    past = [seen(2), written(2), seen(1), written(1), written(1, int64)]
+    state = [read(2), read(1), read(1), read(2)]
+    past = [read(2), written(2), read(1), written(1), written(1, int64)]
     signature = {
-        drive: int64(seen(1), written(2), seen(2)),
-        centre: void(seen(1), seen(3), written(2)),
+        drive: int64(read(1), written(2), read(2)),
+        centre: void(read(1), read(3), written(2)),
         judge: boolean(*[float64] * 6, int64, int64, *state, *past, written(2), written(2, boolean)),
     }[function]
-    try:
-        return numba.njit(signature, cache=True)(function)
-    except RuntimeError:  # neither the source's folder nor the user's cache can be written to
-        return numba.njit(signature)(function)
+    return machine_code(function, signature)
 
 
 class _Told(Mapping[str, NDArray[Any]]):

@@ -1,0 +1,1 @@
+"""Training from replay: the loop, its networks, and its updates."""

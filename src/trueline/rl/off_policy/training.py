@@ -1,0 +1,561 @@
+"""The off-policy loop, written once: act, remember, take gradient steps, weigh reward against costs.
+
+A row of the table is an `OffPolicyRecipe`: the update, what its configuration says of costs, its presets. An update
+either weighs reward against costs with a handler's weights (`takes` "weights": OffPolicy or Constrained), or keeps
+limits on the costs' values by itself (`takes` "limits": Limited).
+
+What holds for every row:
+
+* Time cuts an episode off without ending the task: the value of its last observation counts. Termination ends it.
+* Before `warm_up` steps every environment draws an action of its own, uniformly; then gradient steps begin, and the
+  policy acts. A warm start acts with its policy from the first step on.
+* The multiplier moves when an episode of the policy has ended, by the mean of the last `window` undiscounted episode
+  costs, on fresh layouts; never by a gradient step, and never by episodes that random actions were part of.
+* Observations' statistics stand still between epochs, and travel with the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from trueline.core.config import Config
+from trueline.core.errors import BadWorld, ConfigError
+from trueline.core.run import Run
+from trueline.core.subject import Subject
+from trueline.rl.env import Obs, Stateful, Step, VectorEnv, observation_rows
+from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.off_policy.networks import ActorQ, Guide, Learner, QNetwork, QPolicy, Shape, described
+from trueline.rl.off_policy.replay import NStep, Replay, Transitions
+from trueline.rl.off_policy.sac import Sac
+from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
+from trueline.rl.policy import WorldRef
+from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.training import (
+    FAILED_FROM,
+    MOST_MET,
+    Averaged,
+    failing_layouts,
+    limits_of,
+    one_world,
+    refuse_divergence,
+    run_epochs,
+    shown,
+    training_seeds,
+    with_default,
+)
+from trueline.rl.worlds import make
+
+Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
+
+
+class Update(Protocol):
+    """How policy and critics learn from a replay: a frozen configuration, the default of its row's `update`."""
+
+    @property
+    def takes(self) -> Literal["weights", "limits"]:
+        """What of its guide it goes by; see the head of this module."""
+        ...
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether its policy has a deviation."""
+        ...
+
+    @property
+    def twins(self) -> int:
+        """Critics of the reward."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Rows of a gradient step."""
+        ...
+
+    def learner(self, network: ActorQ) -> Learner:
+        """What its gradient steps change. Raises ConfigError for actions it cannot take."""
+        ...
+
+    def act(self, network: ActorQ, features: Tensor, rng: torch.Generator) -> Tensor:
+        """Actions [N, A] of training, exploring."""
+        ...
+
+    def learn(self, learner: Learner, batch: Transitions, guide: Guide, rng: torch.Generator) -> Mapping[str, Tensor]:
+        """One gradient step on normalised rows. Returns numbers, whose means over an epoch are update/NAME."""
+        ...
+
+
+# --- settings ---
+
+
+class OffPolicy(Config):
+    """Settings every off-policy recipe shares; the defaults are OmniSafe's."""
+
+    env: str = "SafetyPointGoal1-v0"
+    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
+    num_envs: int = Field(1, ge=1)  # N
+    steps_per_epoch: int = Field(2000, ge=1)  # over all environments; between logs and updates of statistics
+    total_steps: int = Field(1_000_000, ge=1)
+    gamma: float = Field(0.99, gt=0, le=1)
+    cost_gamma: float = Field(0.99, gt=0, le=1)
+    actor: QNetwork = QNetwork()
+    critic: QNetwork = QNetwork()
+    update: Sac = Sac()
+    warm_up: int = Field(10_000, ge=1)  # steps of all environments before the first gradient step
+    updates_per_step: float = Field(1.0, gt=0)  # gradient steps per step of an environment
+    capacity: int = Field(1_000_000, ge=1)  # transitions that are sampled from: the last so many
+    n_step: int = Field(1, ge=1)  # rewards summed before a value is bootstrapped
+    normalise: bool = False  # observations, by their running statistics
+    learner_threads: int = Field(1, ge=1)
+    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
+    averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
+    layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
+    layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
+    disturbance: Disturbance | None = None  # drawn anew for every training episode
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.steps_per_epoch < self.num_envs:
+            raise ValueError(
+                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
+                "Give each environment at least one step."
+            )
+        rows = self.num_envs * self.n_step
+        if self.warm_up < rows:
+            raise ValueError(
+                f"warm_up is {self.warm_up}, but the first transition is there after {rows} steps (num_envs x n_step). "
+                "Give a warm_up of at least that."
+            )
+        if self.capacity < rows:
+            raise ValueError(
+                f"capacity is {self.capacity}, but one step may add {rows} transitions (num_envs x n_step). "
+                "Give a capacity of at least that."
+            )
+        return self
+
+
+class Limited(OffPolicy):
+    """Settings of a recipe that keeps episode costs under limits."""
+
+    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
+
+
+class Constrained(Limited):
+    """Settings of one whose constraint handler weighs each cost against the reward."""
+
+    window: int = Field(50, ge=1)  # finished episodes whose mean is J_C
+    constraint: Constraint = Lagrangian(lr=0.01)
+    episodes_per_move: int = Field(1, ge=1)  # finished episodes from one move of the multiplier to the next
+
+
+@dataclass(frozen=True)
+class OffPolicyRecipe:
+    """A row: a name, what its configuration says of costs, its named settings, and its update.
+
+    `Config` becomes that configuration with the given update as the default of its `update`. Raises ConfigError for an
+    update that has no use for what the configuration says of costs, or needs more.
+    """
+
+    name: str
+    Config: type[OffPolicy]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    update: Update = field(default_factory=Sac)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not compose, and settle the configuration."""
+        takes, row = self.update.takes, f"recipe {self.name!r}"
+        limited, handled = issubclass(self.Config, Limited), issubclass(self.Config, Constrained)
+        if takes == "limits" and (handled or not limited):
+            raise ConfigError(f"{row} has an update that keeps limits by itself. Give Limited as its Config.")
+        if takes == "weights" and limited and not handled:
+            raise ConfigError(f"{row} has limits and nothing that would keep them. Use Constrained or OffPolicy.")
+        object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
+
+    def check(self, config: OffPolicy, root: Path) -> None:
+        """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
+
+        `root` is the folder of runs. What depends on the inputs of a run is left to `train`.
+        """
+        for reference in config.layouts:
+            failing_layouts(reference, root)
+        with one_world(config.env, config.env_options) as world:
+            limits_of(_cost_limit(config), world)
+            network = _network(config, world, torch.Generator().manual_seed(0))
+            config.update.learner(network)
+            if config.disturbance:
+                disturbed(world, config.disturbance, np.random.default_rng(0))
+
+    def limits(self, config: OffPolicy) -> dict[str, float]:
+        """The limit that each cost of the world is trained for, in the order of `cost_limit`; {} when none is.
+
+        Raises as `check` does.
+        """
+        with one_world(config.env, config.env_options) as world:
+            return limits_of(_cost_limit(config), world)
+
+    def train(self, config: OffPolicy, run: Run, inputs: Mapping[str, Subject]) -> QPolicy:
+        """Train a policy; `inputs["policy"]` is a warm start. Resumes from the run's last checkpoint.
+
+        Raises ConfigError for settings that do not fit the world, BadWorld for a reward or observation that is not
+        finite, Diverged when the networks are no longer finite.
+        """
+        return Trainer(config, run, inputs).train()
+
+
+def _cost_limit(config: OffPolicy) -> float | tuple[float, ...] | None:
+    return config.cost_limit if isinstance(config, Limited) else None
+
+
+def _network(config: OffPolicy, world: VectorEnv, rng: torch.Generator) -> ActorQ:
+    update = config.update
+    costs = world.costs if isinstance(config, Limited) else ()
+    shape = Shape(update.twins, tuple(costs), config.actor, config.critic, update.stochastic, config.normalise)
+    return ActorQ(ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space), shape, rng)
+
+
+def value_limit(limit: Tensor, gamma: float, steps: int) -> Tensor:
+    """d̃ = d·(1 − γᵀ)/((1 − γ)T): the discounted cost from a state on, of T steps that cost d/T each.
+
+    An update that limits Q_c, discounted and on average over states, needs the episode's undiscounted limit d in that
+    unit (Liu et al. 2022, appendix). It is exact where cost is spread evenly, or γ = 1 and episodes have one step.
+    """
+    if gamma == 1.0:
+        return limit.clone()
+    return limit * ((1.0 - gamma**steps) / ((1.0 - gamma) * steps))
+
+
+# --- the loop ---
+
+
+@dataclass(slots=True)
+class Ended:
+    """The episodes that ended in an epoch."""
+
+    episode_return: list[float]
+    cost: list[NDArray[np.float64]]
+    length: list[int]
+
+
+class Trainer:
+    """One training run: what it holds is exactly what a checkpoint stores."""
+
+    def __init__(self, config: OffPolicy, run: Run, inputs: Mapping[str, Subject]) -> None:
+        """Builds the world and the networks."""
+        self.config, self.run = config, run
+        torch.set_num_threads(config.learner_threads)
+        world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
+        self.limited = limits_of(_cost_limit(config), world)
+        self.limits = torch.tensor(list(self.limited.values()), dtype=torch.float64)
+        world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
+        self.env = disturbed(world, config.disturbance, run.rng("disturbance")) if config.disturbance else world
+        self.codec = ObservationCodec.of(self.env.observation_space)
+        self.network = _network(config, self.env, run.torch_rng("networks"))
+        parent = inputs.get("policy")
+        if parent is not None:
+            self._warm_start(parent)
+        self.warm = parent is not None
+        self.update: Update = config.update
+        self.learner = self.update.learner(self.network)
+        if isinstance(parent, QPolicy) and "log_alpha" in self.learner.own and "temperature" in parent.shape:
+            self.learner.own["log_alpha"] = torch.tensor(parent.shape["temperature"], dtype=torch.float64).log()
+        self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
+        self.handler_state: HandlerState = {}
+        if self.handler is not None:
+            self.handler_state = self.handler.start(len(self.env.costs), getattr(parent, "multipliers", None))
+        n, k = config.num_envs, len(self.env.costs)
+        self.critics_costs = len(self.network.shape.costs)
+        gamma = np.array([config.gamma, *[config.cost_gamma] * self.critics_costs])
+        action = self.network.action
+        self.n_step = NStep.start(config.n_step, gamma, n)
+        self.replay = Replay(config.capacity, self.codec.width, action.width, self.critics_costs, run.folder / "replay")
+        self.obs = np.zeros((n, self.codec.width), dtype=np.float32)
+        self.running_return, self.running_cost = np.zeros(n), np.zeros((n, k))
+        self.running_length = np.zeros(n, dtype=np.int64)
+        self.random = np.zeros(n, dtype=np.bool_)  # whether the running episode held a random action
+        self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)
+        self.since_move = 0  # finished episodes since the multiplier moved
+        self.total_cost = np.zeros(k)  # over the whole training: what learning itself cost
+        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
+        self.total_steps = 0
+        self.owed = 0.0  # gradient steps that the steps taken so far have earned
+        self.averaged = Averaged(self.network, config.averaged_share)
+        self.epoch = 0
+        self.steps = config.steps_per_epoch // n  # of each environment in an epoch
+        self.epochs = -(-config.total_steps // (self.steps * n))
+        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.guide = self._guide()
+
+    def _warm_start(self, parent: Subject) -> None:
+        """The parent's policy, statistics and critics; critics that it does not have begin anew."""
+        if not isinstance(parent, QPolicy):
+            raise ConfigError(
+                f"the warm start is a {parent.kind!r}, not an off-policy policy. Give one that an off-policy row made."
+            )
+        own, theirs = self.network, parent.network
+        had, wanted = theirs.shape, own.shape
+        fits = (
+            had._replace(costs=wanted.costs) == wanted
+            and theirs.action == own.action
+            and theirs.encoder.width == own.encoder.width
+            and (not had.costs or not wanted.costs or had.costs == wanted.costs)
+        )
+        if not fits:
+            raise ConfigError(
+                f"the warm start was trained on {parent.world.id} with other networks. Use the same world, hidden "
+                "sizes, costs, normalise and kind of policy."
+            )
+        own.actor.load_state_dict(theirs.actor.state_dict())
+        own.encoder.load_state_dict(theirs.encoder.state_dict())
+        shared = min(own.critics.heads, theirs.critics.heads)
+        with torch.no_grad():
+            for mine, given in zip(own.critics.parameters(), theirs.critics.parameters(), strict=True):
+                mine[:shared].copy_(given[:shared])
+
+    def _guide(self) -> Guide:
+        """What the constraint says as it stands."""
+        config = self.config
+        if self.handler is not None:
+            weights = self.handler.weights(self.handler_state)
+        else:
+            weights = unconstrained(self.critics_costs)
+        return Guide(weights, value_limit(self.limits, config.cost_gamma, self.env.max_episode_steps))
+
+    # -- checkpoints --
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next; new transitions go to disk with it."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.record(),
+            "n_step": self.n_step.state_dict(),
+            "handler": dict(self.handler_state),
+            "world": self.env.state_dict() if isinstance(self.env, Stateful) else None,
+            "obs": self.obs,
+            "running_return": self.running_return,
+            "running_cost": self.running_cost,
+            "running_length": self.running_length,
+            "random": self.random,
+            "recent_cost": self.recent_cost,
+            "recent_return": self.recent_return,
+            "since_move": self.since_move,
+            "total_cost": self.total_cost,
+            "met": self.met,
+            "total_steps": self.total_steps,
+            "owed": self.owed,
+            "averaged": self.averaged.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint; a world without `state_dict` starts new episodes instead."""
+        self.network.load_state_dict(state["network"])
+        self.learner.load_state_dict(state["learner"])
+        self.replay.restore(state["replay"])
+        self.handler_state = dict(state["handler"])
+        self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
+        self.since_move, self.total_cost, self.met = int(state["since_move"]), state["total_cost"], state["met"]
+        self.total_steps, self.owed = int(state["total_steps"]), float(state["owed"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.epoch = int(state["epoch"])
+        self.guide = self._guide()
+        if state["world"] is None or not isinstance(self.env, Stateful):
+            self._reset()
+            return
+        self.env.load_state_dict(state["world"])
+        self.n_step.restore(state["n_step"])
+        self.obs, self.random = state["obs"], state["random"]
+        self.running_return, self.running_cost = state["running_return"], state["running_cost"]
+        self.running_length = state["running_length"]
+
+    def _reset(self) -> None:
+        """Start a new episode everywhere."""
+        self.obs = self._encoded(self.env.reset())
+        self._refuse_bad(np.isfinite(self.obs).all(axis=1), "observation")
+
+    # -- training --
+
+    def train(self) -> QPolicy:
+        """All epochs, then the policy: the last one, or the average of the last `averaged_share` of them."""
+        saved = self.run.restore()
+        if saved is None:
+            self.replay.restore(None)
+            self._reset()
+        else:
+            self.load_state_dict(saved)
+        if self.limited:
+            # For whoever draws the curves of this run: which of them was to stay under which height.
+            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        try:
+            run_epochs(self, self.run, self.steps * self.config.num_envs, self.config.checkpoint_epochs)
+        finally:
+            self.env.close()
+        self.averaged.settle()
+        return self.policy()
+
+    def policy(self) -> QPolicy:
+        """The policy as it stands; it shares its weights with the training."""
+        shape: dict[str, Any] = {**described(self.network.shape), "layouts_met": self.met.tolist()}
+        if self.handler is not None:
+            shape["multipliers"] = self.handler_state["multiplier"].tolist()
+        elif "multiplier" in self.learner.own:
+            shape["multipliers"] = self.learner.own["multiplier"].tolist()
+        if "log_alpha" in self.learner.own:
+            shape["temperature"] = float(self.learner.own["log_alpha"].exp())
+        world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
+        return QPolicy(self.network, self.codec, world, shape, self.parent)
+
+    def one_epoch(self) -> str:
+        """Act, remember and learn, log; returns what is shown beside the bar."""
+        config, norm = self.config, self.network.encoder.norm
+        assert norm is not None
+        if isinstance(self.env, NoisySensors):
+            # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
+            self.env.set_scale(1.0 / norm.scale32.numpy())
+        seen = np.zeros((self.steps, *self.obs.shape), dtype=np.float32)
+        ended = Ended([], [], [])
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        for t in range(self.steps):
+            seen[t] = self.obs
+            self._act(ended)
+            if self.total_steps < config.warm_up:
+                continue
+            self.owed += config.updates_per_step * config.num_envs
+            while self.owed >= 1.0:
+                self.owed -= 1.0
+                for name, value in self._gradient_step().items():
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0) + 1
+        refuse_divergence(self.network, self.total_steps, self.run)
+        norm.update(torch.from_numpy(seen).flatten(0, 1))
+        self.epoch += 1
+        self.averaged.take(self.epoch, self.epochs)
+        note = self._log(ended, {name: float(total) / counts[name] for name, total in sums.items()})
+        self.run.offer(self.total_steps, self.policy)
+        return note
+
+    def _gradient_step(self) -> Mapping[str, Tensor]:
+        rng = self.run.torch_rng("update")
+        rows = self.replay.sample(self.update.batch, rng)
+        if self.config.normalise:
+            norm = self.network.encoder.norm
+            assert norm is not None
+            rows = rows._replace(obs=norm(rows.obs), after=norm(rows.after))
+        return self.update.learn(self.learner, rows, self.guide, rng)
+
+    def _encoded(self, obs: Obs) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self.codec.encode(obs)["vector"]
+        return vector
+
+    def _actions(self) -> NDArray[np.float32]:
+        """Stored actions [N, A]: uniform ones, of each environment its own, until the warm-up is over."""
+        if self.total_steps < self.config.warm_up and not self.warm:
+            action, rng = self.network.action, self.run.rng("warm-up")
+            n = self.config.num_envs
+            if action.kind == "continuous":
+                return rng.uniform(-1.0, 1.0, (n, action.width)).astype(np.float32)
+            return rng.integers(action.sizes, size=(n, action.width)).astype(np.float32)
+        with torch.no_grad():
+            features = self.network.features({"vector": torch.from_numpy(self.obs)})
+            found: NDArray[np.float32] = self.update.act(self.network, features, self.run.torch_rng("collect")).numpy()
+        if not np.isfinite(found).all():
+            refuse_divergence(
+                self.network, self.total_steps, self.run
+            )  # before the world is blamed for what it makes of such actions
+        return found
+
+    def _act(self, ended: Ended) -> None:
+        """One step of every environment, into the replay and the account of episodes."""
+        env = self.env
+        random = self.total_steps < self.config.warm_up and not self.warm
+        actions = self._actions()
+        layouts = env.episode_seed.copy()  # an autoreset within the step replaces those that end
+        step = env.step(self.network.action.to_world(actions))
+        after, last = self._observed(step)
+        signal = np.column_stack([step.reward, step.cost[:, : self.critics_costs]])
+        self.replay.add(self.n_step.push(self.obs, actions, signal, last, step.terminated, step.ended))
+        self.obs = after
+        self.random |= random
+        self.running_return += step.reward
+        self.running_cost += step.cost
+        self.running_length += 1
+        self.total_cost += step.cost.sum(axis=0)
+        self.total_steps += self.config.num_envs
+        if step.ended.any():
+            self._account(np.flatnonzero(step.ended), layouts, ended)
+
+    def _observed(self, step: Step) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The next observations, and those that the step led to: the last ones where an episode ended.
+
+        Raises BadWorld for a number that is not finite.
+        """
+        after = self._encoded(step.obs)
+        last = after
+        if step.ended.any():
+            rows = np.flatnonzero(step.ended)
+            last = after.copy()
+            last[rows] = self._encoded(observation_rows(step.final_obs, rows))
+        self._refuse_bad(np.isfinite(step.reward), "reward")
+        self._refuse_bad(np.isfinite(step.cost).all(axis=1), "cost")
+        self._refuse_bad(np.isfinite(after).all(axis=1), "observation")
+        if last is not after:
+            # What an episode leads to after the task has ended is not used, but it is the world's error all the same.
+            self._refuse_bad(np.isfinite(last).all(axis=1), "final observation")
+        return after, last
+
+    def _refuse_bad(self, good: Any, what: str) -> None:
+        if not good.all():
+            bad = int(np.flatnonzero(~good)[0])
+            raise BadWorld(self.env.id, what, bad, self.total_steps // self.config.num_envs)
+
+    def _account(self, rows: NDArray[np.int64], layouts: NDArray[np.uint32], ended: Ended) -> None:
+        """Episodes that ended: what they came to, and what the constraint makes of it."""
+        ended.episode_return.extend(self.running_return[rows].tolist())
+        ended.cost.extend(self.running_cost[rows].copy())
+        ended.length.extend(self.running_length[rows].tolist())
+        self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
+        window = self.config.window if isinstance(self.config, Constrained) else 50
+        self.recent_return = np.concatenate([self.recent_return, self.running_return[rows]])[-window:]
+        # Constraints are steered by E[cost] of the policy on fresh layouts: random actions are not the policy, and
+        # layouts that failed an audit cost more than the average.
+        own = rows[(layouts[rows] < FAILED_FROM) & ~self.random[rows]]
+        self.recent_cost = np.concatenate([self.recent_cost, self.running_cost[own]])[-window:]
+        self.since_move += len(own)
+        if isinstance(self.config, Constrained) and self.since_move >= self.config.episodes_per_move:
+            assert self.handler is not None
+            self.since_move = 0
+            measured = torch.as_tensor(self.recent_cost)
+            self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
+            self.guide = self._guide()
+        self.running_return[rows] = 0.0
+        self.running_cost[rows] = 0.0
+        self.running_length[rows] = 0
+        self.random[rows] = False
+
+    def _log(self, ended: Ended, report: Mapping[str, float]) -> str:
+        scalars = {f"update/{name}": value for name, value in report.items()}
+        scalars["update/gradient_steps"] = float(self.learner.steps)
+        if ended.length:  # without a finished episode there is no estimate, and none is logged
+            scalars["train/return"] = float(np.mean(ended.episode_return))
+            scalars["train/length"] = float(np.mean(ended.length))
+            for name, cost in zip(self.env.costs, np.mean(ended.cost, axis=0), strict=True):
+                scalars[f"train/{name}"] = float(cost)
+        for k, name in enumerate(self.env.costs):
+            scalars[f"train/total_{name}"] = float(self.total_cost[k])
+        if self.handler is not None:
+            weights = self.guide.weights
+            for k, name in enumerate(self.env.costs):
+                scalars[f"constraint/multiplier_{name}"] = float(weights.cost[k] / weights.reward)
+        self.run.log(self.total_steps, **scalars)
+        return shown(self.recent_return, self.recent_cost)

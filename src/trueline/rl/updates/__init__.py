@@ -1,0 +1,1 @@
+"""Steps of a policy on collected experience: first-order objectives and second-order steps."""

@@ -1,0 +1,58 @@
+"""Penalised PPO: an exact penalty on the violation in place of a multiplier (Zhang et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trueline.rl.adam import FlatAdam
+from trueline.rl.distributions import Distribution
+from trueline.rl.networks import ActorCritic
+from trueline.rl.updates.ppo import MinibatchPasses, PassesReport, ascend
+from trueline.rl.updates.surrogate import clipped_surrogate
+
+if TYPE_CHECKING:
+    from trueline.rl.on_policy import Rows, SlackAdvantage
+
+
+def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: float) -> Tensor:
+    """κ·Σₖ max(0, mean((ρ − 1)A_cₖ) + slackₖ).  ratio [b], advantage_c [b, K], slack [K] -> a number.
+
+    slackₖ is (J_Cₖ − dₖ) per step, as the mean is (corrections C6); nan, as long as no episode has ended, is no
+    penalty. The paper writes ρA_c. A_c is centred over the batch, so that over it both are one number; over a minibatch
+    ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and decides at random
+    whether there is a penalty.
+    """
+    change = ((ratio - 1.0)[:, None] * advantage_c).mean(dim=0)
+    return kappa * torch.relu(change + slack.nan_to_num(-torch.inf)).sum()
+
+
+class P3o(MinibatchPasses):
+    """Passes on the clipped surrogate of the reward less the penalty.
+
+    The penalty problem max J_r − κ'·Σ(J_c − d)₊ has the constrained optimum exactly when κ' ≥ λ*ₖ for every cost. The
+    reward's advantage is divided by its deviation σ_r over the batch and the cost's is not, both are per step, so that
+    κ' = κ·σ_r in reward per cost: κ ≥ max λ*/σ_r is needed, and σ_r falls as a policy settles.
+    """
+
+    takes: ClassVar[Literal["mixed", "weights", "slack"]] = "slack"
+
+    kappa: float = Field(20.0, gt=0)  # κ: deviations of the reward's advantage per unit of cost
+    clip: float = Field(0.2, gt=0, lt=1)  # ε of the reward's surrogate
+
+    def learn(
+        self, network: ActorCritic, adam: FlatAdam, batch: Rows[SlackAdvantage], progress: float, rng: torch.Generator
+    ) -> PassesReport:
+        """Passes on surrogate − penalty."""
+        self.set_rates(adam, progress)
+        reward, cost, slack = batch.advantage
+
+        def objective(policy: Distribution, rows: Tensor) -> Tensor:
+            log_prob, old = policy.log_prob(batch.draw[rows]), batch.log_prob[rows]
+            surrogate = clipped_surrogate(log_prob, old, reward[rows], self.clip).mean()
+            return surrogate - exact_penalty((log_prob - old).exp(), cost[rows], slack, self.kappa)
+
+        return ascend(self, network, adam, batch, objective, rng)
