@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trueline.core.config import Config, build, digest, fields, parse_override, read_toml, to_toml
 from trueline.core.errors import ConfigError
@@ -145,6 +145,30 @@ def test_all_problems_are_listed_one_per_line_with_where_they_are():
 
 def test_a_validator_of_the_class_speaks_in_its_own_words():
     assert refusal({"steps": 3}) == "steps: 3 steps cannot be halved; give an even number"
+
+
+class Even(Config):
+    kind: Literal["even"] = "even"
+    steps: int = 2
+
+    @model_validator(mode="after")
+    def _even(self):
+        if self.steps % 2:
+            raise ValueError(f"{self.steps} steps cannot be halved; give an even number")
+        return self
+
+
+class Alternatives(Config):
+    one: Even | Pid | Lagrangian = Pid()
+    several: tuple[Even | Pid, ...] = ()
+
+
+@pytest.mark.parametrize("data", [{"one": {"kind": "even", "steps": 3}}, {"several": [{"kind": "even", "steps": 3}]}])
+def test_a_validator_of_an_alternative_speaks_in_its_own_words(data):
+    with pytest.raises(ConfigError) as caught:
+        build(Alternatives, data)
+    where = "several.0" if "several" in data else "one"
+    assert str(caught.value) == f"{where}: 3 steps cannot be halved; give an even number"
 
 
 class Stage(Config):

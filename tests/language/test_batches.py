@@ -13,7 +13,7 @@ from trueline.language.forward import token_scores
 from trueline.language.losses import nll
 from trueline.language.models import ModelRef, load_model
 from trueline.language.objectives import Likelihood, Rewriting, rewriting, separator
-from trueline.language.records import Data, LanguageModelling, Preference, PromptCompletion
+from trueline.language.records import Data, LanguageModelling, Preference, PromptCompletion, SafetyPreference
 from trueline.language.rollout import Message
 from trueline.language.vocabulary import Characters, tokenizer_of
 
@@ -63,6 +63,17 @@ CHAT = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), M
 def test_masks_of_fine_tuning(learn, record, expected):
     (item,) = Likelihood(learn=learn).items(record, codec(), "row 1")
     assert learnt(item.rows[0]) == expected
+
+
+def test_of_pairs_the_better_answer_is_learnt_or_both():
+    pair = Preference("a", "bc", "de")
+    safety = SafetyPreference("a", ("de", "bc"), 1, 0, (True, False))
+    for record in (pair, safety):
+        (better,) = Likelihood().items(record, codec(), "row 1")
+        first, second = Likelihood(pairs="both").items(record, codec(), "row 1")
+        (alone,) = Likelihood().items(PromptCompletion("a", "de"), codec(), "row 1")
+        tokens = [item.rows[0].tokens.tolist() for item in (better, first, second, alone)]
+        assert tokens[0] == tokens[1] != tokens[2] == tokens[3]
 
 
 def test_plain_rows_become_chats():

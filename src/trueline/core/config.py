@@ -329,7 +329,7 @@ def _likeliest(problems: list[_Problem]) -> list[_Problem]:
             for at, label in problem.arms:
                 if at == choice:
                     about.setdefault(label, []).append(problem)
-        inside = {label: group for label, group in about.items() if all(len(p.path) > len(choice) for p in group)}
+        inside = {label: group for label, group in about.items() if all(_within(p, choice) for p in group)}
         if not inside:
             continue  # a plain value of the wrong type: all alternatives are named in one sentence
 
@@ -346,6 +346,11 @@ def _likeliest(problems: list[_Problem]) -> list[_Problem]:
         dropped = {id(p) for group in about.values() for p in group} - {id(p) for p in kept}
         problems = [p for p in problems if id(p) not in dropped]
     return problems
+
+
+def _within(problem: _Problem, choice: tuple[str, ...]) -> bool:
+    """Whether a problem of an alternative is about its settings: one of them, or how they fit together."""
+    return len(problem.path) > len(choice) or problem.detail["type"] == "value_error"
 
 
 def _sentence(cls: type[Config], path: tuple[str, ...], group: Sequence[_Problem]) -> str:

@@ -22,7 +22,7 @@ from trueline.language.losses import log_prob_of
 from trueline.language.models import reference
 from trueline.language.objectives import TokenScores
 
-__all__ = ["Memory", "Models", "activation_bytes", "learning_mode", "plain", "token_scores"]
+__all__ = ["Memory", "Models", "activation_bytes", "keeps_columns", "learning_mode", "plain", "token_scores"]
 
 
 def plain(model: Any) -> Any:
@@ -37,7 +37,7 @@ def token_scores(model: Any, batch: Batch, hits: bool = False) -> TokenScores:
     """
     wanted, target = batch.weight[:, 1:] > 0, batch.tokens[:, 1:]
     columns = wanted.any(dim=0).nonzero().squeeze(1)
-    some = 0 < len(columns) < wanted.shape[1] and _keeps_columns(plain(model))
+    some = 0 < len(columns) < wanted.shape[1] and keeps_columns(model)
     if some:
         logits = model(**batch.inputs(), logits_to_keep=columns).logits
         wanted, target = wanted[:, columns], target[:, columns]
@@ -56,8 +56,9 @@ def token_scores(model: Any, batch: Batch, hits: bool = False) -> TokenScores:
     return TokenScores(log_prob, spread((logits.detach().argmax(dim=-1) == target) & wanted))
 
 
-def _keeps_columns(model: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+def keeps_columns(model: Any) -> bool:
+    """Whether a model can compute the logits of some columns alone."""
+    return "logits_to_keep" in inspect.signature(plain(model).forward).parameters
 
 
 class Models:

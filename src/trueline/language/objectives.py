@@ -185,7 +185,7 @@ def _figure(values: Tensor) -> Figure:
 
 
 class Likelihood(Config):
-    """Maximum likelihood of text, of completions, or of the assistant's turns; of pairs, that of the better answer."""
+    """Maximum likelihood of text, of completions, or of the assistant's turns; of pairs, that of their answers."""
 
     accepts: ClassVar[tuple[str, ...]] = ("language-modelling", "prompt-completion", *PAIRS)
     score: ClassVar[str | None] = None
@@ -196,19 +196,22 @@ class Likelihood(Config):
     # Tokens of completions; of the assistant's turns in their prompts too; or of all. Of text without a prompt, all; of
     # messages without one, those of the assistant, unless it is all.
     learn: Literal["completion", "assistant", "all"] = "completion"
+    pairs: Literal["better", "both"] = "better"  # which answers of a pair are learnt
 
     def items(self, record: Record, codec: Codec, where: str) -> tuple[Item, ...]:
-        """One sequence."""
+        """One sequence for each answer that is learnt."""
         if isinstance(record, LanguageModelling):
             row = codec.text(record.text, "all" if self.learn == "all" else "assistant", where)
             return (Item((row,)),) if row is not None else ()
         if isinstance(record, Preference | SafetyPreference):
-            answer = as_preference(record).chosen
+            pair = as_preference(record)
+            answers = [pair.chosen, pair.rejected] if self.pairs == "both" else [pair.chosen]
         else:
             assert isinstance(record, PromptCompletion)
-            answer = record.completion
-        rows = codec.answers(record.prompt, [answer], where, self.learn)
-        return (Item(rows),) if rows else ()
+            answers = [record.completion]
+        return tuple(
+            Item(rows) for answer in answers if (rows := codec.answers(record.prompt, [answer], where, self.learn))
+        )
 
     def total(self, items: Sequence[Item]) -> float:
         """The weight of all tokens."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ from trueline.core.subject import Subject
 from trueline.language.batches import Codec, Item, padded
 from trueline.language.data_order import DataOrder
 from trueline.language.estimators import Gae, Grpo, LossType, Rloo, token_weights
-from trueline.language.forward import learning_mode, plain, token_scores
+from trueline.language.forward import keeps_columns, learning_mode, token_scores
 from trueline.language.losses import log_prob_of
 from trueline.language.models import ModelRef, attach_lora, context_of, end_tokens, reference
 from trueline.language.objectives import Likelihood
@@ -216,7 +215,7 @@ def reply_log_prob(model: Any, tokens: Tensor, sampled: Tensor, temperature: flo
     """
     wanted, target = sampled[:, 1:], tokens[:, 1:]
     columns = wanted.any(dim=0).nonzero().squeeze(1)
-    if "logits_to_keep" in inspect.signature(plain(model).forward).parameters:
+    if keeps_columns(model):
         logits = model(input_ids=tokens, use_cache=False, logits_to_keep=columns).logits
     else:
         logits = model(input_ids=tokens, use_cache=False).logits[:, columns]

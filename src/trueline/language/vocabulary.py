@@ -61,7 +61,9 @@ class OfWorld(Config):
         """Every word of its prompts and replies.  Raises UnknownName for a world that there is not."""
         from trueline.language.texts.data import text_world  # which itself is made of vocabularies
 
-        return text_world(self.name).vocabulary
+        found = text_world(self.name).vocabulary
+        assert not isinstance(found, OfWorld)  # a world's words are given, not referred to
+        return found
 
 
 Vocabulary = Characters | Words | OfWorld  # told apart by `kind`

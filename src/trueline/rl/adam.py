@@ -39,13 +39,13 @@ class FlatAdam:
     def __init__(self, groups: Sequence[Group]) -> None:
         """Moves the parameters' storage into flat tensors; the parameters themselves stay the same objects."""
         self.groups = [group for group in groups if group.parameters]
-        self.values = [_flattened(group) for group in self.groups]
+        self.values = [flattened(group) for group in self.groups]
         self.grads = [torch.zeros_like(value) for value in self.values]
         self.first = [torch.zeros_like(value) for value in self.values]
         self.second = [torch.zeros_like(value) for value in self.values]
         self.steps = 0
         for group, value, grad in zip(self.groups, self.values, self.grads, strict=True):
-            for p, here, there in zip(group.parameters, _views(group, value), _views(group, grad), strict=True):
+            for p, here, there in zip(group.parameters, views(group, value), views(group, grad), strict=True):
                 p.data, p.grad = here, there
 
     def zero_grad(self) -> None:
@@ -83,14 +83,14 @@ class FlatAdam:
         self.steps = int(state["steps"])
 
 
-def _flattened(group: Group) -> Tensor:
+def flattened(group: Group) -> Tensor:
     """The group's parameters as [networks, all their numbers]."""
     with torch.no_grad():
         rows = group.rows or 1
         return torch.cat([p.detach().reshape(rows, -1) for p in group.parameters], dim=1)
 
 
-def _views(group: Group, flat: Tensor) -> list[Tensor]:
+def views(group: Group, flat: Tensor) -> list[Tensor]:
     """Views of a flat tensor, one of each parameter's shape."""
     found, at = [], 0
     for p in group.parameters:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trueline.core.config import build
 from trueline.core.errors import ConfigError, RunError
 from trueline.rl.activations import tanh
-from trueline.rl.adam import BETA_1, BETA_2, EPSILON, FlatAdam, Group, _flattened, _views
+from trueline.rl.adam import BETA_1, BETA_2, EPSILON, FlatAdam, Group, flattened, views
 from trueline.rl.distributions import Choices, Distribution, SquashedGaussian
 from trueline.rl.handlers.constraint import Weights
 from trueline.rl.networks import ActorCritic, Encoder, Mlp, Network, StackedMlp
@@ -326,8 +326,8 @@ class Target:
         parameters = list(module.parameters())
         group = Group(parameters, 0.0, rows=module.heads if isinstance(module, StackedMlp) else None)
         module.load_state_dict(like.state_dict())
-        self.flat = _flattened(group)
-        for p, view in zip(parameters, _views(group, self.flat), strict=True):
+        self.flat = flattened(group)
+        for p, view in zip(parameters, views(group, self.flat), strict=True):
             p.data = view
             p.requires_grad_(False)
         self.passes = Perceptrons(module, activation)
