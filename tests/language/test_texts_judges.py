@@ -21,6 +21,10 @@ def test_the_oracle_of_each_world_scores_as_the_world_judges(name):
     verdicts = [world.judge(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     assert [one.reward for one in found] == [verdict.reward for verdict in verdicts]
     assert len({one.reward for one in found}) > 1
+    least, most = world.reward_bounds
+    assert all(least <= one.reward <= most for one in found)
+    assert world.judge(prompts[0], world.best(prompts[0])).reward <= most
+    assert world.judge(prompts[0], world.worst(prompts[0])).reward >= least
     if oracle.costs:
         assert oracle.costs == ("harm",)
         assert [one.cost["harm"] for one in found] == [verdict.cost for verdict in verdicts]

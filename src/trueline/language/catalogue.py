@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trueline.core.registry import Entry
+from trueline.core.registry import Entry, Level
 
 SUBJECTS: tuple[Entry, ...] = (
     Entry(
@@ -114,6 +114,60 @@ ONLINE: tuple[Entry, ...] = (
     ),
 )
 
+SAMPLED: tuple[Entry, ...] = (
+    Entry(
+        kind="recipe",
+        name="rft",
+        target="trueline.language.best_of_n:RFT",
+        summary="rejection-sampling fine-tuning: sample N, keep the best within limits, learn them; in rounds",
+        reference="Dong et al. 2023 (RAFT); Touvron et al. 2023",
+        level="measured",
+        test="tests/language/test_best_of_n.py::test_a_round_learns_the_distribution_of_the_best_that_ended",
+    ),
+    Entry(
+        kind="recipe",
+        name="online-dpo",
+        target="trueline.language.online_dpo:ONLINE_DPO",
+        summary="pairs that the policy samples, labelled by scorers, learnt by the loss of DPO",
+        reference="Guo et al. 2024",
+        level="exact",
+        test="tests/language/test_online_dpo.py::"
+        "test_bradley_terry_labels_come_to_rest_at_the_regularised_optimum_whatever_is_drawn",
+    ),
+)
+
+_SEQ2SEQ = "tests/language/test_seq2seq_claim.py::"
+
+CLAIMS: tuple[Entry, ...] = (
+    Entry(
+        kind="claim",
+        name="seq2seq-rm-accuracy",
+        target="trueline.language.claims.seq2seq:SEQ2SEQ_ACCURACY",
+        summary="rewriting reward models order more unseen pairs than scalar ones",
+        reference="arXiv 2409.00162",
+        level="property",
+        test=f"{_SEQ2SEQ}test_a_seed_of_models_has_every_number_that_is_compared",
+    ),
+    Entry(
+        kind="claim",
+        name="seq2seq-rm-policy",
+        target="trueline.language.claims.seq2seq:SEQ2SEQ_POLICY",
+        summary="PPO with their rewards wins over PPO with a scalar reward",
+        reference="arXiv 2409.00162",
+        level="property",
+        test=f"{_SEQ2SEQ}test_a_seed_of_policies_has_every_number_that_is_compared",
+    ),
+    Entry(
+        kind="claim",
+        name="seq2seq-rm-length",
+        target="trueline.language.claims.seq2seq:SEQ2SEQ_LENGTH",
+        summary="with their rewards a policy does not learn a planted length bias",
+        reference="arXiv 2409.00162",
+        level="property",
+        test=f"{_SEQ2SEQ}test_a_seed_of_policies_has_every_number_that_is_compared",
+    ),
+)
+
 _TEXTS = "tests/language/test_texts_"
 
 TEXTS: tuple[Entry, ...] = (
@@ -171,23 +225,124 @@ SCORERS: tuple[Entry, ...] = tuple(
     )
 )
 
-AUDITS: tuple[Entry, ...] = (
-    Entry(
-        kind="audit",
-        name="ethicality/harm-rate",
-        target="trueline.language.audits.ethicality:HarmRate",
-        summary="how many replies a judge calls harmful, and what they are worth as help",
-        level="exact",
-        test="tests/language/test_audits_replies.py",
+_AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
+    (
+        "ethicality/harm-rate",
+        "ethicality:HarmRate",
+        "how many replies a judge calls harmful, and what they are worth as help",
+        "",
+        "exact",
+        "harm.py::test_a_model_that_complies_harms_whenever_it_is_asked_to",
     ),
-    Entry(
-        kind="audit",
-        name="controllability/helpfulness",
-        target="trueline.language.audits.controllability:Helpfulness",
-        summary="a judge's mean reward of replies to ordinary prompts",
-        level="exact",
-        test="tests/language/test_audits_replies.py",
+    (
+        "ethicality/group-bias",
+        "ethicality:GroupBias",
+        "the same request for two groups: refusals, harm and reward",
+        "",
+        "exact",
+        "goals.py::test_a_bias_has_its_size_and_sign",
+    ),
+    (
+        "controllability/helpfulness",
+        "controllability:Helpfulness",
+        "a judge's mean reward of replies to ordinary prompts",
+        "",
+        "exact",
+        "harm.py::test_help_is_the_mean_reward_on_ordinary_prompts",
+    ),
+    (
+        "controllability/refusal",
+        "controllability:Refusal",
+        "refusals of what looks harmful, and of what is",
+        "",
+        "exact",
+        "refusal.py::test_rates_of_models_whose_refusals_are_known",
+    ),
+    (
+        "controllability/hierarchy",
+        "controllability:Hierarchy",
+        "a system turn against a user's that says the opposite",
+        "Wallace et al. 2024",
+        "exact",
+        "goals.py::test_only_a_model_that_follows_the_system_obeys_in_both",
+    ),
+    (
+        "controllability/changed-goal",
+        "controllability:ChangedGoal",
+        "another request in mid-chat: who turns, who keeps to the old one",
+        "",
+        "exact",
+        "goals.py::test_who_turns_and_who_keeps_to_the_old_goal",
+    ),
+    (
+        "robustness/paraphrase",
+        "robustness:Paraphrase",
+        "the same request in other wordings",
+        "",
+        "property",
+        "attacks.py::test_harm_in_some_wording_is_the_chance_over_random_wordings",
+    ),
+    (
+        "robustness/injection",
+        "robustness:Injection",
+        "a foreign instruction inside the prompt",
+        "",
+        "exact",
+        "attacks.py::test_hijacks_and_harm_by_injection_are_told_apart",
+    ),
+    (
+        "robustness/suffix",
+        "robustness:Suffix",
+        "words behind a prompt, searched within a budget",
+        "after Andriushchenko, Croce & Flammarion 2025",
+        "exact",
+        "attacks.py::test_what_a_search_finds_fails_and_is_held_against_its_lower_bound",
+    ),
+    (
+        "robustness/unseen-prompts",
+        "robustness:UnseenPrompts",
+        "prompts outside of the training distribution",
+        "",
+        "exact",
+        "attacks.py::test_pairs_are_alike_and_what_is_lost_outside_has_its_sign",
+    ),
+    (
+        "interpretability/probe",
+        "probes:Probe",
+        "linear probes of hidden states, against control tasks",
+        "Hewitt & Liang 2019",
+        "property",
+        "probes.py::test_a_state_that_holds_the_request_alone_is_memorised_and_has_no_selectivity",
+    ),
+    (
+        "interpretability/patching",
+        "patching:Patching",
+        "which parts carry an answer over when their activations are",
+        "Vig et al. 2020; Meng et al. 2022",
+        "exact",
+        "patching.py::test_the_planted_attention_at_the_last_position_carries_everything",
+    ),
+    (
+        "interpretability/token-attribution",
+        "attribution:TokenAttribution",
+        "gradient times input against leaving tokens out",
+        "Shrikumar et al. 2017; Samek et al. 2017",
+        "exact",
+        "attribution.py::test_of_a_linear_score_gradient_times_input_and_leaving_out_are_the_contributions",
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES + ONLINE + TEXTS + SCORERS + AUDITS
+AUDITS: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="audit",
+        name=name,
+        target=f"trueline.language.audits.{target}",
+        summary=summary,
+        reference=reference,
+        level=level,
+        test=f"tests/language/test_audits_{test}",
+    )
+    for name, target, summary, reference, level, test in _AUDITS
+)
+
+ENTRIES: tuple[Entry, ...] = SUBJECTS + RECIPES + ONLINE + SAMPLED + TEXTS + SCORERS + AUDITS + CLAIMS

@@ -36,6 +36,7 @@ class CipherReply(Config):
     """The world and how its training data are made.  Rewards lie in [0, 1]."""
 
     name: ClassVar[str] = "cipher-reply"
+    reward_bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     formats: ClassVar[tuple[str, ...]] = ("prompt", "prompt-completion", "preference", "unpaired-preference")
 
     length: int = Field(6, ge=2)  # K: symbols of a prompt

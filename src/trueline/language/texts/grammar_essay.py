@@ -34,6 +34,7 @@ class GrammarEssay(Config):
     """The world and how its training data are made.  Rewards lie in [-1, 1]."""
 
     name: ClassVar[str] = "grammar-essay"
+    reward_bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     formats: ClassVar[tuple[str, ...]] = ("prompt", "prompt-completion", "preference")
 
     segments: int = Field(6, ge=1)  # D

@@ -189,6 +189,7 @@ class SafetyDialogue(Config):
     """
 
     name: ClassVar[str] = "safety-dialogue"
+    reward_bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     formats: ClassVar[tuple[str, ...]] = ("prompt", "prompt-completion", "preference", "safety-preference")
 
     harmful: float = Field(0.5, ge=0, le=1)

@@ -35,6 +35,7 @@ class SyntheticReviews(Config):
     """
 
     name: ClassVar[str] = "synthetic-reviews"
+    reward_bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     formats: ClassVar[tuple[str, ...]] = ("prompt", "prompt-completion", "language-modelling", "preference")
 
     topics: int = Field(4, ge=2, le=len(TOPICS))

@@ -68,6 +68,11 @@ class TextWorld(Protocol):
         ...
 
     @property
+    def reward_bounds(self) -> tuple[float, float]:
+        """The least and the most that its oracle gives."""
+        ...
+
+    @property
     def formats(self) -> tuple[str, ...]:
         """Formats of `language/records.py` that it makes."""
         ...

@@ -1,0 +1,251 @@
+"""Who decides whether a reply helps or harms: the oracle of a world, or any scorer, as long as it was no reward.
+
+A judge that was, or shares weights or labels with, a training reward cannot decide a verdict (corrections L7): the
+subject tells what it was trained to please (`judged_by`). What a judge could not say is missing, never a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from pydantic import model_validator
+
+from trueline.core.config import Config
+from trueline.core.errors import ConfigError
+from trueline.core.run import resolve
+from trueline.core.subject import load_subject, subject_hash
+from trueline.evidence.records import EvidenceError, NotMeasurable, Split
+from trueline.language.audits.prompts import Prompts, text_of
+from trueline.language.rollout import Chat, Reply, Rollout, Sampling
+from trueline.language.scorers import (
+    Endpoint,
+    EndpointJudge,
+    Function,
+    Judged,
+    Judgement,
+    Judges,
+    Rewriter,
+    ScalarModel,
+    Scoring,
+    identity,
+)
+from trueline.language.subject import LanguageModel
+from trueline.language.templates import encode_reply
+
+__all__ = ["Judge", "JudgeSettings", "ModelJudge", "Opinion", "TextJudge", "open_judge", "refuse_own_judge"]
+
+
+class Opinion(NamedTuple):
+    """What a judge says of one reply; nan where it does not say."""
+
+    reward: float = math.nan
+    cost: float = math.nan  # above 0 is unsafe
+
+    @property
+    def harmful(self) -> float:
+        """1 or 0; nan where nothing is known."""
+        return math.nan if math.isnan(self.cost) else float(self.cost > 0.0)
+
+
+class JudgeSettings(Config):
+    """Who judges."""
+
+    judge: Scoring | None = None  # none: the oracle of the prompts' world
+    inputs: Mapping[str, str] = {}  # folders of the runs or subjects that a judge's models are, by its input's name
+    cost: str = ""  # which of the judge's costs is harm; empty: any of them
+    reward_bounds: tuple[float, float] | None = (
+        None  # no reward lies beyond; none: known ones, else asymptotic intervals
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = self.judge.inputs if self.judge is not None else ()
+        missing = [name for name in needed if name not in self.inputs]
+        if missing:
+            raise ValueError(f"the judge needs the input {missing[0]!r}. Give the folder of its run in inputs.")
+        idle = [name for name in self.inputs if name not in needed]
+        if idle:
+            raise ValueError(f"inputs names {idle[0]!r}, which the judge does not use. Leave it out.")
+        if self.judge is not None and self.judge.weight != 1.0:
+            raise ValueError("a judge's weight has no effect, since it judges alone. Leave it out.")
+        if isinstance(self.judge, ScalarModel) and self.judge.probability:
+            raise ValueError("a judge's cost is unsafe above 0, and a probability always is. Leave probability out.")
+        if self.reward_bounds is not None and not self.reward_bounds[0] < self.reward_bounds[1]:
+            raise ValueError(f"reward_bounds are {self.reward_bounds}. Give the smaller one first.")
+        return self
+
+
+class Judge(Protocol):
+    """Judges replies."""
+
+    identity: tuple[str, ...]  # see `scorers.identity`
+
+    def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
+        """Of each reply to its request; all of it missing for a reply that is none."""
+        ...
+
+
+class TextJudge:
+    """A function of texts, or an endpoint."""
+
+    def __init__(self, function: Judges, identity: tuple[str, ...], cost: str = "", rewards: bool = True) -> None:
+        """cost: the one that counts, empty: the highest; rewards: whether its reward means anything."""
+        self.function, self.identity, self._cost, self._rewards = function, identity, cost, rewards
+
+    def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
+        """Raises ConfigError when the function does not give one result for each reply, with the costs it named."""
+        asked = [(text_of(request), reply) for request, reply in zip(requests, replies, strict=True) if reply]
+        if not asked:
+            return [Opinion()] * len(replies)
+        found = list(self.function([text for text, _ in asked], [reply for _, reply in asked]))
+        if len(found) != len(asked):
+            raise ConfigError(
+                f"the judge gave {len(found)} results for {len(asked)} replies. Return one for each, None where there "
+                "is none."
+            )
+        given = iter(found)
+        return [self._opinion(next(given)) if reply else Opinion() for reply in replies]
+
+    def _opinion(self, found: Judgement | float | None) -> Opinion:
+        if found is None:
+            return Opinion()
+        whole = found if isinstance(found, Judgement) else Judgement(float(found))
+        if set(whole.cost) != set(self.function.costs):
+            raise ConfigError(
+                f"the judge gave costs {sorted(whole.cost)}, but it has {sorted(self.function.costs)}. "
+                "Give every reply those."
+            )
+        counted = [whole.cost[self._cost]] if self._cost else list(whole.cost.values())
+        return _opinion(whole.reward if self._rewards else math.nan, counted)
+
+
+class ModelJudge:
+    """A reward, cost or rewriting model, which reads the texts in tokens of its own."""
+
+    def __init__(self, scoring: ScalarModel | Rewriter, folder: str, sampling: Sampling, cost: str = "") -> None:
+        """Raises RunError or ConfigError for a folder that holds no such model."""
+        path = resolve(folder, ".")
+        self.identity = identity(scoring, {scoring.input: subject_hash(path)})
+        model: Any = load_subject(path)
+        self._tokenizer = getattr(model, "tokenizer", None)
+        reader = LanguageModel(getattr(model, "body", None) or getattr(model, "model", None), self._tokenizer)
+        self._scorer = scoring.open(Judged(reader, sampling), {scoring.input: model})
+        self._rewards = _gives_reward(scoring)
+        self._columns = [k for k, name in enumerate(self._scorer.costs) if cost in ("", name)]
+
+    def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
+        """Raises NotMeasurable when its chat template refuses a request."""
+        asked = [(request, reply) for request, reply in zip(requests, replies, strict=True) if reply]
+        if not asked:
+            return [Opinion()] * len(replies)
+        try:
+            rollout = _written(self._tokenizer, asked)
+        except ConfigError as error:
+            raise NotMeasurable(f"the judge cannot read a request: {error}") from None
+        scores = self._scorer.score(rollout, np.random.default_rng(0))  # models draw nothing
+        reward, cost = scores.reward.sum(dim=1).tolist(), scores.cost.sum(dim=1).tolist()
+        found = iter(
+            Opinion() if missing else _opinion(r if self._rewards else math.nan, [c[k] for k in self._columns])
+            for r, c, missing in zip(reward, cost, scores.missing.tolist(), strict=True)
+        )
+        return [next(found) if reply else Opinion() for reply in replies]
+
+
+def _written(tokenizer: Any, asked: Sequence[tuple[Chat, Reply]]) -> Rollout:
+    """The texts as a rollout; a reply that was cut has no end token."""
+    rows = [encode_reply(tokenizer, chat, reply.text) for chat, reply in asked]
+    pairs = zip(rows, asked, strict=True)
+    kept = [len(row.tokens) - (not reply.ended and sum(row.learnt) > 1) for row, (_, reply) in pairs]
+    width = max(kept)
+    tokens = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
+    attended, sampled = torch.zeros((2, len(rows), width), dtype=torch.bool)
+    for r, (row, n) in enumerate(zip(rows, kept, strict=True)):
+        tokens[r, :n], attended[r, :n] = torch.tensor(row.tokens[:n]), True
+        sampled[r, :n] = torch.tensor(row.learnt[:n])
+    ended = torch.tensor([reply.ended for _, reply in asked])
+    return Rollout(tokens, attended, sampled, torch.zeros(len(rows), width), torch.arange(len(rows)), ended)
+
+
+def _opinion(reward: float, costs: Sequence[float]) -> Opinion:
+    """What is not finite is missing; one cost that is makes the harm unknown."""
+    cost = max(costs) if costs and all(map(math.isfinite, costs)) else math.nan
+    return Opinion(reward if math.isfinite(reward) else math.nan, cost)
+
+
+def _gives_reward(scoring: Scoring) -> bool:
+    if isinstance(scoring, Endpoint):
+        return scoring.cost is None
+    if isinstance(scoring, ScalarModel):
+        return scoring.reward is not None or not scoring.costs
+    return True
+
+
+class JudgeFacts(NamedTuple):
+    """What can be said of a judge before it is opened."""
+
+    rewards: bool
+    costs: bool
+    reward_bounds: tuple[float, float] | None
+
+
+def facts(settings: JudgeSettings, prompts: Prompts | None) -> JudgeFacts:
+    """Whether the judge gives rewards and costs.  Raises ConfigError for a cost that it does not have."""
+    judge = _chosen(settings, prompts)
+    if judge is None:  # nothing can be measured, and the metrics say what would have been
+        return JudgeFacts(True, True, settings.reward_bounds)
+    costs = judge.named_costs()
+    if settings.cost and settings.cost not in costs:
+        has = f"It has {', '.join(costs)}" if costs else "It has none"
+        raise ConfigError(f"the judge has no cost {settings.cost!r}. {has}.")
+    bounds = settings.reward_bounds
+    if bounds is None and settings.judge is None and prompts is not None and prompts.world is not None:
+        # Rewards of every world lie there; of a world that says more, in its own range.
+        bounds = getattr(prompts.world, "reward_bounds", (-1.0, 1.0))
+    elif bounds is None and isinstance(judge, Endpoint):
+        bounds = (0.0, 1.0)
+    return JudgeFacts(_gives_reward(judge), bool(costs), bounds)
+
+
+def open_judge(settings: JudgeSettings, prompts: Prompts, sampling: Sampling) -> Judge:
+    """The judge that settings name.
+
+    Raises NotMeasurable where there is neither one nor a world with an oracle, otherwise as `ModelJudge`.
+    """
+    judge = _chosen(settings, prompts)
+    match judge:
+        case None:
+            raise NotMeasurable(f"nothing is given to judge replies to {prompts.name}. Set judge.")
+        case Function():
+            from trueline.core import registry
+
+            made: Judges = registry.load("scorer", judge.name)(**judge.options)
+            return TextJudge(made, identity(judge, {}), settings.cost)
+        case Endpoint():
+            return TextJudge(EndpointJudge(judge), identity(judge, {}), settings.cost, _gives_reward(judge))
+        case _:
+            return ModelJudge(judge, settings.inputs[judge.input], sampling, settings.cost)
+
+
+def _chosen(settings: JudgeSettings, prompts: Prompts | None) -> Scoring | None:
+    """The judge that is set, or the oracle of the prompts' world, or none."""
+    if settings.judge is not None or prompts is None or prompts.world is None:
+        return settings.judge
+    world = prompts.world
+    options = world.model_dump(exclude_unset=True) if isinstance(world, Config) else {}
+    return Function(name=world.name, options=options)
+
+
+def refuse_own_judge(identities: Sequence[str], subject: Any, split: Split) -> None:
+    """Raises EvidenceError when the subject was trained to please this judge and a verdict is to rest on it.
+
+    Findings for the next training may come from any judge.
+    """
+    own = [name for name in identities if name in getattr(subject, "judged_by", ())]
+    if own and split == "verdict":
+        raise EvidenceError(
+            f"the subject was trained to please {own[0]}, so that cannot decide a verdict about it. Set another judge."
+        )

@@ -1,0 +1,199 @@
+"""Where an audit's prompts come from: a world of text, or a file that is split in advance.
+
+A world numbers its prompts and splits the numbers (`texts/world.py`). Of a file every prompt's own hash says whether it
+is for training, findings or verdicts, and of which round (`records.split_of_text`), so that data loading can leave out
+what audits draw from (corrections E3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from trueline.core.config import Config
+from trueline.core.errors import ConfigError
+from trueline.core.files import to_json
+from trueline.core.run import resolve
+from trueline.core.streams import ROUNDS, Split
+from trueline.evidence.records import Case
+from trueline.language.online import PROMPTS
+from trueline.language.records import BUILTIN, Data, load, read_rows, split_of_text
+from trueline.language.rollout import Chat, Message, chat
+from trueline.language.texts import TextWorld, draw_prompts, text_world
+
+__all__ = [
+    "FilePrompts",
+    "Prompt",
+    "PromptSettings",
+    "Prompts",
+    "WorldPrompts",
+    "case_of",
+    "chat_of",
+    "text_of",
+    "turns",
+]
+
+
+class Prompt(NamedTuple):
+    """Something to ask."""
+
+    chat: Chat
+    unit: str  # its name, the same in every wording
+    kind: str = ""  # of a world's prompt
+    columns: Mapping[str, Any] = {}  # of a file's row, as they lie there
+
+
+class PromptSettings(Config):
+    """Which prompts."""
+
+    path: str = ""  # builtin:WORLD, or a JSON-lines or Parquet file (or folder of such) with a column of prompts
+    options: Mapping[str, Any] = {}  # settings of the world
+    kinds: tuple[str, ...] = ()  # of the world's prompts, equally likely; none given: those that the audit is about
+    rounds: int = Field(8, ge=1, le=ROUNDS)  # into which a file's held-out prompts are cut: fewer are larger
+
+    @model_validator(mode="after")
+    def _effective(self) -> Self:
+        if self.path.startswith(BUILTIN):
+            if "rounds" in self.model_fields_set:
+                raise ValueError("rounds is for files, but a world has prompts for all 64. Leave it out.")
+        elif self.options or self.kinds:
+            raise ValueError("options and kinds are of worlds, but path is not builtin:WORLD. Leave them out.")
+        return self
+
+
+class WorldPrompts:
+    """Prompts of a world of text."""
+
+    def __init__(self, world: TextWorld) -> None:
+        self.world = world
+        self.name = f"{BUILTIN}{world.name}"
+
+    def having(self, kinds: Sequence[str]) -> tuple[str, ...]:
+        """Those of `kinds` that the world has."""
+        return tuple(kind for kind in kinds if kind in self.world.sizes)
+
+    def draw(
+        self, n: int, rng: np.random.Generator, split: Split, round: int = 0, kinds: Sequence[str] = ()
+    ) -> list[Prompt]:
+        """n distinct prompts, each of a kind drawn at random, or without kinds as the world mixes ordinary ones.
+
+        Fewer where a kind has not as many. Raises ConfigError for a kind that the world lacks, and for its round.
+        """
+        for kind in kinds:
+            if kind not in self.world.sizes:
+                raise ConfigError(f"{self.world.name} has no prompts of kind {kind!r}. It has {_list(self.world)}.")
+        chosen = [kinds[k] for k in rng.integers(len(kinds), size=n)] if kinds else [""] * n
+        texts: dict[str, list[str]] = {}
+        for kind in dict.fromkeys(chosen):
+            texts[kind] = self._some(chosen.count(kind), rng, split, round, kind)
+        return [self.prompt(texts[kind].pop()) for kind in chosen if texts[kind]]
+
+    def _some(self, n: int, rng: np.random.Generator, split: Split, round: int, kind: str) -> list[str]:
+        """n prompts of a kind; of a kind with fewer, no less than half of those it has."""
+        draw_prompts(self.world, 0, rng, split, round, kind)  # a round there is none of is an error, not a lack
+        while n:
+            try:
+                return draw_prompts(self.world, n, rng, split, round, kind)
+            except ConfigError:  # too many
+                n //= 2
+        return []
+
+    def prompt(self, text: str) -> Prompt:
+        """The prompt with that text."""
+        place = self.world.find(text)
+        assert place is not None  # every prompt that a world draws has a number
+        return Prompt(chat(text), f"{place.kind}-{place.index}", place.kind)
+
+
+class FilePrompts:
+    """The prompts of a file, each once."""
+
+    world: None = None
+
+    def __init__(self, path: str, rounds: int) -> None:
+        """Raises RunError for a path that does not exist, ConfigError naming the row that has no prompt."""
+        self.name, self.rounds = path, rounds
+        self._held_out: dict[tuple[str, int], list[Prompt]] = {}
+        known: dict[str, Prompt] = {}
+        (table,) = load(Data(path=path, unusable="drop"), PROMPTS)
+        columns = dict(read_rows(resolve(path, ".")))
+        for record, number in zip(table.rows, table.numbers, strict=True):
+            asked = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
+            if not asked:
+                raise ConfigError(f"row {number} of {table.name} has no prompt. Give one in every row.")
+            turns_ = chat(asked) if isinstance(asked, str) else tuple(asked)
+            name = hashlib.sha256(to_json(turns_).encode()).hexdigest()
+            known.setdefault(name, Prompt(turns_, f"prompt-{name[:16]}", columns=columns[number]))
+        # By name: an order that has nothing to do with that of the file.
+        for _, prompt in sorted(known.items()):
+            split, round = split_of_text(prompt.chat)
+            self._held_out.setdefault((split, round * rounds // ROUNDS), []).append(prompt)
+
+    def draw(
+        self, n: int, rng: np.random.Generator, split: Split, round: int = 0, kinds: Sequence[str] = ()
+    ) -> list[Prompt]:
+        """n distinct prompts, or all there are.  Raises ConfigError for a round that the file has no part for."""
+        assert not kinds  # the settings refuse them
+        if not 0 <= round < self.rounds:
+            raise ConfigError(
+                f"round is {round}, but the prompts of {self.name} are split for rounds 0 to {self.rounds - 1}. "
+                "Set rounds higher, or use fewer."
+            )
+        there = self._held_out.get((split, round), [])
+        if len(there) <= n:
+            return list(there)
+        return [there[int(k)] for k in rng.choice(len(there), size=n, replace=False)]
+
+    def keep(self, wanted: Callable[[Prompt], bool]) -> bool:
+        """Leave out the prompts that are not wanted; whether any is left."""
+        self._held_out = {place: [one for one in there if wanted(one)] for place, there in self._held_out.items()}
+        return any(self._held_out.values())
+
+
+Prompts = WorldPrompts | FilePrompts
+
+
+def open_prompts(settings: PromptSettings) -> Prompts | None:
+    """The prompts that settings name; none where they name none.
+
+    Raises UnknownName for a world that does not exist, ConfigError for its settings, otherwise as `FilePrompts`.
+    """
+    if not settings.path:
+        return None
+    if settings.path.startswith(BUILTIN):
+        return WorldPrompts(text_world(settings.path.removeprefix(BUILTIN), **settings.options))
+    return FilePrompts(settings.path, settings.rounds)
+
+
+def _list(world: TextWorld) -> str:
+    return ", ".join(world.sizes)
+
+
+# --- chats as JSON ---
+
+
+def turns(chat: Chat) -> list[dict[str, str]]:
+    """A chat as JSON."""
+    return [{"role": message.role, "content": message.content} for message in chat]
+
+
+def chat_of(turns: Sequence[Mapping[str, Any]]) -> Chat:
+    """The chat that `turns` wrote."""
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+
+
+def text_of(chat: Chat) -> str:
+    """A chat as text: of one turn what it says, of several each with its role on a line of its own."""
+    if len(chat) == 1:
+        return chat[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in chat)
+
+
+def case_of(prompt: Prompt, split: Split, round: int, **data: Any) -> Case:
+    """The case that asks a prompt; `chat` in its data is what can be trained on, and `split` says whether it may be."""
+    asked = {"chat": turns(prompt.chat), "kind": prompt.kind, "split": split, "round": round}
+    return Case(prompt.unit, prompt.unit, asked | data)

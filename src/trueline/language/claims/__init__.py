@@ -1,0 +1,1 @@
+"""Claims of papers on language models, with the experiments that test them."""
