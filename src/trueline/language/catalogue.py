@@ -21,6 +21,14 @@ SUBJECTS: tuple[Entry, ...] = (
         level="exact",
         test="tests/language/test_language_subject.py::test_a_score_model_comes_back_from_its_folder",
     ),
+    Entry(
+        kind="subject",
+        name="preference-data",
+        target="trueline.language.topology.preferences:load_preferences",
+        summary="rows of preferences and how they were made",
+        level="exact",
+        test="tests/language/test_topology_preferences.py::test_data_come_back_from_their_folder_and_damage_is_told",
+    ),
 )
 
 _TRL = "tests/language/test_parity_trl.py::"
@@ -117,6 +125,15 @@ ONLINE: tuple[Entry, ...] = (
 SAMPLED: tuple[Entry, ...] = (
     Entry(
         kind="recipe",
+        name="preference-data",
+        target="trueline.language.topology.preferences:PREFERENCE_DATA",
+        summary="replies in trees, independent trees or chains, judged, as rows of preferences",
+        reference="arXiv 2402.10184, Algorithm 1",
+        level="exact",
+        test="tests/language/test_topology_trees.py::test_siblings_are_drawn_without_repeating_one_another",
+    ),
+    Entry(
+        kind="recipe",
         name="rft",
         target="trueline.language.best_of_n:RFT",
         summary="rejection-sampling fine-tuning: sample N, keep the best within limits, learn them; in rounds",
@@ -139,6 +156,22 @@ SAMPLED: tuple[Entry, ...] = (
 _SEQ2SEQ = "tests/language/test_seq2seq_claim.py::"
 
 CLAIMS: tuple[Entry, ...] = (
+    *(
+        Entry(
+            kind="claim",
+            name=f"tree-rm-{control}",
+            target=f"trueline.language.claims.topology:{control.upper()}",
+            summary=f"reward models from trees of replies against {summary}",
+            reference="arXiv 2402.10184",
+            level="property",
+            test="tests/language/test_topology_claim.py::test_the_whole_interval_decides",
+        )
+        for control, summary in (
+            ("structure", "leaves of independent trees"),
+            ("labels", "a chain of as many labels"),
+            ("tokens", "a chain of as many sampled tokens"),
+        )
+    ),
     Entry(
         kind="claim",
         name="seq2seq-rm-accuracy",

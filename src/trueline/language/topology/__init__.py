@@ -1,0 +1,1 @@
+"""Topology of preference data: trees and chains of replies, what reward models learn from them, and the theory."""

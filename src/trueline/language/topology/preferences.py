@@ -1,0 +1,341 @@
+"""Making preference data: replies of a model in one of the topologies, judged, as rows that reward models learn from.
+
+    trueline train preference-data --input policy=SFT-RUN  ->  run://ID/preferences.jsonl
+
+Rows from trees have the layout `tree-preference` of records.py, the others `preference`. What the judge gave stands
+beside, in columns that no trainer reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from trueline.core.config import Config
+from trueline.core.errors import ConfigError, RunError
+from trueline.core.files import to_json, write_json, write_text
+from trueline.core.progress import progress
+from trueline.core.run import Run
+from trueline.core.subject import Subject
+from trueline.language.models import ModelRef, context_of
+from trueline.language.records import Data, Text, load
+from trueline.language.rollout import Chat, Rollout, Sampling, chat
+from trueline.language.sampler import Auto, Samplers
+from trueline.language.scorers import Function, Judged, Scoring, identity, opened
+from trueline.language.scores import Scorer
+from trueline.language.subject import LanguageModel
+from trueline.language.supervised import device_of
+from trueline.language.templates import prompts_tokens
+from trueline.language.topology.pairs import Pair, Topologies, TreePairs
+from trueline.language.topology.trees import Leaf, lca_depth, shared_prefix
+
+__all__ = [
+    "FILE",
+    "PREFERENCE_DATA",
+    "Asked",
+    "PreferenceData",
+    "PreferenceSampling",
+    "first_is_better",
+    "judged",
+    "load_preferences",
+    "rows_of",
+    "written",
+]
+
+FILE = "preferences.jsonl"
+_CARD = "made.json"
+_ROWS_AT_ONCE = 1024  # replies that a judge is shown together
+_PROMPTS = ("prompt", "prompt-completion", "unpaired-preference", "preference", "safety-preference")
+
+
+class PreferenceSampling(Config):
+    """Which prompts, whose replies, how they branch, and who judges."""
+
+    prompts: Data  # rows of any format that has prompts; answers in them are not read
+    model: ModelRef = ModelRef()  # that replies; an input "policy" takes its place
+    topology: Topologies = TreePairs()
+    sampling: Sampling = Sampling()
+    sampler: Samplers = Auto()
+    judges: tuple[Scoring, ...] = Field(min_length=1)  # rewards are added by weight; of costs nothing is read
+    beta: float | None = Field(None, gt=0)  # β: P(a ≻ b) = σ(β·(r_a − r_b)); none: the better one, ties left out
+    prompts_at_once: int = Field(64, ge=1)  # whose trees grow together; a checkpoint follows
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _effective(self) -> Self:
+        if self.prompts.weights:
+            raise ValueError("prompts.weights are given, but every prompt is asked once. Leave them out.")
+        if self.sampling.stop:
+            raise ValueError(
+                f"sampling.stop is {list(self.sampling.stop)}, but replies that are compared end by themselves. "
+                "Leave stop out; what a node of a tree ends with is in topology.separators."
+            )
+        return self
+
+
+# --- rows ---
+
+
+class Asked(NamedTuple):
+    """A prompt as the data have it, and as a model is asked it."""
+
+    prompt: Text
+    chat: Chat
+
+    @classmethod
+    def of(cls, prompt: Text) -> Asked:
+        """Text is a user's turn."""
+        return cls(prompt, chat(prompt) if isinstance(prompt, str) else tuple(prompt))
+
+    def answer(self, leaf: Leaf) -> str | list[dict[str, str]]:
+        """A reply in the layout of its prompt."""
+        return leaf.text if isinstance(self.prompt, str) else [{"role": "assistant", "content": leaf.text}]
+
+    def column(self) -> str | list[dict[str, str]]:
+        """The prompt as a column of a row."""
+        return self.prompt if isinstance(self.prompt, str) else [dict(turn._asdict()) for turn in self.prompt]
+
+
+def first_is_better(
+    first: NDArray[np.float64], second: NDArray[np.float64], beta: float | None, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Labels of pairs by their rewards [n]: 1 where the first is preferred, 0 where the second is, nan where neither.
+
+    With β, 1 has the probability σ(β·(r_first − r_second)); without, the greater one wins and a tie is nan. A reward
+    that is nan, of a reply that was not judged, makes nan.
+    """
+    margin = first - second
+    if beta is None:
+        return np.where((margin == 0) | np.isnan(margin), np.nan, margin > 0)
+    # σ(x) = ½(1 + tanh(x/2)), which overflows for no x.
+    preferred = rng.random(len(margin)) < 0.5 * (1.0 + np.tanh(0.5 * beta * margin))
+    return np.where(np.isnan(margin), np.nan, preferred)
+
+
+def written(model: LanguageModel, chats: Sequence[Chat], leaves: Sequence[Leaf]) -> Rollout:
+    """Whole replies to their chats as a rollout, to be judged; of log-probabilities nothing is known, and they are 0.
+
+    Replies are the tokens that were sampled, and the tokenizer's end token.
+    """
+    end = model.tokenizer.eos_token_id
+    asked = prompts_tokens(model.tokenizer, chats)
+    rows = [(len(ids), [*ids, *leaf.tokens, end]) for ids, leaf in zip(asked, leaves, strict=True)]
+    device = model.model.device
+    length = torch.tensor([len(ids) for _, ids in rows], device=device)
+    start = torch.tensor([at for at, _ in rows], device=device)
+    width = int(length.max())
+    tokens = torch.tensor([[*ids, *[model.tokenizer.pad_token_id] * (width - len(ids))] for _, ids in rows])
+    column = torch.arange(width, device=device)
+    attended = column < length[:, None]
+    known: dict[Chat, int] = {}
+    group = torch.tensor([known.setdefault(tuple(one), len(known)) for one in chats], device=device)
+    zero = torch.zeros(attended.shape, device=device)
+    whole = torch.ones(len(rows), dtype=torch.bool, device=device)
+    return Rollout(tokens.to(device), attended, attended & (column >= start[:, None]), zero, group, whole)
+
+
+def judged(
+    model: LanguageModel, scorer: Scorer, chats: Sequence[Chat], leaves: Sequence[Leaf], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """The reward of each reply [n], summed over its tokens; nan where the judge gave none."""
+    found = []
+    for at in range(0, len(leaves), _ROWS_AT_ONCE):
+        part = slice(at, at + _ROWS_AT_ONCE)
+        scores = scorer.score(written(model, chats[part], leaves[part]), rng)
+        reward = scores.reward.sum(dim=1).double().masked_fill(scores.missing, torch.nan)
+        found.append(reward.cpu().numpy())
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def rows_of(
+    asked: Sequence[Asked],
+    pairs: Sequence[Pair],
+    rewards: NDArray[np.float64],
+    better: NDArray[np.float64],
+    tree_ids: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The row of each pair that has a label.  rewards [pairs, 2] in the pairs' order; tree_ids: of each prompt."""
+    rows = []
+    for pair, (first, second), label in zip(pairs, rewards.tolist(), better.tolist(), strict=True):
+        if np.isnan(label):
+            continue
+        own = asked[pair.prompt]
+        chosen, rejected = (pair.first, pair.second) if label else (pair.second, pair.first)
+        row = {
+            "prompt": own.column(),
+            "chosen": own.answer(chosen),
+            "rejected": own.answer(rejected),
+            "chosen_value": first if label else second,
+            "rejected_value": second if label else first,
+        }
+        if pair.one_tree:
+            row |= {
+                "tree_id": tree_ids[pair.prompt],
+                "node_path": [list(chosen.path), list(rejected.path)],
+                "lca_depth": lca_depth(chosen, rejected),
+                "shared_prefix_len": shared_prefix(chosen, rejected),
+            }
+        rows.append(row)
+    return rows
+
+
+# --- the data as a subject ---
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceData:
+    """Rows of preferences, and how they were made."""
+
+    kind: ClassVar[str] = "preference-data"
+
+    rows: tuple[Mapping[str, Any], ...]
+    made: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """JSON lines that `records.load` reads, and beside them how they were made."""
+        write_text(folder / FILE, "".join(to_json(row) + "\n" for row in self.rows))
+        write_json(folder / _CARD, {"made": self.made, "parent": self.parent})
+
+
+def load_preferences(folder: Path) -> PreferenceData:
+    """The data saved in `folder`.  Raises RunError when something is missing or damaged."""
+    try:
+        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        rows = tuple(json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines())
+        return PreferenceData(rows, card["made"], card["parent"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"the preferences in {folder} are damaged ({error}). Make them again.") from None
+
+
+# --- recipe ---
+
+
+class PreferenceRecipe:
+    """`preference-data`: leaves `preferences.jsonl` as artefact and subject."""
+
+    name: ClassVar[str] = "preference-data"
+    Config: ClassVar[type[PreferenceSampling]] = PreferenceSampling
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tree": {"topology": {"kind": "tree"}},
+        "independent-trees": {"topology": {"kind": "independent-trees"}},
+        "chain": {"topology": {"kind": "chain"}},
+    }
+
+    def check(self, config: PreferenceSampling, root: Path) -> None:
+        """Raises, before a run exists, what `train` would raise for prompts and judges."""
+        load(config.prompts, _PROMPTS, root)
+        for judge in config.judges:
+            if isinstance(judge, Function):
+                judge.named_costs()
+
+    def train(self, config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> PreferenceData:
+        """Sample and label; `inputs["policy"]` replies, and judges name inputs of their own.
+
+        Resumes after the last batch of prompts. Raises ConfigError for settings and inputs that do not fit, and when no
+        pair got a label.
+        """
+        policy = _policy(config, run, inputs)
+        policy.model.to(device_of(config.device))
+        judge = opened(config.judges, Judged(policy, config.sampling), inputs)
+        asked = _asked(config, policy, run.folder.parent)
+        saved = run.restore() or {"rows": [], "done": 0, "tokens": 0, "unlabelled": 0, "counts": {}}
+        rows, done, tokens = saved["rows"], int(saved["done"]), int(saved["tokens"])
+        unlabelled, counts = int(saved["unlabelled"]), Counter[str](saved["counts"])
+        with progress(len(asked), self.name) as bar:
+            bar.start_at(done)
+            while done < len(asked):
+                part = asked[done : done + config.prompts_at_once]
+                drawn = config.topology.draw(
+                    policy, [one.chat for one in part], config.sampling, run.rng("replies"), config.sampler.open()
+                )
+                rewards = _rewards(policy, judge, part, drawn.pairs, run.rng("judge"))
+                better = first_is_better(rewards[:, 0], rewards[:, 1], config.beta, run.rng("labels"))
+                ids = [f"{run.id}-{done + t}" for t in range(len(part))]
+                rows += rows_of(part, drawn.pairs, rewards, better, ids)
+                done, tokens = done + len(part), tokens + int(drawn.tokens.sum())
+                unlabelled += int(np.isnan(better).sum())
+                counts.update(drawn.counts)
+                run.log(done, **{"data/pairs": len(rows), "data/tokens_per_prompt": tokens / done})
+                bar.advance(len(part), f"{len(rows)} pairs")
+                state = {"rows": rows, "done": done, "tokens": tokens, "unlabelled": unlabelled, "counts": dict(counts)}
+                run.save(done, state)
+        if not rows:
+            raise ConfigError(
+                f"none of {unlabelled} pairs got a label, and {dict(counts)} were left out or drawn again. "
+                "Give a judge that tells replies apart, or a policy whose replies end and differ."
+            )
+        hashes = {role: str(given["sha256"]) for role, given in run.manifest["inputs"].items()}
+        made = {
+            "settings": config.model_dump(mode="json"),
+            "seed": run.seed,
+            "prompts": done,
+            "pairs": len(rows),
+            "unlabelled": unlabelled,  # ties, and replies that were not judged
+            "tokens": tokens,
+            "counts": dict(counts),
+            # What these labels know: a reward model that learns from them cannot decide what the judge may not.
+            "judged_by": sorted({name for one in config.judges for name in identity(one, hashes)}),
+        }
+        whole = PreferenceData(tuple(rows), made, run.manifest["inputs"].get("policy", {}).get("run"))
+        whole.save(run.artefact(FILE).parent)
+        return whole
+
+
+def _policy(config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> LanguageModel:
+    given = inputs.get("policy")
+    if given is None:
+        return LanguageModel.of(config.model, run.rng("model"))
+    if not isinstance(given, LanguageModel):
+        raise ConfigError(f"the input 'policy' is a {given.kind!r}. Give a language model.")
+    return given
+
+
+def _asked(config: PreferenceSampling, policy: LanguageModel, root: Path) -> list[Asked]:
+    """The distinct prompts in their order.  Raises ConfigError for a row without one, or one that leaves no room."""
+    found: dict[Text, Asked] = {}
+    for table in load(config.prompts, _PROMPTS, root):
+        for record, number in zip(table.rows, table.numbers, strict=True):
+            prompt: Text = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
+            if not prompt:
+                raise ConfigError(f"row {number} of {table.name} has no prompt. Give one in every row.")
+            found.setdefault(prompt, Asked.of(prompt))
+    context, asked = context_of(policy.model), list(found.values())
+    lengths = [len(ids) for ids in prompts_tokens(policy.tokenizer, [one.chat for one in asked])]
+    fitting = [one for one, length in zip(asked, lengths, strict=True) if length < context]
+    if (len(fitting) < len(asked) and config.prompts.long_prompt != "drop") or not fitting:
+        raise ConfigError(
+            f"{len(asked) - len(fitting)} prompts leave no room to reply in a context of {context} tokens. "
+            "Shorten them, or set prompts.long_prompt to 'drop'."
+        )
+    return fitting
+
+
+def _rewards(
+    policy: LanguageModel, judge: Scorer, asked: Sequence[Asked], pairs: Sequence[Pair], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Rewards [pairs, 2]; each different reply to a prompt is judged once."""
+    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    index = np.array(
+        [[places.setdefault((pair.prompt, leaf.tokens), len(places)) for leaf in pair[1:3]] for pair in pairs],
+        dtype=np.int64,
+    ).reshape(-1, 2)
+    leaves: list[Leaf | None] = [None] * len(places)
+    for pair in pairs:
+        for leaf in pair[1:3]:
+            leaves[places[pair.prompt, leaf.tokens]] = leaf
+    chats = [asked[prompt].chat for prompt, _ in places]
+    found = judged(policy, judge, chats, [leaf for leaf in leaves if leaf is not None], rng)
+    return found[index] if len(found) else np.empty((0, 2))
+
+
+PREFERENCE_DATA = PreferenceRecipe()
