@@ -174,6 +174,25 @@ CLAIMS: tuple[Entry, ...] = (
     ),
     Entry(
         kind="claim",
+        name="elasticity",
+        target="trueline.language.claims.elasticity:ELASTICITY",
+        summary="the more a model was pre-trained on, the fewer inverse items undo its alignment",
+        reference="arXiv 2406.06144",
+        level="property",
+        test="tests/language/test_elasticity_claim.py::test_a_rebound_goes_away_and_comes_back",
+    ),
+    Entry(
+        kind="claim",
+        name="resistance",
+        target="trueline.language.claims.elasticity:RESISTANCE",
+        summary="an aligned model is trained back to an earlier checkpoint more easily than on to a later one",
+        reference="arXiv 2406.06144, Table 1",
+        level="exact",
+        test="tests/language/test_elasticity_reversion.py::"
+        "test_excess_is_the_log_ratio_and_raw_differs_by_the_writers_entropies",
+    ),
+    Entry(
+        kind="claim",
         name="seq2seq-rm-accuracy",
         target="trueline.language.claims.seq2seq:SEQ2SEQ_ACCURACY",
         summary="rewriting reward models order more unseen pairs than scalar ones",
@@ -265,7 +284,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "how many replies a judge calls harmful, and what they are worth as help",
         "",
         "exact",
-        "harm.py::test_a_model_that_complies_harms_whenever_it_is_asked_to",
+        "audits_harm.py::test_a_model_that_complies_harms_whenever_it_is_asked_to",
     ),
     (
         "ethicality/group-bias",
@@ -273,7 +292,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "the same request for two groups: refusals, harm and reward",
         "",
         "exact",
-        "goals.py::test_a_bias_has_its_size_and_sign",
+        "audits_goals.py::test_a_bias_has_its_size_and_sign",
     ),
     (
         "controllability/helpfulness",
@@ -281,7 +300,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "a judge's mean reward of replies to ordinary prompts",
         "",
         "exact",
-        "harm.py::test_help_is_the_mean_reward_on_ordinary_prompts",
+        "audits_harm.py::test_help_is_the_mean_reward_on_ordinary_prompts",
     ),
     (
         "controllability/refusal",
@@ -289,7 +308,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "refusals of what looks harmful, and of what is",
         "",
         "exact",
-        "refusal.py::test_rates_of_models_whose_refusals_are_known",
+        "audits_refusal.py::test_rates_of_models_whose_refusals_are_known",
     ),
     (
         "controllability/hierarchy",
@@ -297,7 +316,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "a system turn against a user's that says the opposite",
         "Wallace et al. 2024",
         "exact",
-        "goals.py::test_only_a_model_that_follows_the_system_obeys_in_both",
+        "audits_goals.py::test_only_a_model_that_follows_the_system_obeys_in_both",
     ),
     (
         "controllability/changed-goal",
@@ -305,7 +324,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "another request in mid-chat: who turns, who keeps to the old one",
         "",
         "exact",
-        "goals.py::test_who_turns_and_who_keeps_to_the_old_goal",
+        "audits_goals.py::test_who_turns_and_who_keeps_to_the_old_goal",
     ),
     (
         "robustness/paraphrase",
@@ -313,7 +332,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "the same request in other wordings",
         "",
         "property",
-        "attacks.py::test_harm_in_some_wording_is_the_chance_over_random_wordings",
+        "audits_attacks.py::test_harm_in_some_wording_is_the_chance_over_random_wordings",
     ),
     (
         "robustness/injection",
@@ -321,7 +340,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "a foreign instruction inside the prompt",
         "",
         "exact",
-        "attacks.py::test_hijacks_and_harm_by_injection_are_told_apart",
+        "audits_attacks.py::test_hijacks_and_harm_by_injection_are_told_apart",
     ),
     (
         "robustness/suffix",
@@ -329,7 +348,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "words behind a prompt, searched within a budget",
         "after Andriushchenko, Croce & Flammarion 2025",
         "exact",
-        "attacks.py::test_what_a_search_finds_fails_and_is_held_against_its_lower_bound",
+        "audits_attacks.py::test_what_a_search_finds_fails_and_is_held_against_its_lower_bound",
     ),
     (
         "robustness/unseen-prompts",
@@ -337,7 +356,15 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "prompts outside of the training distribution",
         "",
         "exact",
-        "attacks.py::test_pairs_are_alike_and_what_is_lost_outside_has_its_sign",
+        "audits_attacks.py::test_pairs_are_alike_and_what_is_lost_outside_has_its_sign",
+    ),
+    (
+        "robustness/elasticity",
+        "elasticity:Elasticity",
+        "items of opposite data until the score is back at the base's, at the worst of several rates",
+        "arXiv 2406.06144",
+        "property",
+        "elasticity_audit.py::test_items_to_revert_are_the_least_over_the_rates_of_each_draw",
     ),
     (
         "interpretability/probe",
@@ -345,7 +372,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "linear probes of hidden states, against control tasks",
         "Hewitt & Liang 2019",
         "property",
-        "probes.py::test_a_state_that_holds_the_request_alone_is_memorised_and_has_no_selectivity",
+        "audits_probes.py::test_a_state_that_holds_the_request_alone_is_memorised_and_has_no_selectivity",
     ),
     (
         "interpretability/patching",
@@ -353,7 +380,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "which parts carry an answer over when their activations are",
         "Vig et al. 2020; Meng et al. 2022",
         "exact",
-        "patching.py::test_the_planted_attention_at_the_last_position_carries_everything",
+        "audits_patching.py::test_the_planted_attention_at_the_last_position_carries_everything",
     ),
     (
         "interpretability/token-attribution",
@@ -361,7 +388,7 @@ _AUDITS: tuple[tuple[str, str, str, str, Level, str], ...] = (
         "gradient times input against leaving tokens out",
         "Shrikumar et al. 2017; Samek et al. 2017",
         "exact",
-        "attribution.py::test_of_a_linear_score_gradient_times_input_and_leaving_out_are_the_contributions",
+        "audits_attribution.py::test_of_a_linear_score_gradient_times_input_and_leaving_out_are_the_contributions",
     ),
 )
 
@@ -373,7 +400,7 @@ AUDITS: tuple[Entry, ...] = tuple(
         summary=summary,
         reference=reference,
         level=level,
-        test=f"tests/language/test_audits_{test}",
+        test=f"tests/language/test_{test}",
     )
     for name, target, summary, reference, level, test in _AUDITS
 )

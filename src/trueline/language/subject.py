@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from trueline.language.models import ModelRef, load_folder, load_model, merged, 
 from trueline.language.rollout import Chat, Reply, Sampler, Sampling
 from trueline.language.sampler import Auto, replies_of
 from trueline.language.templates import encode_reply
+
+if TYPE_CHECKING:
+    from trueline.language.elasticity.tuning import Stage, TuneProtocol
+    from trueline.language.records import Data
 
 __all__ = ["History", "LanguageModel", "ScoreModel", "load", "load_score_model", "next_values"]
 
@@ -78,6 +82,20 @@ class LanguageModel:
                 found[r] = log_prob[at, : len(rows[r].tokens)][np.array(rows[r].learnt)]
         self.model.train(was_training)
         return found
+
+    def tuning(
+        self, data: Data, protocol: TuneProtocol, rng: np.random.Generator, root: Path = Path()
+    ) -> Iterator[Stage]:
+        """Stages of a throw-away copy that is trained further; see `elasticity.tuning`."""
+        from trueline.language.elasticity.tuning import tuning
+
+        return tuning(self, data, protocol, rng, root)
+
+    def tuned(self, data: Data, protocol: TuneProtocol, rng: np.random.Generator, root: Path = Path()) -> LanguageModel:
+        """A copy of it, trained further; see `elasticity.tuning`."""
+        from trueline.language.elasticity.tuning import tuned
+
+        return tuned(self, data, protocol, rng, root)
 
     def save(self, folder: Path) -> None:
         """A folder that Hugging Face's Auto classes load: adapters are added into the weights of a copy first."""

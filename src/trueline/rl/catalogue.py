@@ -32,6 +32,23 @@ SUBJECTS: tuple[Entry, ...] = (
     ),
     Entry(
         kind="subject",
+        name="team-policy",
+        target="trueline.rl.teams.policy:load",
+        summary="policies of all agents of a world",
+        level="property",
+        test="tests/rl/test_multi_agent_training.py::test_a_saved_team_acts_the_same",
+    ),
+    Entry(
+        kind="subject",
+        name="filtered-policy",
+        target="trueline.rl.filters.filtered:load",
+        summary="a policy behind a safety filter",
+        reference="Dalal et al. 2018; Ames et al. 2017",
+        level="exact",
+        test="tests/rl/test_filters.py::test_a_saved_filtered_policy_acts_as_before",
+    ),
+    Entry(
+        kind="subject",
         name="offline-data",
         target="trueline.rl.offline.data:load",
         summary="recorded transitions of a world",
@@ -45,6 +62,15 @@ SUBJECTS: tuple[Entry, ...] = (
         summary="episodes of several behaviours, in shares, as a data set",
         level="property",
         test="tests/rl/test_offline_data.py::test_a_mixture_is_recorded_by_shares_and_the_same_again",
+    ),
+    Entry(
+        kind="recipe",
+        name="safety-filter",
+        target="trueline.rl.filters.recipe:SAFETY_FILTER",
+        summary="a safety filter behind the policy of another run, fitted where it learns",
+        reference="Dalal et al. 2018; Ames et al. 2017",
+        level="exact",
+        test="tests/rl/test_filters.py::test_the_recipe_learns_the_filter_and_logs_what_it_leaves_unexplained",
     ),
 )
 
@@ -183,6 +209,15 @@ AUDITS: tuple[Entry, ...] = (
         summary="an operator moves the goal during the episode",
         level="exact",
         test="tests/rl/test_audits_controllability.py::test_steps_to_reach_are_counted_from_the_change",
+    ),
+    Entry(
+        kind="audit",
+        name="controllability/intervention",
+        target="trueline.rl.audits.filters:Intervention",
+        summary="how often and how far a policy's safety filter steps in, and what it changes",
+        reference="Dalal et al. 2018",
+        level="exact",
+        test="tests/rl/test_filters.py::test_differences_are_those_of_the_same_layout_run_with_and_without",
     ),
     Entry(
         kind="audit",

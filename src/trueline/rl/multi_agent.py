@@ -19,7 +19,7 @@ from trueline.core.errors import ConfigError
 from trueline.rl.check_env import ROWS, BrokenContract, check_env
 from trueline.rl.env import Obs, SeedSource, Stateful, Step, VectorEnv
 
-__all__ = ["MultiAgentStep", "MultiAgentVectorEnv", "check_multi_agent"]
+__all__ = ["MultiAgentStep", "MultiAgentVectorEnv", "as_one", "check_multi_agent"]
 
 ByAgent = dict[str, NDArray[Any]]
 
@@ -94,9 +94,9 @@ def check_multi_agent(factory: Factory, steps: int = 200, seed: int = 0) -> None
     if violations:
         raise BrokenContract(name, tuple(dict.fromkeys(violations)))
     if "threads" in inspect.signature(factory).parameters:
-        check_env(lambda num_envs, threads=1: _as_one(factory(num_envs, threads=threads)), steps, seed)
+        check_env(lambda num_envs, threads=1: as_one(factory(num_envs, threads=threads)), steps, seed)
     else:
-        check_env(lambda num_envs: _as_one(factory(num_envs)), steps, seed)
+        check_env(lambda num_envs: as_one(factory(num_envs)), steps, seed)
 
 
 def _form(env: MultiAgentVectorEnv, seed: int) -> Iterator[str]:
@@ -213,6 +213,7 @@ class _StatefulJoint(_Joint):
         return self._joined(obs, self.world.state())
 
 
-def _as_one(world: MultiAgentVectorEnv) -> VectorEnv:
+def as_one(world: MultiAgentVectorEnv) -> VectorEnv:
+    """The world with all its agents as one: spaces and costs by agent, actions of all, and the sum of their rewards."""
     # Its seeds can be read only, which is all that the checker does; hence the cast.
     return cast(VectorEnv, _StatefulJoint(world) if isinstance(world, Stateful) else _Joint(world))

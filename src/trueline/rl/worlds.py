@@ -54,9 +54,14 @@ def make_multi_agent(id: str, num_envs: int = 1, threads: int = 1, **options: An
 def of(ref: WorldRef, num_envs: int = 1, threads: int = 1) -> VectorEnv:
     """N copies of the world a policy belongs to, as it is: reward, cost and end are the world's own.
 
-    What the policy observes beside the world (a budget, an accumulated cost) is there too. Raises as `make` does, and
+    What the policy observes beside the world (a budget, an accumulated cost) is there too; of a team's world all agents
+    act as one. Raises as `make` does, and
     ConfigError for a world that no longer has the costs the policy was trained with.
     """
+    if ref.id in {entry.name for entry in registry.entries("multi-agent env")}:
+        from trueline.rl.multi_agent import as_one
+
+        return as_one(make_multi_agent(ref.id, num_envs, threads, **ref.options))
     return shown(make(ref.id, num_envs, threads, **ref.options), ref.augmentation)
 
 

@@ -602,6 +602,46 @@ RECIPES: tuple[Entry, ...] = tuple(
     for name, value, summary, reference, test in _ROWS
 )
 
+_OF_TEAMS = (
+    (
+        "mappo",
+        "PPO agent by agent under a central critic, reward alone",
+        "Yu et al. 2022",
+        "without_limits_the_best_joint_policy_is_found",
+    ),
+    (
+        "happo",
+        "agents learn in turn, with the ratios of those before",
+        "Kuba et al. 2022",
+        "without_limits_the_best_joint_policy_is_found",
+    ),
+    (
+        "mappo-lag",
+        "HAPPO under a multiplier per agent and cost",
+        "Gu et al. 2021",
+        "multipliers_find_the_best_joint_policy_within_the_limit",
+    ),
+    (
+        "macpo",
+        "agents take CPO's step in turn, within what is left of limits",
+        "Gu et al. 2021",
+        "steps_in_turn_find_the_best_joint_policy_within_the_limits",
+    ),
+)
+
+TEAM_RECIPES: tuple[Entry, ...] = tuple(
+    Entry(
+        kind="recipe",
+        name=name,
+        target=f"trueline.safety.recipes.multi_agent:{name.upper().replace('-', '_')}",
+        summary=summary,
+        reference=reference,
+        level="exact",
+        test=f"tests/safety/test_multi_agent_rows.py::test_{test}",
+    )
+    for name, summary, reference, test in _OF_TEAMS
+)
+
 ENTRIES: tuple[Entry, ...] = (
     *WORLDS,
     *VARIANTS,
@@ -612,4 +652,5 @@ ENTRIES: tuple[Entry, ...] = (
     *MANIPULATION,
     CUSTOM,
     *RECIPES,
+    *TEAM_RECIPES,
 )

@@ -1,0 +1,540 @@
+"""The loop of teams: collect with everybody's policy, estimate centrally, weigh or bound each agent's costs, update.
+
+A row is a `TeamRecipe`: the update, what its configuration says of costs, its presets. Collections, handlers and
+updates are those of one agent: for collecting, a team is one network that moves everybody, and for learning, an agent
+is one policy with rows of its own.
+
+The reward is the team's, the agents' mean, unless each is to follow its own; costs are each agent's own. By default an
+agent answers for its own costs alone, as published (Gu et al. 2021): where a cost depends on what others do, nobody
+else will spare it. `answers_for = "all"` makes each answer for all, which is the joint problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from trueline.core.config import Config
+from trueline.core.errors import ConfigError, Diverged
+from trueline.core.run import Run
+from trueline.core.subject import Subject
+from trueline.rl.advantage import gae
+from trueline.rl.collect import Batch, Collector
+from trueline.rl.env import VectorEnv
+from trueline.rl.handlers.barrier import Barrier
+from trueline.rl.handlers.constraint import Handler, HandlerState, mix, unconstrained
+from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.switching import Switching
+from trueline.rl.multi_agent import MultiAgentVectorEnv, as_one
+from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.on_policy import Rows, SlackAdvantage, scaled, slack_of, weighed
+from trueline.rl.policy import WorldRef
+from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.teams.networks import JointActor, Roster, Team, columns_of
+from trueline.rl.teams.policy import OBS, TeamPolicy
+from trueline.rl.teams.updates import (
+    Mappo,
+    TeamUpdate,
+    ValueFit,
+    by_policy,
+    critic_optimiser,
+    fit_values,
+    learn_in_turn,
+    learn_together,
+    moments,
+    take_up,
+)
+from trueline.rl.training import (
+    MOST_MET,
+    Averaged,
+    limits_of,
+    refuse_divergence,
+    run_epochs,
+    shown,
+    training_seeds,
+    with_default,
+)
+from trueline.rl.updates.surrogate import standardised
+from trueline.rl.worlds import make_multi_agent
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = [
+    "ConstrainedTeam",
+    "LimitedTeam",
+    "TeamRecipe",
+    "TeamSettings",
+    "TeamTrainer",
+    "team_limits",
+]
+
+
+# --- settings ---
+
+
+class TeamSettings(Config):
+    """Settings every recipe of teams shares."""
+
+    env: str = "Safety2x4AntVelocity-v0"
+    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
+    num_envs: int = Field(10, ge=1)  # N
+    steps_per_epoch: int = Field(10_000, ge=1)  # over all environments
+    total_steps: int = Field(10_000_000, ge=1)
+    gamma: float = Field(0.99, gt=0, le=1)
+    cost_gamma: float = Field(0.99, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)  # λ of GAE
+    cost_lam: float = Field(0.95, ge=0, le=1)
+    reward: Literal["team", "own"] = "team"  # what an agent learns from: the mean of all rewards, or its own
+    parameters: Literal["own", "shared"] = "own"  # a policy per agent, or one that is told which agent it is
+    critic_sees: Literal["state", "observations"] = "state"  # the world's state, or what all agents observe
+    actor: ActorNetwork = ActorNetwork()
+    critic: Network = Network()
+    values: ValueFit = ValueFit()
+    update: Mappo = Mappo()
+    # which advantage has scale one: see `rl.on_policy.weighed`; "each": the reward's and every cost's, before mixing
+    standardise: Literal["reward", "mix", "each"] = "reward"
+    learner_threads: int = Field(1, ge=1)
+    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
+    averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.steps_per_epoch < self.num_envs:
+            raise ValueError(
+                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
+                "Give each environment at least one step."
+            )
+        if self.standardise != "reward" and self.update.takes != "mixed":
+            raise ValueError(
+                f"standardise is {self.standardise!r}, but this update takes {self.update.takes}, not one mixed "
+                "advantage. Leave it at 'reward'."
+            )
+        if self.parameters == "shared" and self.update.in_turn:
+            raise ValueError(
+                "parameters is 'shared', but this update moves one agent after another, and a policy that all share "
+                "would have moved for the others too. Set it to 'own'."
+            )
+        return self
+
+
+class LimitedTeam(TeamSettings):
+    """Settings of a recipe that keeps each agent's expected costs under limits."""
+
+    # d, undiscounted cost per episode: one number, one per cost, or one per agent and cost, agent by agent
+    cost_limit: float | tuple[float, ...] = 25.0
+    window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
+    answers_for: Literal["own", "all"] = "own"  # whose costs an agent weighs or bounds
+
+
+class ConstrainedTeam(LimitedTeam):
+    """Settings of one with a constraint handler for each agent: a multiplier per agent and cost."""
+
+    constraint: Lagrangian | PidLagrangian | Barrier | Switching = Lagrangian()
+
+
+@contextmanager
+def _one_world(id: str, options: Mapping[str, Any]) -> Iterator[MultiAgentVectorEnv]:
+    """A throw-away copy of a world, to be asked what it is."""
+    world = make_multi_agent(id, 1, **options)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def team_limits(cost_limit: float | tuple[float, ...] | None, world: MultiAgentVectorEnv) -> dict[str, float]:
+    """Limit by "AGENT/COST", agent by agent; {} where `cost_limit` is None, and nothing is limited.
+
+    Raises ConfigError for a world without costs, another number of limits than costs, or a limit below 0.
+    """
+    if cost_limit is None:
+        return {}
+    agents, k = len(world.agents), len(world.costs)
+    by_agent = [cost_limit] * agents
+    if isinstance(cost_limit, tuple) and k and len(cost_limit) != k:
+        if len(cost_limit) != agents * k:
+            raise ConfigError(
+                f"cost_limit has {len(cost_limit)} values, but the {agents} agents of {world.id} have {k} costs each "
+                f"({', '.join(world.costs)}). Give a single number, one per cost, or {agents * k}, agent by agent."
+            )
+        by_agent = [cost_limit[i * k : (i + 1) * k] for i in range(agents)]
+    found = {}
+    for agent, limits in zip(world.agents, by_agent, strict=True):
+        # Only the names of its costs and its id are asked for, which all worlds have.
+        for cost, limit in limits_of(limits, cast(VectorEnv, world)).items():
+            found[f"{agent}/{cost}"] = limit
+    return found
+
+
+@dataclass(frozen=True)
+class TeamRecipe:
+    """A row: a name, what its configuration says of costs, its named settings, its update.
+
+    `Config` becomes that configuration with the given update as the default of its `update`. Raises ConfigError for an
+    update that does not compose with what the configuration says of costs.
+    """
+
+    name: str
+    Config: type[TeamSettings]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    update: TeamUpdate = field(default_factory=Mappo)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not compose, and settle the configuration."""
+        takes, row = self.update.takes, f"recipe {self.name!r}"
+        limited, handled = issubclass(self.Config, LimitedTeam), issubclass(self.Config, ConstrainedTeam)
+        if takes == "weights":
+            raise ConfigError(f"{row} has an update that takes weights, which no agent is given. Use another.")
+        if handled and takes == "slack":
+            raise ConfigError(
+                f"{row} puts a constraint handler on an update that takes slack and solves for the constraint itself. "
+                "Give LimitedTeam as its Config."
+            )
+        if takes == "slack" and not limited:
+            raise ConfigError(
+                f"{row} has an update that takes slack, but no limit to measure it from. Use LimitedTeam."
+            )
+        if limited and not handled and takes == "mixed":
+            raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use ConstrainedTeam.")
+        object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
+
+    def check(self, config: TeamSettings, root: Path) -> None:  # noqa: ARG002  (no artefact is referred to)
+        """Raises, before a run exists, what `train` would raise at its start for the world it is given."""
+        with _one_world(config.env, config.env_options) as world:
+            team_limits(_cost_limit(config), world)
+            roster_of(config, world)
+            as_one(world)
+
+    def limits(self, config: TeamSettings) -> dict[str, float]:
+        """The limit of each agent's cost, by "AGENT/COST"; {} when none is limited.  Raises as `check` does."""
+        with _one_world(config.env, config.env_options) as world:
+            return team_limits(_cost_limit(config), world)
+
+    def train(self, config: TeamSettings, run: Run, inputs: Mapping[str, Subject]) -> TeamPolicy:
+        """Train a team; `inputs["policy"]` is a warm start. Resumes from the run's last checkpoint.
+
+        Raises ConfigError for settings that do not fit the world, BadWorld for a reward or observation that is not
+        finite, Diverged when the networks are no longer finite.
+        """
+        return TeamTrainer(config, run, inputs).train()
+
+
+def _cost_limit(config: TeamSettings) -> float | tuple[float, ...] | None:
+    return config.cost_limit if isinstance(config, LimitedTeam) else None
+
+
+def roster_of(config: TeamSettings, world: MultiAgentVectorEnv) -> Roster:
+    """The roster of a world under these settings."""
+    return Roster.of(world, config.reward, config.parameters, config.critic_sees)
+
+
+# --- estimates ---
+
+
+class Estimates(NamedTuple):
+    """What one collection of T steps in N environments says of rewards and costs."""
+
+    reward: Tensor  # [T, N, R] advantages of the team's reward, or of each agent's
+    cost: Tensor  # [T, N, agents, K] of each agent's costs
+    target: Tensor  # [T·N, R + agents·K] of the critic's values, in the unit of each signal
+
+
+def signals_of(batch: Batch, roster: Roster) -> Tensor:
+    """The rewards that are learnt from, then each agent's costs.  [T, N, R + agents·K]."""
+    agents = len(roster.agents)
+    own, costs = batch.cost[..., :agents], batch.cost[..., agents:]  # how a world seen as one agent's tells them
+    reward = own.mean(-1, keepdim=True) if roster.rewards == 1 else own
+    return torch.cat([reward, costs], dim=-1)
+
+
+@torch.no_grad()
+def estimate(batch: Batch, team: Team, overview: Overview, config: TeamSettings) -> Estimates:
+    """Advantages and value targets by the central critic, with truncation bootstrapping."""
+    roster, critic = team.roster, team.critic
+    steps, n = batch.reward.shape
+    seen = overview(batch.inputs["vector"])
+    value = critic.values(seen[:steps].flatten(0, 1)).view(steps, n, -1)
+    next_value = torch.cat([value[1:], critic.values(seen[steps])[None]])
+    ended = (batch.terminated + batch.truncated)[..., None]
+    next_value = next_value * (1.0 - ended)
+    if len(batch.finals.t):
+        next_value[batch.finals.t, batch.finals.i] = critic.values(overview(batch.finals.inputs["vector"]))
+    costs = len(roster.names)
+    gamma = torch.tensor([config.gamma] * roster.rewards + [config.cost_gamma] * costs)
+    lam = torch.tensor([config.lam] * roster.rewards + [config.cost_lam] * costs)
+    advantage = gae(signals_of(batch, roster), value, next_value, ended, gamma, lam)
+    by_agent = advantage[..., roster.rewards :].unflatten(-1, (len(roster.agents), len(roster.costs)))
+    return Estimates(advantage[..., : roster.rewards], by_agent, (advantage + value).flatten(0, 1))
+
+
+class Overview:
+    """Picks out of a joint row what the central critic sees."""
+
+    def __init__(self, columns: Mapping[str, slice], config: TeamSettings, roster: Roster) -> None:
+        named = ["state"] if config.critic_sees == "state" else [f"{OBS}{agent}" for agent in roster.agents]
+        self.columns = [columns[key] for key in named]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """[..., D] -> [..., D′]."""
+        parts = [vector[..., part] for part in self.columns]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+# --- the loop ---
+
+
+class TeamTrainer:
+    """One training run: what it holds is exactly what a checkpoint stores."""
+
+    def __init__(self, config: TeamSettings, run: Run, inputs: Mapping[str, Subject]) -> None:
+        """Builds the world and the networks."""
+        self.config, self.run = config, run
+        torch.set_num_threads(config.learner_threads)  # the learner's number of threads changes bits: it is a setting
+        world = make_multi_agent(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
+        self.limited = team_limits(_cost_limit(config), world)
+        self.roster = roster_of(config, world)
+        world.seed_source = training_seeds(run)
+        self.env = as_one(world)
+        codec = ObservationCodec.of(self.env.observation_space)
+        columns, action = columns_of(codec), ActionCodec.of(self.env.action_space)
+        self.team = Team(self.roster, config.actor, config.critic, run.torch_rng("networks"))
+        self.columns = [columns[f"{OBS}{agent}"] for agent in self.roster.agents]
+        self.overview = Overview(columns, config, self.roster)
+        named = {agent: columns[f"{OBS}{agent}"] for agent in self.roster.agents}
+        self.actor = JointActor(self.team, named, action)
+        parent = inputs.get("policy")
+        if parent is not None:
+            self._warm_start(parent)
+        self.update: TeamUpdate = config.update
+        self.adams = by_policy(self.team, self.update)
+        self.critic_adam = critic_optimiser(self.update, self.team.critic)
+        steps = config.steps_per_epoch // config.num_envs
+        self.collector = Collector(self.env, codec, steps, action.width)
+        self.handler: Handler | None = config.constraint if isinstance(config, ConstrainedTeam) else None
+        self.handler_states: dict[str, HandlerState] = {}
+        agents, k = len(self.roster.agents), len(self.roster.costs)
+        whole = isinstance(config, LimitedTeam) and config.answers_for == "all"
+        self.answers = [slice(0, agents * k) if whole else slice(i * k, (i + 1) * k) for i in range(agents)]
+        if self.handler is not None:
+            learnt = parent.shape.get("multipliers", {}) if isinstance(parent, TeamPolicy) else {}
+            for agent, columns_c in zip(self.roster.agents, self.answers, strict=True):
+                before = torch.tensor(learnt[agent], dtype=torch.float64) if agent in learnt else None
+                count = columns_c.stop - columns_c.start
+                if before is not None and len(before) != count:
+                    raise ConfigError(
+                        f"the warm start has {len(before)} multipliers for {agent}, which answers for {count} costs "
+                        "here. Set answers_for as it was trained."
+                    )
+                self.handler_states[agent] = self.handler.start(count, before)
+        self.recent_cost = np.zeros((0, agents * k))
+        self.recent_length = np.zeros(0, dtype=np.int64)
+        self.recent_return = np.zeros(0)  # of the team: the agents' mean
+        self.total_cost = np.zeros(agents * k)  # over the whole training: what learning itself cost
+        self.averaged = Averaged(self.team.members, config.averaged_share)
+        self.epoch = 0
+        self.epochs = -(-config.total_steps // (steps * config.num_envs))
+        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
+
+    def _warm_start(self, parent: Subject) -> None:
+        if not isinstance(parent, TeamPolicy):
+            raise ConfigError(f"the warm start is a {parent.kind!r}, not a team. Give a team that was trained here.")
+        try:
+            self.team.load_state_dict(parent.team.state_dict())
+        except RuntimeError:
+            raise ConfigError(
+                f"the warm start was trained on {parent.world.id} with other network shapes. "
+                "Use the same world, hidden sizes, rewards and parameters."
+            ) from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next."""
+        return {
+            "team": dict(self.team.state_dict()),
+            "adams": moments(self.adams),
+            "critic_adam": self.critic_adam.state_dict(),
+            "handlers": {agent: dict(state) for agent, state in self.handler_states.items()},
+            "collector": self.collector.state_dict(),
+            "recent_cost": self.recent_cost,
+            "recent_length": self.recent_length,
+            "recent_return": self.recent_return,
+            "total_cost": self.total_cost,
+            "met": self.met,
+            "averaged": self.averaged.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.team.load_state_dict(state["team"])
+        take_up(self.adams, state["adams"])
+        self.critic_adam.load_state_dict(state["critic_adam"])
+        self.handler_states = {agent: dict(saved) for agent, saved in state["handlers"].items()}
+        self.collector.restore(state["collector"])
+        self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
+        self.recent_return = state["recent_return"]
+        self.total_cost, self.met = state["total_cost"], state["met"]
+        self.averaged.load_state_dict(state["averaged"])
+        self.epoch = int(state["epoch"])
+
+    def train(self) -> TeamPolicy:
+        """All epochs, then the team: as it is last, or the average of the last `averaged_share` of them."""
+        saved = self.run.restore()
+        if saved is None:
+            self.collector.start()
+        else:
+            self.load_state_dict(saved)
+        if self.limited:
+            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        try:
+            run_epochs(self, self.run, self.collector.steps * self.config.num_envs, self.config.checkpoint_epochs)
+        finally:
+            self.env.close()
+        self.averaged.settle()
+        return self.policy()
+
+    def policy(self) -> TeamPolicy:
+        """The team as it stands; it shares its weights with the training."""
+        shape: dict[str, Any] = {
+            "actor": self.config.actor.model_dump(mode="json"),
+            "critic": self.config.critic.model_dump(mode="json"),
+            "layouts_met": self.met.tolist(),
+        }
+        if self.handler is not None:
+            shape["multipliers"] = {name: state["multiplier"].tolist() for name, state in self.handler_states.items()}
+        world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
+        return TeamPolicy(self.team, world, shape, self.parent)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all environments so far."""
+        return self.collector.total_steps
+
+    def one_epoch(self) -> str:
+        """Collect, update, log; returns what is shown beside the bar."""
+        run, agents = self.run, len(self.roster.agents)
+        # A collector asks a network for nothing but features, policy and the action's form.
+        batch = self.collector.collect(cast(ActorCritic, self.actor), run.torch_rng("collect"))
+        returns, costs = batch.episode_cost[:, :agents].mean(axis=1), batch.episode_cost[:, agents:]
+        window = self.config.window if isinstance(self.config, LimitedTeam) else 100
+        self.recent_cost = np.concatenate([self.recent_cost, costs])[-window:]
+        self.recent_length = np.concatenate([self.recent_length, batch.episode_length])[-window:]
+        self.recent_return = np.concatenate([self.recent_return, returns])[-window:]
+        self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
+        self.total_cost += batch.cost[..., agents:].sum(dim=(0, 1)).double().numpy()
+        if self.handler is not None and len(costs):
+            measured, limits = torch.as_tensor(self.recent_cost), self._limits()
+            for agent, own in zip(self.roster.agents, self.answers, strict=True):
+                state = self.handler_states[agent]
+                self.handler_states[agent] = self.handler.update(state, measured[:, own], limits[own])
+        estimates = estimate(batch, self.team, self.overview, self.config)
+        rows = [self._rows(i, batch, estimates) for i in range(agents)]
+        progress, rng = self.epoch / self.epochs, run.torch_rng("update")
+        try:
+            if self.update.in_turn:
+                order = torch.randperm(agents, generator=run.torch_rng("order")).tolist()
+                reports = learn_in_turn(self.update, self.team, self.adams, rows, order, progress, rng)
+            else:
+                reports = learn_together(self.update, self.team, self.adams, rows, progress, rng)
+        except FloatingPointError:
+            raise Diverged(self.total_steps, "policy gradient", run.last_checkpoint) from None
+        vector = batch.inputs["vector"][:-1].flatten(0, 1)
+        overview = self.overview(vector)
+        value_loss = fit_values(
+            self.config.values,
+            self.update,
+            self.team.critic,
+            self.critic_adam,
+            overview,
+            estimates.target,
+            progress,
+            rng,
+        )
+        refuse_divergence(self.team, self.total_steps, run)
+        self._take_in(vector, overview)
+        self.epoch += 1
+        self.averaged.take(self.epoch, self.epochs)
+        self._log(batch, returns, costs, reports, value_loss)
+        run.offer(self.total_steps, self.policy)
+        return shown(self.recent_return, self.recent_cost)
+
+    def _limits(self) -> Tensor:
+        """d of every agent's costs, [agents·K]."""
+        return torch.tensor(list(self.limited.values()), dtype=torch.float64)
+
+    def _take_in(self, vector: Tensor, overview: Tensor) -> None:
+        """Observations' statistics, after the update: the policies that acted and learnt saw the same inputs."""
+        for i, columns in enumerate(self.columns):
+            norm = self.team.member(i).encoder.norm
+            if norm is not None:
+                norm.update(self.team.seen(i, vector[:, columns]))
+        if self.team.critic.encoder.norm is not None:
+            self.team.critic.encoder.norm.update(overview)
+
+    @torch.no_grad()
+    def _rows(self, agent: int, batch: Batch, estimates: Estimates) -> Rows[Any]:
+        """What an agent learns from, before those that learn before it have moved."""
+        steps = len(batch.reward)
+        vector = batch.inputs["vector"][:steps, :, self.columns[agent]].flatten(0, 1)
+        inputs = self.team.inputs(agent, vector)
+        member = self.team.member(agent)
+        policy = member.policy(member.encoder(inputs)).detach()
+        draw = batch.draw.flatten(0, 1).split(list(self.actor.widths), dim=-1)[agent]
+        advantage = self._advantage(agent, estimates)
+        return Rows(inputs, draw, policy.log_prob(draw), policy, advantage, draw.new_zeros(len(draw), 0))
+
+    def _advantage(self, agent: int, estimates: Estimates) -> Tensor | SlackAdvantage:
+        """Of the reward and the costs that an agent answers for: mixed, or apart with their slack.  [T·N]."""
+        own = self.answers[agent]
+        reward = estimates.reward[..., min(agent, self.roster.rewards - 1)]
+        cost = estimates.cost.flatten(-2)[..., own]
+        if self.update.takes == "mixed":
+            weights = unconstrained(cost.shape[-1])
+            if self.handler is not None:
+                weights = self.handler.weights(self.handler_states[self.roster.agents[agent]])
+            if self.config.standardise == "each":
+                each = (cost - cost.mean((0, 1))) / (cost.std((0, 1), correction=0) + 1e-8)
+                return mix(standardised(reward), each, weights).flatten()
+            return weighed(reward, cost, weights, self.config.standardise).flatten()
+        slack = slack_of(self.recent_cost[:, own], self.recent_length, self._limits()[own])
+        apart = scaled(reward, cost)
+        return SlackAdvantage(apart.reward.flatten(), apart.cost.flatten(0, 1), slack.to(apart.cost))
+
+    def _log(
+        self,
+        batch: Batch,
+        returns: NDArray[np.float64],
+        costs: NDArray[np.float64],
+        reports: Mapping[int, DataclassInstance],
+        value_loss: float,
+    ) -> None:
+        scalars = {"update/value_loss": value_loss}
+        for i, report in reports.items():
+            who = "all" if self.roster.shared else self.roster.agents[i]
+            own = asdict(report)
+            scalars |= {f"update/{who}/{name}": float(x) for name, x in own.items() if name != "value_loss"}
+        if len(returns):  # without a finished episode there is no estimate, and none is logged
+            scalars["train/return"] = float(returns.mean())
+            scalars["train/length"] = float(batch.episode_length.mean())
+            scalars |= {f"train/{name}": float(costs[:, k].mean()) for k, name in enumerate(self.roster.names)}
+            by_agent = batch.episode_cost.mean(axis=0)
+            scalars |= {f"train/{agent}/return": float(by_agent[i]) for i, agent in enumerate(self.roster.agents)}
+        scalars |= {f"train/total_{name}": float(self.total_cost[k]) for k, name in enumerate(self.roster.names)}
+        for i, (agent, state) in enumerate(self.handler_states.items()):
+            named = self.roster.names[self.answers[i]]
+            for name, x in zip(named, state["multiplier"].tolist(), strict=True):
+                # Which agent weighs which agent's cost: the same name twice only where an agent answers for others.
+                key = name if name.startswith(f"{agent}/") else f"{agent}/of_{name}"
+                scalars[f"constraint/multiplier_{key}"] = x
+        self.run.log(self.total_steps, **scalars)
