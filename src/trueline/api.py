@@ -25,6 +25,7 @@ from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_
 from trueline.cycle.report import write_report
 from trueline.cycle.reproduction import claims_of, reproduce_claims, resume_claim
 from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
+from trueline.cycle.search import SearchSpec, TrialRow, read_search, resume_search, run_search
 from trueline.cycle.spec import CycleSpec, make_audit, read_cycle
 from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
 from trueline.cycle.training import find_run, resume_training, start_training
@@ -46,6 +47,7 @@ __all__ = [
     "report",
     "reproduce",
     "resume",
+    "search",
     "sweep",
     "train",
 ]
@@ -116,10 +118,10 @@ def train(
 
 def resume(
     run: str | Path, *, root: str | Path = "runs", executor: str = "inline", workers: int = 1
-) -> RunResult | CycleResult | list[Evidence] | list[SweepRow] | ClaimResult:
-    """Goes on with a training, audit, cycle, sweep or claim that was stopped or killed, and returns what it gives.
+) -> RunResult | CycleResult | list[Evidence] | list[SweepRow] | list[TrialRow] | ClaimResult:
+    """Goes on with a training, audit, cycle, sweep, search or claim that was stopped or killed; returns what it gives.
 
-    `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve sweeps and claims.
+    `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve those of many runs.
     Raises RunError for a folder that is missing, in use, half-written, of another version, or part of a cycle.
     """
     folder = find_run(run, Path(root))
@@ -136,6 +138,8 @@ def resume(
             return _cycle_result(resume_cycle(folder))
         case "sweep":
             return resume_sweep(folder, executor, workers)
+        case "search":
+            return resume_search(folder, executor, workers)
         case "claim":
             return resume_claim(folder, executor, workers)
         case kind:
@@ -235,9 +239,31 @@ def sweep(
     return run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
 
 
-def load(run: str | Path, *, root: str | Path = "runs") -> Subject:
-    """The subject a run made (a cycle: the one it trained last).  Raises RunError when there is none."""
-    return load_subject(subject_folder(find_run(run, Path(root))))
+def search(
+    spec: str | Path | SearchSpec,
+    overrides: Sequence[str] = (),
+    *,
+    root: str | Path = "runs",
+    id: str | None = None,
+    executor: str = "inline",
+    workers: int = 1,
+) -> list[TrialRow]:
+    """Searches the settings that a TOML file or a `SearchSpec` describes, by Optuna; the trials, the best one first.
+
+    With the `id` of an earlier search of the same, only what is missing is trained. Raises MissingExtra without Optuna,
+    ConfigError and UnknownName before anything is trained, Stopped after a signal; a diverged trial comes last.
+    """
+    whole = build(SearchSpec, spec, overrides) if isinstance(spec, SearchSpec) else read_search(spec, overrides)
+    return run_search(whole, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
+
+
+def load(run: str | Path, *, root: str | Path = "runs", best: bool = False) -> Subject:
+    """The subject a run made (a cycle: the one it trained last).  Raises RunError when there is none.
+
+    `best`: the one that did best in the evaluations of its training (setting `evaluation`), limits first, then return.
+    """
+    folder = subject_folder(find_run(run, Path(root)))
+    return load_subject(folder / "artefacts" / "best" if best else folder)
 
 
 def make(env: str, num_envs: int = 1, threads: int = 1, **options: Any) -> VectorEnv:
@@ -278,11 +304,11 @@ def _cycle_result(folder: Path) -> CycleResult:
 
 
 def _part_of(folder: Path) -> str | None:
-    """The id of the cycle or sweep that the run in `folder` is a part of, and that alone can go on with it."""
-    match = re.fullmatch(r"(.+)-(?:r\d+-(?:train|audit|respond)|p\d+-s\d+)", folder.name)
+    """The id of the cycle, sweep or search that the run in `folder` is a part of, and that alone can go on with it."""
+    match = re.fullmatch(r"(.+)-(?:r\d+-(?:train|audit|respond)|[pt]\d+-s\d+)", folder.name)
     if match is None or not (folder.parent / match[1] / "manifest.json").exists():
         return None
-    return match[1] if read_manifest(folder.parent / match[1])["kind"] in ("cycle", "sweep") else None
+    return match[1] if read_manifest(folder.parent / match[1])["kind"] in ("cycle", "sweep", "search") else None
 
 
 def _wandb(project: str) -> Callable[[Run], Sink]:

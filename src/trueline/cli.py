@@ -23,6 +23,7 @@ from trueline.core.errors import ConfigError, RunError, Stopped, TruelineError, 
 
 if TYPE_CHECKING:
     from trueline.core.registry import Entry
+    from trueline.evidence.experiments.runs import RunRecord
     from trueline.evidence.records import Estimate, Evidence
 
 __all__ = ["app", "main"]
@@ -244,7 +245,7 @@ def _rehearse(
 
 @app.command()
 def resume(run: RunName, root: Root = RUNS, with_executor: ExecutorName = "inline", workers: Workers = 1) -> None:
-    """Go on with a training, audit, cycle, sweep or claim that was stopped or killed."""
+    """Go on with a training, audit, cycle, sweep, search or claim that was stopped or killed."""
     from trueline import api
     from trueline.core.run import read_manifest
     from trueline.cycle.training import find_run
@@ -261,6 +262,8 @@ def resume(run: RunName, root: Root = RUNS, with_executor: ExecutorName = "inlin
             _print_cycle(result)
         case "sweep":
             _print_sweep(result, folder)
+        case "search":
+            _print_search(result, folder)
         case "claim":
             _print_claims([result])
 
@@ -365,6 +368,24 @@ def sweep(
     _print_sweep(rows, folder)
 
 
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="Recipe, fixed settings, and ranges of others.")],
+    overrides: Settings = None,
+    root: Root = RUNS,
+    id: Id = None,
+    with_executor: ExecutorName = "inline",
+    workers: Workers = 1,
+) -> None:
+    """Search for settings by Optuna: limits first, then return.  The same --id again trains only what is missing."""
+    from trueline.cycle.search import read_search, run_search
+
+    spec = read_search(file, overrides or ())
+    with _stoppable(root):
+        folder, rows = run_search(spec, root=root, id=id, with_executor=with_executor, workers=workers)
+    _print_search(rows, folder)
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def bench(
     name: Annotated[str | None, typer.Argument(help="A benchmark; without one, list them.")] = None,
@@ -402,7 +423,7 @@ def _bench_scripts() -> dict[str, Path]:
 
 @app.command()
 def runs(
-    kind: Annotated[str | None, typer.Option(help="train, audit, cycle, sweep or claim.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, audit, cycle, sweep, search or claim.")] = None,
     status: Annotated[str | None, typer.Option(help="running, killed, done, stopped, failed or diverged.")] = None,
     root: Root = RUNS,
     as_json: Json = False,
@@ -442,14 +463,53 @@ def report(run: RunName, root: Root = RUNS) -> None:
 
 
 @app.command()
-def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two runs or more.")], root: Root = RUNS
+def export(
+    run: RunName,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .npz (its runner is put beside it) or .onnx file.")],
+    best: Annotated[
+        bool, typer.Option("--best", help="The best policy of the run's evaluations, not the last.")
+    ] = False,
+    root: Root = RUNS,
 ) -> None:
-    """Show runs side by side: settings that differ, final figures, evidence."""
-    from trueline.cycle.compare import compare_runs
-    from trueline.cycle.training import find_run
+    """Write a trained policy as NumPy arrays with a runner, or as ONNX; prints what was written."""
+    from trueline import api
+    from trueline.rl.export import export as written
 
-    found = compare_runs([find_run(name, root) for name in names])
+    for path in written(api.load(run, root=root, best=best), out):
+        print(path)
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN RUN...", help="Two runs or more; a sweep or a search stands for its runs."),
+    ],
+    page: Annotated[Path | None, typer.Option(help="Write tables and charts, limits drawn, to this HTML file.")] = None,
+    root: Root = RUNS,
+) -> None:
+    """Show runs side by side: settings that differ, final figures, evidence; then over seeds, limits and groups."""
+    from trueline.core.files import write_text
+    from trueline.core.run import read_manifest
+    from trueline.cycle.compare import SETS, training_runs
+    from trueline.cycle.training import find_run
+    from trueline.evidence.experiments.page import build_experiment_page
+
+    folders = [find_run(name, root) for name in names]
+    if not any(read_manifest(folder)["kind"] in SETS for folder in folders):
+        _print_side_by_side(folders)
+        print()
+    records = training_runs(folders)
+    _print_experiment(records)
+    if page is not None:
+        write_text(page, build_experiment_page(records))
+        print(page)
+
+
+def _print_side_by_side(folders: Sequence[Path]) -> None:
+    from trueline.cycle.compare import compare_runs
+
+    found = compare_runs(folders)
     heads = list(found.runs)
     _table(["setting", *heads], [[k, *map(_cell, row)] for k, row in found.settings.items()], "all settings are equal")
     print()
@@ -466,8 +526,11 @@ def compare(
 
 
 def _print_training(result: Any) -> None:
+    from trueline.evidence.experiments.endings import stopped_because
+
     shown = {name: value for name, value in result.summary.items() if name.startswith("train/")}
     _table(["figure", "mean of the last tenth"], [[name, _cell(value)] for name, value in shown.items()])
+    print(stopped_because(result.folder))
     print(result.folder)
 
 
@@ -509,6 +572,8 @@ def _print_claims(results: Iterable[Any]) -> None:
 
 
 def _print_sweep(rows: Sequence[Any], folder: Path) -> None:
+    from trueline.cycle.compare import training_runs
+
     keys = list(rows[0].settings) if rows else []
     names = list(dict.fromkeys(name for row in rows for name in row.mean))
     heads = [*keys, *(head for name in names for head in (f"{name} mean", "IQM")), "seeds", "diverged"]
@@ -520,7 +585,47 @@ def _print_sweep(rows: Sequence[Any], folder: Path) -> None:
         counts = [estimate.n for estimate in row.mean.values()]
         lines.append([*line, str(max(counts, default=0)), str(row.diverged)])
     _table(heads, lines)
+    print()
+    _print_experiment(training_runs([folder]), each=False)
     print(folder)
+
+
+def _print_search(rows: Sequence[Any], folder: Path) -> None:
+    keys = list(rows[0].settings)
+    costs = list(dict.fromkeys(name for row in rows for name in row.limits))
+    lines = [
+        [
+            str(row.number),
+            *(_cell(row.settings[key]) for key in keys),
+            _cell(row.episode_return),
+            *(_cell(row.costs.get(name)) for name in costs),
+            "yes" if row.merit.feasible else "no",
+        ]
+        for row in rows
+    ]
+    _table(["trial", *keys, "return", *costs, "keeps its limits"], lines)
+    print(folder)
+
+
+def _print_experiment(records: Sequence[RunRecord], each: bool = True) -> None:
+    """Groups over seeds, what each limit costs, and, if wanted, how each run ended; nothing without a return."""
+    from trueline.evidence.experiments.page import group_table, pareto_table, run_table, task_table
+    from trueline.evidence.experiments.runs import grouped, over_tasks, summarise
+
+    if not any(math.isfinite(record.episode_return) for record in records):
+        return
+    rows = summarise(grouped(records))
+    _table(*group_table(rows))
+    over = task_table(over_tasks(records))
+    if over.lines:
+        print()
+        _table(*over)
+    for cost in dict.fromkeys(name for row in rows if len(rows) > 1 for name in row.costs):
+        print()
+        _table(*pareto_table(rows, cost))
+    if each:
+        print()
+        _table(*run_table(records))
 
 
 def _finding(e: Evidence) -> str:

@@ -13,10 +13,15 @@ from trueline.core.run import read_manifest
 from trueline.core.store import Store
 from trueline.cycle.auditing import subject_folder, verdicts
 from trueline.cycle.rounds import finished_rounds
+from trueline.cycle.search import trial_folders
+from trueline.cycle.sweep import point_folders
 from trueline.cycle.training import figures
+from trueline.evidence.experiments.runs import RunRecord, read_run
 from trueline.evidence.records import Evidence
 
-__all__ = ["Comparison", "compare_runs", "evidence_of"]
+__all__ = ["SETS", "Comparison", "compare_runs", "evidence_of", "training_runs"]
+
+SETS = ("sweep", "search")  # kinds of runs that stand for many
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,23 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         _rows([figures(folder) for folder in trained]),
         _rows(found),
     )
+
+
+def training_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """The training runs behind what is named: a sweep's points, a search's trials, a cycle's last training, a run.
+
+    Those that have not begun are left out.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        match read_manifest(folder)["kind"]:
+            case "sweep":
+                found += point_folders(folder)
+            case "search":
+                found += trial_folders(folder)
+            case _:
+                found.append(subject_folder(folder))
+    return [read_run(folder) for folder in found if (folder / "manifest.json").exists()]
 
 
 def evidence_of(folder: Path) -> list[Evidence]:

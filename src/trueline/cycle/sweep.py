@@ -26,7 +26,17 @@ from trueline.cycle.training import resume_training, start_training
 from trueline.evidence.over_seeds import iqm, seed_interval
 from trueline.evidence.records import Estimate
 
-__all__ = ["Point", "SweepRow", "SweepSpec", "parse_grid", "points", "resume_sweep", "run_sweep", "table"]
+__all__ = [
+    "Point",
+    "SweepRow",
+    "SweepSpec",
+    "parse_grid",
+    "point_folders",
+    "points",
+    "resume_sweep",
+    "run_sweep",
+    "table",
+]
 
 METRICS = "train/"  # the figures a table shows, unless others are named
 
@@ -96,6 +106,12 @@ def points(spec: SweepSpec, id: str) -> list[Point]:
         for number, settings in enumerate(_grid(spec))
         for seed in range(spec.seeds)
     ]
+
+
+def point_folders(folder: Path) -> list[Path]:
+    """The folders of a sweep's runs, in the order of the grid; some may not have begun."""
+    spec = build(SweepSpec, _config(folder), where=str(folder))
+    return [folder.parent / point.id for point in points(spec, folder.name)]
 
 
 def run_sweep(

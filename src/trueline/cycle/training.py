@@ -16,6 +16,7 @@ from trueline.core.recipe import check_config
 from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
+from trueline.evidence.experiments.endings import why_finished
 
 __all__ = ["figures", "find_run", "resume_training", "same_inputs", "start_training", "train_in", "use_threads"]
 
@@ -126,7 +127,9 @@ def find_run(run: str | Path, root: Path) -> Path:
 
 def _train(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> None:
     train_in(run, recipe, config, inputs)
-    run.finish("done", summary={"subject": subject_hash(run.folder), **figures(run.folder)})
+    found = figures(run.folder)
+    summary = {"subject": subject_hash(run.folder), **found}
+    run.finish("done", summary=summary, reason=why_finished(run.folder, found))
 
 
 def same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from trueline.core import run as core_run
 from trueline.core.errors import RunError
 from trueline.core.files import inside
 from trueline.core.metrics import read_metrics
+from trueline.evidence.experiments.endings import stopped_because
 from trueline.evidence.records import Evidence
 from trueline.evidence.report import Key, Media, ReportData, Round, TrainCurve, build_report
 
@@ -41,7 +42,7 @@ def build_run_report(folder: Path | str) -> str:
     judged = next((e for e in verdicts if e.requirement is not None), None)
     data = ReportData(
         title=f"{manifest['kind']} {manifest['name']}",
-        subtitle=f"run {manifest['id']}, {manifest['status']}",
+        subtitle=f"run {manifest['id']}, {_ended(folder, manifest)}",
         seed=manifest["seed"],
         manifest={name: value for name, value in manifest.items() if name not in {"summary", "resumed"}},
         started=manifest["started"],
@@ -90,6 +91,13 @@ def read_media(media: Path) -> list[Media]:
         for path in files
         if path.suffix.lower() in endings
     ]
+
+
+def _ended(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """How a run ended; of a training also why, and whether it kept its limits."""
+    if manifest["kind"] == "train":
+        return stopped_because(folder)
+    return f"{manifest['status']} {manifest['reason']}".rstrip()
 
 
 def _settings(path: Path) -> Iterable[tuple[str, Any]]:

@@ -32,7 +32,7 @@ from trueline.core.subject import Subject
 from trueline.rl.adam import FlatAdam
 from trueline.rl.advantage import gae
 from trueline.rl.augmentation.augment import Augmentation
-from trueline.rl.augmentation.kinds import Expected, LimitOn, refuse_hard
+from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.saute import Saute
 from trueline.rl.augmentation.world import Augmented, Budget, Played, augmented
 from trueline.rl.collect import Batch, Collector
@@ -62,6 +62,7 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.ppo import Ppo
 from trueline.rl.updates.surrogate import standardised
+from trueline.rl.watching import CostAccount, Evaluation, Watching, accounted, no_costs_yet
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class OnPolicy(Config):
     layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
     layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
+    evaluation: Evaluation | None = None  # of the policy as it stands, in a world of its own; keeps the best one
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -414,6 +416,7 @@ class Trainer:
         self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
+        self.paid = no_costs_yet(len(self.env.costs))  # of that, what lay beyond the limits
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch = 0
         self.epochs = -(-config.total_steps // (steps * config.num_envs))
@@ -457,6 +460,7 @@ class Trainer:
             "recent_length": self.recent_length,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
+            "paid": self.paid._asdict(),
             "met": self.met,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -474,6 +478,7 @@ class Trainer:
         self.recent_played = state["recent_played"]
         self.recent_return = state["recent_return"]
         self.total_cost, self.met = state["total_cost"], state["met"]
+        self.paid = CostAccount(**state["paid"])
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
 
@@ -487,12 +492,34 @@ class Trainer:
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
             self.run.write_json("limits.json", self._stated())
+        watching = self._watching()
         try:
             run_epochs(self, self.run, self.collector.steps * self.config.num_envs, self.config.checkpoint_epochs)
         finally:
             self.env.close()
+            if watching is not None:
+                watching.close()
         self.averaged.settle()
-        return self.policy()
+        policy = self.policy()
+        if watching is not None:
+            watching.finish(self.total_steps, policy)
+        return policy
+
+    def _watching(self) -> Watching | None:
+        """The evaluations that the settings ask for, put before the run's own watch."""
+        config = self.config
+        if config.evaluation is None:
+            return None
+        limit_on = config.limit_on if isinstance(config, Limited) else Expected()
+        epoch_steps = self.collector.steps * config.num_envs
+        watching = Watching(config.evaluation, self.run, self.limited, epoch_steps, self.epochs, limit_on)
+        self.run.watch = watching
+        return watching
+
+    def _counts_costs(self) -> bool:
+        """Whether an episode's cost is what its limit is stated in; a step rate is not."""
+        config = self.config
+        return bool(self.limited) and not (isinstance(config, Limited) and isinstance(config.limit_on, StepRate))
 
     def _stated(self) -> dict[str, float]:
         """The limits as they were set, by the name of what is logged and held against them."""
@@ -534,6 +561,8 @@ class Trainer:
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
         self.recent_return = np.concatenate([self.recent_return, played.episode_return])[-window:]
         self.total_cost += played.total_cost
+        if self._counts_costs():
+            self.paid = accounted(self.paid, played.episode_cost, np.array(list(self.limited.values())))
         if self.handler is not None and fresh.any():
             measured = torch.as_tensor(self.recent_cost)
             self.handler_state = self.handler.update(self.handler_state, measured, limits)
@@ -567,6 +596,9 @@ class Trainer:
                 scalars[f"train/{name}"] = float(played.episode_cost[:, k].mean())
         for k, name in enumerate(self.env.costs):
             scalars[f"train/total_{name}"] = float(self.total_cost[k])
+            if self._counts_costs():
+                scalars[f"train/violations_{name}"] = float(self.paid.violations[k])
+                scalars[f"train/regret_{name}"] = float(self.paid.regret[k])
         if self.handler is not None:
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])

@@ -54,6 +54,7 @@ from trueline.rl.training import (
     training_seeds,
     with_default,
 )
+from trueline.rl.watching import CostAccount, Evaluation, Watching, accounted, no_costs_yet
 from trueline.rl.worlds import make
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
@@ -122,6 +123,7 @@ class OffPolicy(Config):
     layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
     layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
+    evaluation: Evaluation | None = None  # of the policy as it stands, in a world of its own; keeps the best one
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -285,6 +287,7 @@ class Trainer:
         self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)
         self.since_move = 0  # finished episodes since the multiplier moved
         self.total_cost = np.zeros(k)  # over the whole training: what learning itself cost
+        self.paid = no_costs_yet(k)  # of that, what lay beyond the limits
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
         self.total_steps = 0
         self.owed = 0.0  # gradient steps that the steps taken so far have earned
@@ -350,6 +353,7 @@ class Trainer:
             "recent_return": self.recent_return,
             "since_move": self.since_move,
             "total_cost": self.total_cost,
+            "paid": self.paid._asdict(),
             "met": self.met,
             "total_steps": self.total_steps,
             "owed": self.owed,
@@ -365,6 +369,7 @@ class Trainer:
         self.handler_state = dict(state["handler"])
         self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
         self.since_move, self.total_cost, self.met = int(state["since_move"]), state["total_cost"], state["met"]
+        self.paid = CostAccount(**state["paid"])
         self.total_steps, self.owed = int(state["total_steps"]), float(state["owed"])
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
@@ -396,12 +401,27 @@ class Trainer:
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
             self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        watching = self._watching()
         try:
             run_epochs(self, self.run, self.steps * self.config.num_envs, self.config.checkpoint_epochs)
         finally:
             self.env.close()
+            if watching is not None:
+                watching.close()
         self.averaged.settle()
-        return self.policy()
+        policy = self.policy()
+        if watching is not None:
+            watching.finish(self.total_steps, policy)
+        return policy
+
+    def _watching(self) -> Watching | None:
+        """The evaluations that the settings ask for, put before the run's own watch."""
+        if self.config.evaluation is None:
+            return None
+        epoch_steps = self.steps * self.config.num_envs
+        watching = Watching(self.config.evaluation, self.run, self.limited, epoch_steps, self.epochs)
+        self.run.watch = watching
+        return watching
 
     def policy(self) -> QPolicy:
         """The policy as it stands; it shares its weights with the training."""
@@ -524,6 +544,8 @@ class Trainer:
         ended.episode_return.extend(self.running_return[rows].tolist())
         ended.cost.extend(self.running_cost[rows].copy())
         ended.length.extend(self.running_length[rows].tolist())
+        if self.limited:
+            self.paid = accounted(self.paid, self.running_cost[rows], self.limits.numpy())
         self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
         window = self.config.window if isinstance(self.config, Constrained) else 50
         self.recent_return = np.concatenate([self.recent_return, self.running_return[rows]])[-window:]
@@ -553,6 +575,9 @@ class Trainer:
                 scalars[f"train/{name}"] = float(cost)
         for k, name in enumerate(self.env.costs):
             scalars[f"train/total_{name}"] = float(self.total_cost[k])
+            if self.limited:
+                scalars[f"train/violations_{name}"] = float(self.paid.violations[k])
+                scalars[f"train/regret_{name}"] = float(self.paid.regret[k])
         if self.handler is not None:
             weights = self.guide.weights
             for k, name in enumerate(self.env.costs):

@@ -1,0 +1,269 @@
+"""Sets of training runs, read from their folders: what each ended with and why it ended, and groups of them over seeds.
+
+A group is what differs in nothing but the seed. Runs that diverged, failed or are not finished have no final figures:
+they are counted, never averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trueline.core.errors import RunError
+from trueline.core.run import read_manifest
+from trueline.evidence.experiments.aggregate import merit, probability_of_improvement, violation_probability
+from trueline.evidence.experiments.endings import read_limits, stopped_because
+from trueline.evidence.over_seeds import seed_interval, stratified_bootstrap_iqm
+from trueline.evidence.records import Estimate
+from trueline.evidence.report import TrainCurve
+from trueline.evidence.run_report import _settings, read_curves
+
+__all__ = [
+    "FINAL_EPISODES",
+    "GroupRow",
+    "RunRecord",
+    "TaskRow",
+    "grouped",
+    "over_tasks",
+    "read_run",
+    "summarise",
+    "task_scores",
+]
+
+FINAL_EPISODES = "final_episodes.json"  # artefact: the final policy's episodes, where a run evaluated itself
+_TOTAL = "train/total_"  # what training logs of every cost a world has
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One training run. Costs and limits are by the cost's name, or "constraint/NAME" where that is what is limited."""
+
+    id: str
+    recipe: str
+    seed: int
+    status: str
+    why: str  # why it ended, in one sentence
+    settings: Mapping[str, Any]  # dotted
+    limits: Mapping[str, float]
+    episode_return: float = math.nan  # nan for a run that is not done
+    costs: Mapping[str, float] = field(default_factory=dict)
+    basis: str = ""  # what those two are means of
+    violation: Mapping[str, Estimate] = field(default_factory=dict)  # P(episode cost > limit) of the final policy
+    curves: Sequence[TrainCurve] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has final figures."""
+        return self.status == "done"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """Runs that differ in their seeds alone.  Estimates are over seeds; intervals are nan for fewer than eight."""
+
+    label: str
+    seeds: int  # with final figures
+    others: Mapping[str, int]  # status -> runs without
+    episode_return: Estimate  # mean, Student's t
+    return_iqm: Estimate  # stratified bootstrap
+    costs: Mapping[str, Estimate]
+    limits: Mapping[str, float]
+    violating: Estimate | None  # share of seeds that ended above a limit, exact interval; None where nothing is limited
+    improvement: Estimate | None  # P(its return > that of the first group); None for the first
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A method over several tasks: returns scaled to [0, 1] by the lowest and highest run of each task."""
+
+    label: str
+    tasks: int
+    iqm: Estimate  # stratified bootstrap
+    violating: Estimate | None  # share of runs that ended above a limit
+    improvement: Estimate | None  # P(its score > that of the first method); None for the first
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a training run.  Raises RunError for what is no training run, or is damaged."""
+    manifest = read_manifest(folder)
+    if manifest["kind"] != "train":
+        raise RunError(f"run {manifest['id']} is of kind {manifest['kind']!r}. Name training runs.")
+    limited = {name.removeprefix("train/"): limit for name, limit in read_limits(folder).items()}
+    curves = read_curves(folder / "metrics.jsonl")
+    record = RunRecord(
+        id=manifest["id"],
+        recipe=manifest["name"],
+        seed=manifest["seed"],
+        status=manifest["status"],
+        why=stopped_because(folder),
+        settings=dict(_settings(folder / "config.toml")),
+        limits=limited,
+        curves=curves,
+    )
+    if not record.done:
+        return record
+    return _with_figures(record, folder, manifest["summary"])
+
+
+def _with_figures(record: RunRecord, folder: Path, summary: Mapping[str, Any]) -> RunRecord:
+    names = [name.removeprefix(_TOTAL) for name in summary if name.startswith(_TOTAL)]
+    costs = {name: float(summary[f"train/{name}"]) for name in names if f"train/{name}" in summary}
+    costs |= {name: float(summary[name]) for name in record.limits if "/" in name and name in summary}
+    found = float(summary.get("train/return", math.nan))
+    basis = "training episodes of the last tenth"
+    episodes = _final_episodes(folder)
+    if episodes is None:
+        return replace(record, episode_return=found, costs=costs, basis=basis)
+    returns, by_name = episodes
+    return replace(
+        record,
+        episode_return=float(np.mean(returns)),
+        costs=costs | {name: float(np.mean(values)) for name, values in by_name.items()},
+        basis=f"{len(returns)} episodes of the final policy",
+        violation={
+            name: violation_probability(by_name[name], limit)
+            for name, limit in record.limits.items()
+            if name in by_name
+        },
+    )
+
+
+def _final_episodes(folder: Path) -> tuple[list[float], dict[str, list[float]]] | None:
+    path = folder / "artefacts" / FINAL_EPISODES
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        costs = {str(name): [float(x) for x in values] for name, values in found["cost"].items()}
+        return [float(x) for x in found["return"]], costs
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is damaged. Remove it to go by what training logged.") from None
+
+
+# --- groups ---
+
+
+def grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by what they differ in beside the seed, in order of first appearance; the label names those settings.
+
+    Runs of one recipe with equal settings are a group; a set of one group is labelled by the recipe alone.
+    """
+    keys = list(dict.fromkeys(key for record in records for key in record.settings))
+    recipes = {record.recipe for record in records}
+    differ = [
+        key
+        for key in keys
+        if any(len({repr(r.settings.get(key)) for r in records if r.recipe == recipe}) > 1 for recipe in recipes)
+        or (key == "env" and len({r.settings.get(key) for r in records}) > 1)
+    ]
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        told = [f"{key}={_short(record.settings[key])}" for key in differ if key in record.settings]
+        groups.setdefault(" ".join([record.recipe, *told]), []).append(record)
+    return groups
+
+
+def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confidence: float = 0.95) -> list[GroupRow]:
+    """One row per group.  `seed` is that of the bootstraps, so that a table is the same again."""
+    rows: list[GroupRow] = []
+    first: list[float] = []
+    for number, (label, records) in enumerate(groups.items()):
+        done = [r for r in records if r.done and math.isfinite(r.episode_return)]
+        returns = [r.episode_return for r in done]
+        if number == 0:
+            first = returns
+        names = list(dict.fromkeys(name for r in done for name in r.costs))
+        costs = {n: seed_interval([r.costs[n] for r in done if math.isfinite(r.costs.get(n, math.nan))]) for n in names}
+        limits = dict(records[0].limits) if records else {}
+        rng = np.random.default_rng([seed, number])
+        rows.append(
+            GroupRow(
+                label=label,
+                seeds=len(done),
+                others=_others(records, done),
+                episode_return=seed_interval(returns, confidence),
+                return_iqm=stratified_bootstrap_iqm(np.array(returns).reshape(-1, 1), rng, confidence),
+                costs=costs,
+                limits=limits,
+                violating=_violating(done, confidence) if limits else None,
+                improvement=(
+                    probability_of_improvement(np.array([returns]).T, np.array([first]).T, rng, confidence)
+                    if number and returns and first
+                    else None
+                ),
+            )
+        )
+    return rows
+
+
+def task_scores(records: Sequence[RunRecord], task: str = "env") -> dict[str, NDArray[np.float64]]:
+    """Scaled returns [S, T] of each method, tasks in order of first appearance; {} unless there are two tasks or more.
+
+    A method is what differs in neither the seed nor the setting `task`. Only methods with runs on every task have
+    scores; of a task with more seeds than another the first ones count, so that every task weighs the same.
+    """
+    done = [r for r in records if r.done and math.isfinite(r.episode_return) and task in r.settings]
+    tasks = list(dict.fromkeys(r.settings[task] for r in done))
+    if len(tasks) < 2:
+        return {}
+    by_task = {t: [r.episode_return for r in done if r.settings[task] == t] for t in tasks}
+    low, width = ({t: f(x) for t, x in by_task.items()} for f in (min, lambda x: max(x) - min(x)))
+    found: dict[str, NDArray[np.float64]] = {}
+    for label, group in _methods(done, task).items():
+        columns = [
+            [(r.episode_return - low[t]) / (width[t] or 1.0) for r in group if r.settings[task] == t] for t in tasks
+        ]
+        seeds = min(map(len, columns))
+        if seeds:
+            found[label] = np.array([column[:seeds] for column in columns]).T
+    return found
+
+
+def over_tasks(
+    records: Sequence[RunRecord], task: str = "env", seed: int = 0, confidence: float = 0.95
+) -> list[TaskRow]:
+    """One row per method that was trained on every task; [] unless there are two tasks or more."""
+    rows: list[TaskRow] = []
+    scores = task_scores(records, task)
+    methods = _methods([r for r in records if task in r.settings], task)
+    first: NDArray[np.float64] | None = None
+    for number, (label, own) in enumerate(scores.items()):
+        rng = np.random.default_rng([seed, number])
+        done = [r for r in methods[label] if r.done and math.isfinite(r.episode_return)]
+        limited = any(r.limits for r in done)
+        better = None if first is None else probability_of_improvement(own, first, rng, confidence)
+        violating = _violating(done, confidence) if limited else None
+        iqm = stratified_bootstrap_iqm(own, rng, confidence)
+        rows.append(TaskRow(label, own.shape[1], iqm, violating, better))
+        first = own if first is None else first
+    return rows
+
+
+def _methods(records: Sequence[RunRecord], task: str) -> dict[str, list[RunRecord]]:
+    """Runs by what they differ in beside the seed and the task."""
+    bare = {id(r): replace(r, settings={k: v for k, v in r.settings.items() if k != task}) for r in records}
+    back = {id(b): r for r, b in zip(records, bare.values(), strict=True)}
+    return {label: [back[id(b)] for b in group] for label, group in grouped(list(bare.values())).items()}
+
+
+def _violating(done: Sequence[RunRecord], confidence: float) -> Estimate:
+    """Share of runs that are not feasible."""
+    infeasible = [float(not merit(r.episode_return, r.costs, r.limits).feasible) for r in done]
+    return violation_probability(infeasible, 0.5, confidence)
+
+
+def _others(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> dict[str, int]:
+    without = [r for r in records if not any(r is d for d in done)]
+    words = [r.status if not r.done else "without a finished episode" for r in without]
+    return {word: words.count(word) for word in dict.fromkeys(words)}
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(_short, value)) if isinstance(value, list) else str(value)
