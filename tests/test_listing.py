@@ -61,7 +61,7 @@ def test_every_preset_of_a_recipe_is_valid(entry):
     recipe = registry.load("recipe", entry.name)
     # What no preset can know: where a user's data lie.
     users = {"data": {"path": "rows.jsonl"}, "prompts": {"path": "rows.jsonl"}}
-    users |= {"scorers": [{"kind": "score-model"}]}
+    users |= {"scorers": [{"kind": "score-model"}], "judges": [{"kind": "score-model"}]}
     given = {key: value for key, value in users.items() if key in recipe.Config.model_fields}
     for preset in recipe.presets:
         recipe_config(entry.name, preset, given)

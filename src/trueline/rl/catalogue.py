@@ -32,6 +32,14 @@ SUBJECTS: tuple[Entry, ...] = (
     ),
     Entry(
         kind="subject",
+        name="planning-policy",
+        target="trueline.rl.planning.policy:load",
+        summary="a policy that plans with a learnt model",
+        level="property",
+        test="tests/rl/test_planning_training.py::test_a_loaded_policy_acts_as_the_saved_one",
+    ),
+    Entry(
+        kind="subject",
         name="team-policy",
         target="trueline.rl.teams.policy:load",
         summary="policies of all agents of a world",

@@ -37,6 +37,7 @@ class Batch:
     terminated: Tensor  # [T, N]
     truncated: Tensor  # [T, N]
     finals: Finals
+    memory: Tensor | None  # [N, M] before the first step; None for a network without
     episode_return: NDArray[np.float64]  # [E] episodes that ended during the collection
     episode_cost: NDArray[np.float64]  # [E, K]
     episode_length: NDArray[np.int64]  # [E]
@@ -62,11 +63,13 @@ class Collector:
         self.running_return = np.zeros(n)
         self.running_cost = np.zeros((n, k))
         self.running_length = np.zeros(n, dtype=np.int64)
+        self.memory: Tensor | None = None  # [N, M] before the next step; None: empty, or a network without
         self.total_steps = 0
 
     def start(self) -> None:
         """Reset every environment; the first observation goes where the next collection begins."""
         self._store(self.steps, self.env.reset())
+        self.memory = None
         self.running_return[:] = 0.0
         self.running_cost[:] = 0.0
         self.running_length[:] = 0
@@ -81,10 +84,14 @@ class Collector:
         env, action = self.env, network.action
         for buffer in self.inputs.values():
             buffer[0].copy_(buffer[self.steps])
+        if network.memory_width and self.memory is None:
+            self.memory = torch.zeros(env.num_envs, network.memory_width)
+        before = self.memory
         final_t, final_i, final_inputs = [], [], []
         returns, costs, lengths, seeds = [], [], [], []
         for t in range(self.steps):
-            policy = network.policy(network.features({name: x[t] for name, x in self.inputs.items()}))
+            features = network.features({name: x[t] for name, x in self.inputs.items()}, self.memory)
+            policy = network.policy(features)
             draw = policy.sample(rng)
             self.draw[t].copy_(draw)
             layouts = env.episode_seed.copy()  # an autoreset within the step replaces those that end
@@ -96,6 +103,8 @@ class Collector:
             self.running_cost += step.cost
             self.running_length += 1
             ended = step.ended
+            if self.memory is not None:
+                self.memory = features.masked_fill(torch.from_numpy(ended)[:, None], 0.0)
             self.terminated[t].numpy()[...] = step.terminated
             self.truncated[t].numpy()[...] = step.truncated & ~step.terminated
             if ended.any():
@@ -131,6 +140,7 @@ class Collector:
             self.terminated,
             self.truncated,
             finals,
+            before,
             np.concatenate(returns) if returns else np.zeros(0),
             np.concatenate(costs) if costs else np.zeros((0, k)),
             np.concatenate(lengths) if lengths else np.zeros(0, np.int64),
@@ -164,6 +174,7 @@ class Collector:
         return {
             "world": world,
             "obs": {name: buffer[self.steps].clone() for name, buffer in self.inputs.items()},
+            "memory": self.memory,
             "running_return": self.running_return.copy(),
             "running_cost": self.running_cost.copy(),
             "running_length": self.running_length.copy(),
@@ -179,6 +190,7 @@ class Collector:
         self.env.load_state_dict(state["world"])
         for name, buffer in self.inputs.items():
             buffer[self.steps].copy_(state["obs"][name])
+        self.memory = state["memory"]
         self.running_return[:] = state["running_return"]
         self.running_cost[:] = state["running_cost"]
         self.running_length[:] = state["running_length"]

@@ -181,8 +181,16 @@ class ActorCritic(nn.Module):
         self.critics = StackedMlp(1 + costs, self.encoder.width, 1, critic, rng)
         self.log_std = nn.Parameter(torch.full(action.sizes, actor.log_std)) if action.kind == "continuous" else None
 
-    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """One row per observation, of inputs as the world gives them."""
+    @property
+    def memory_width(self) -> int:
+        """How many numbers it remembers from step to step: none, unless it is recurrent."""
+        return 0
+
+    def features(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """One row per observation, of inputs as the world gives them.
+
+        A recurrent network's features are its memory after this observation; `memory` [N, ·] is the one before it.
+        """
         return self.encoder(self.encoder.normalised(inputs))
 
     def policy(self, features: Tensor) -> Distribution:

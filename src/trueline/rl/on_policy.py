@@ -14,7 +14,7 @@ there is nothing left to weigh.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -34,7 +34,7 @@ from trueline.rl.advantage import gae
 from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.saute import Saute
-from trueline.rl.augmentation.world import Augmented, Budget, Played, augmented
+from trueline.rl.augmentation.world import Augmented, Budget, Played
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.distributions import Distribution
 from trueline.rl.env import VectorEnv
@@ -42,25 +42,32 @@ from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, Weights, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
-from trueline.rl.policy import NetworkPolicy, WorldRef
+from trueline.rl.policy import NetworkPolicy, WorldRef, made
+from trueline.rl.recurrent import Gru, RecurrentActorCritic, segments, sequences
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
     FAILED_FROM,
     MOST_MET,
     Averaged,
     failing_layouts,
+    held,
+    learnt_by,
     limits_of,
+    limits_over,
     one_world,
+    played_under,
     refuse_divergence,
     run_epochs,
     shown,
+    stated,
     training_seeds,
     with_default,
 )
-from trueline.rl.updates.ppo import Ppo
+from trueline.rl.updates.ppo import MinibatchPasses, Ppo
 from trueline.rl.updates.surrogate import standardised
 from trueline.rl.watching import CostAccount, Evaluation, Watching, accounted, no_costs_yet
 from trueline.rl.worlds import make
@@ -96,7 +103,7 @@ class SlackAdvantage(NamedTuple):
 
 @dataclass(slots=True)
 class Rows(Generic[Advantage]):
-    """One collection, flattened to B = T·N rows."""
+    """One collection, flattened to B = T·N rows; of a network with a memory S segments of L steps, [S, L] for [B]."""
 
     inputs: dict[str, Tensor]  # normalised: the statistics stand still during an update
     draw: Tensor  # [B, A]
@@ -143,6 +150,7 @@ class OnPolicy(Config):
     actor: ActorNetwork = ActorNetwork()
     critic: Network = Network()
     update: Ppo = Ppo()
+    memory: Gru | None = None  # what policy and critics remember; only of updates by minibatch steps (corrections C3)
     learner_threads: int = Field(1, ge=1)  # of the networks; more than one pays from thousands of rows or pictures on
     checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
@@ -159,6 +167,14 @@ class OnPolicy(Config):
                 f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
                 "Give each environment at least one step."
             )
+        steps = self.steps_per_epoch // self.num_envs
+        if self.memory is not None and not isinstance(self.update, MinibatchPasses):
+            raise ValueError("this update takes its step in closed form, which knows of no memory. Use a PPO row.")
+        if self.memory is not None and steps % self.memory.segment:
+            raise ValueError(
+                f"memory.segment is {self.memory.segment}, which does not divide the {steps} steps of an epoch in each "
+                "environment. Give a divisor."
+            )
         takes = self.update.takes
         if self.standardise == "mix" and takes != "mixed":
             raise ValueError(
@@ -170,7 +186,7 @@ class OnPolicy(Config):
 class Capped(OnPolicy):
     """Settings of every recipe that knows of limits."""
 
-    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
+    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
 
 
@@ -244,7 +260,7 @@ class OnPolicyRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
-            env = as_trained(config, world, np.random.default_rng(0))
+            env = as_trained(config, world, np.random.default_rng(0), root=root)
             ObservationCodec.of(env.observation_space)
             ActionCodec.of(env.action_space)
 
@@ -265,7 +281,7 @@ class OnPolicyRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _cost_limit(config: OnPolicy) -> float | tuple[float, ...] | None:
+def _cost_limit(config: OnPolicy) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Capped) else None
 
 
@@ -279,19 +295,20 @@ def rules_of(config: OnPolicy) -> Augmentation | None:
 
 
 def as_trained(
-    config: OnPolicy, world: VectorEnv, rng: np.random.Generator, learnt: Mapping[str, Any] | None = None
+    config: OnPolicy,
+    world: VectorEnv,
+    rng: np.random.Generator,
+    learnt: Mapping[str, Any] | None = None,
+    root: Path | None = None,
 ) -> VectorEnv:
     """The world as training meets it: disturbed by draws from `rng`, and around that the rules of the row.
 
-    learnt: parameters of the rules that an earlier training came to. Raises ConfigError for limits, a disturbance or
-    rules that do not fit the world.
+    learnt: parameters of the rules that an earlier training came to; root: the folder of runs, for calibrated limits.
+    Raises ConfigError for limits, a disturbance or rules that do not fit the world, and for rules whose limit moves.
     """
-    limits = limits_of(_cost_limit(config), world)
+    limits = limits_over(_cost_limit(config), world, root)
     env = disturbed(world, config.disturbance, rng) if config.disturbance else world
-    rules = rules_of(config)
-    if rules is None:
-        return env
-    return augmented(env, rules, np.array(list(limits.values())), learnt)
+    return played_under(env, rules_of(config), limits, learnt)
 
 
 # --- estimates ---
@@ -304,39 +321,64 @@ def estimate(
 
     slack: [K], for an update that takes it.
     """
-    steps, n = batch.reward.shape
+    ended = batch.terminated + batch.truncated
     with torch.no_grad():
-        inputs = network.encoder.normalised({name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()})
-        features = network.encoder(inputs)
-        policy = network.policy(features).detach()
-        draw = batch.draw.flatten(0, 1)
+        seen = _seen(batch, network)
+        policy = network.policy(seen.features).detach()
+        draw = seen.rows(batch.draw)
         log_prob = policy.log_prob(draw)
-        value = network.values(features).view(steps, n, -1)
-        after = network.values(network.features({name: x[steps] for name, x in batch.inputs.items()}))
-        next_value = torch.cat([value[1:], after[None]])
-        ended = batch.terminated + batch.truncated
+        next_value = torch.cat([seen.value[1:], seen.after[None]])
         next_value = next_value * (1.0 - ended)[..., None]
-        if len(batch.finals.t):
-            next_value[batch.finals.t, batch.finals.i] = network.values(network.features(batch.finals.inputs))
+        next_value[batch.finals.t, batch.finals.i] = seen.finals
     signal = torch.cat([batch.reward[..., None], batch.cost], dim=-1)
     costs = batch.cost.shape[-1]
     gamma = torch.tensor([config.gamma] + [config.cost_gamma] * costs)
     lam = torch.tensor([config.lam] + [config.cost_lam] * costs)
-    advantage = gae(signal, value, next_value, ended[..., None], gamma, lam)
-    target = (advantage + value).flatten(0, 1)
-    taken = _taken(advantage[..., 0], advantage[..., 1:], config, weights, slack)
-    return Rows(inputs, draw, log_prob, policy, taken, target)
+    advantage = gae(signal, seen.value, next_value, ended[..., None], gamma, lam)
+    target = seen.rows(advantage + seen.value)
+    taken = _taken(advantage[..., 0], advantage[..., 1:], config, weights, slack, seen.rows)
+    return Rows(seen.inputs, draw, log_prob, policy, taken, target)
+
+
+class Seen(NamedTuple):
+    """A collection as the network sees it."""
+
+    inputs: dict[str, Tensor]  # by row, normalised: what the encoder takes
+    features: Tensor  # by row
+    value: Tensor  # [T, N, 1 + K]
+    after: Tensor  # [N, 1 + K] of the observation after the last step
+    finals: Tensor  # [F, 1 + K] of the last observations of episodes that time cut off
+    rows: Callable[[Tensor], Tensor]  # [T, N, ...] as the rows have it
+
+
+def _seen(batch: Batch, network: ActorCritic) -> Seen:
+    steps, n = batch.reward.shape
+    if isinstance(network, RecurrentActorCritic):
+        return Seen(*sequences(network, batch), lambda x: segments(x, network.memory.segment))
+    inputs = network.encoder.normalised({name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()})
+    features = network.encoder(inputs)
+    value = network.values(features).view(steps, n, -1)
+    after = network.values(network.features({name: x[steps] for name, x in batch.inputs.items()}))
+    finals = after[:0]
+    if len(batch.finals.t):
+        finals = network.values(network.features(batch.finals.inputs))
+    return Seen(inputs, features, value, after, finals, lambda x: x.flatten(0, 1))
 
 
 def _taken(
-    advantage_r: Tensor, advantage_c: Tensor, config: OnPolicy, weights: Weights, slack: Tensor | None
+    advantage_r: Tensor,
+    advantage_c: Tensor,
+    config: OnPolicy,
+    weights: Weights,
+    slack: Tensor | None,
+    rows: Callable[[Tensor], Tensor],
 ) -> Tensor | WeightedAdvantage | SlackAdvantage:
-    """What the update takes of advantages [T, N] and [T, N, K], flattened to B = T·N."""
+    """What the update takes of advantages [T, N] and [T, N, K], by row."""
     takes = config.update.takes
     if takes == "mixed":
-        return weighed(advantage_r, advantage_c, weights, config.standardise).flatten()
+        return rows(weighed(advantage_r, advantage_c, weights, config.standardise))
     own = scaled(advantage_r, advantage_c)
-    reward, cost = own.reward.flatten(), own.cost.flatten(0, 1)
+    reward, cost = rows(own.reward), rows(own.cost)
     if takes == "weights":
         return WeightedAdvantage(reward, cost, weights, config.cost_gamma, config.cost_lam)
     assert slack is not None
@@ -389,19 +431,19 @@ class Trainer:
         # run's result depends on its settings and seed alone.
         torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.limited = limits_of(_cost_limit(config), world)
+        self.path: Limits = limits_over(_cost_limit(config), world, run.folder.parent)
+        self.limited = self.path.final
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
         drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
-        self.env = as_trained(config, world, drawn, _learnt(parent, rules_of(config)))
+        self.env = as_trained(config, world, drawn, learnt_by(parent, rules_of(config)), run.folder.parent)
         self.rules = self.env if isinstance(self.env, Augmented) else None
         observation = ObservationCodec.of(self.env.observation_space)
         steps = config.steps_per_epoch // config.num_envs
         action = ActionCodec.of(self.env.action_space)
-        self.network = ActorCritic(
-            observation, action, len(self.env.costs), config.actor, config.critic, run.torch_rng("networks")
-        )
+        costs, rng = len(self.env.costs), run.torch_rng("networks")
+        self.network = made(observation, action, costs, config.actor, config.critic, config.memory, rng)
         if parent is not None:
             self._warm_start(parent)
         self.update: Update = config.update
@@ -425,14 +467,16 @@ class Trainer:
             "critic": config.critic.model_dump(mode="json"),
             "costs": list(self.env.costs),
         }
+        if config.memory is not None:
+            self.shape["memory"] = config.memory.model_dump(mode="json")
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
 
     def limits(self) -> Tensor:
-        """[K] what episode costs are held under, as they are counted in training: d, or the d̃ of another kind."""
+        """[K] what episode costs are held under in this epoch, as training counts them: d, or another kind's d̃."""
         if self.rules is not None:
             return torch.as_tensor(self.rules.limits())
-        return torch.tensor(list(self.limited.values()), dtype=torch.float64)
+        return torch.as_tensor(self.path.in_epoch(self.epoch, self.epochs))
 
     def _warm_start(self, parent: Subject) -> None:
         if not isinstance(parent, NetworkPolicy):
@@ -525,8 +569,7 @@ class Trainer:
         """The limits as they were set, by the name of what is logged and held against them."""
         if self.rules is None or isinstance(self.config, Budgeted):
             return {f"train/{name}": limit for name, limit in self.limited.items()}
-        stated = self.rules.rules.stated(self.rules.terms).tolist()
-        return {f"constraint/{name}": limit for name, limit in zip(self.env.costs, stated, strict=True)}
+        return stated(self.rules)
 
     def policy(self) -> NetworkPolicy:
         """The policy as it stands; it shares its weights with the training."""
@@ -579,7 +622,7 @@ class Trainer:
             self.network.encoder.norm.update(batch.inputs["vector"][:-1].flatten(0, 1))
         self.epoch += 1
         self.averaged.take(self.epoch, self.epochs)
-        note = self._log(batch, played, report)
+        note = self._log(batch, played, report, limits)
         if self.rules is not None and fresh.any():
             self.rules.adapt(self.recent_played)
             # An episode that was counted under other limits keeps its excess over them.
@@ -587,8 +630,9 @@ class Trainer:
         run.offer(self.total_steps, self.policy)
         return note
 
-    def _log(self, batch: Batch, played: Played, report: DataclassInstance) -> str:
+    def _log(self, batch: Batch, played: Played, report: DataclassInstance, limits: Tensor) -> str:
         scalars = {f"update/{name}": float(value) for name, value in asdict(report).items()}
+        scalars |= self.path.logged(limits.numpy())
         if len(batch.episode_return):  # without a finished episode there is no estimate, and none is logged
             scalars["train/return"] = float(played.episode_return.mean())
             scalars["train/length"] = float(batch.episode_length.mean())
@@ -603,7 +647,7 @@ class Trainer:
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])
         if self.rules is not None:
-            scalars |= _held(self.rules, batch, not isinstance(self.config, Budgeted))
+            scalars |= held(self.rules, batch.episode_cost, not isinstance(self.config, Budgeted))
         self.run.log(self.total_steps, **scalars)
         return shown(self.recent_return, self.recent_played)
 
@@ -611,23 +655,3 @@ class Trainer:
 def _as_collected(batch: Batch) -> Played:
     """What a world without rules paid and charged is what was collected."""
     return Played(batch.episode_return, batch.episode_cost, batch.cost.sum(dim=(0, 1)).double().numpy())
-
-
-def _learnt(parent: Subject | None, rules: Augmentation | None) -> Mapping[str, Any] | None:
-    """Parameters that a warm start under the same kind of rules came to."""
-    by = parent.world.augmentation if isinstance(parent, NetworkPolicy) else None
-    return by.parameters if by is not None and isinstance(rules, type(by.rules)) else None
-
-
-def _held(world: Augmented, batch: Batch, limited: bool) -> dict[str, float]:
-    """What is held against the limits as they were set, where that is not the cost; and what the rules came to."""
-    rules, terms, parameters = world.rules, world.terms, world.parameters
-    scalars = {
-        f"constraint/{what}_{name}": float(value)
-        for what, values in rules.reported(terms, parameters).items()
-        for name, value in zip(world.costs, values, strict=True)
-    }
-    if limited and len(batch.episode_cost):
-        held = batch.episode_cost.mean(axis=0) - world.limits() + rules.stated(terms)
-        scalars |= {f"constraint/{name}": float(value) for name, value in zip(world.costs, held, strict=True)}
-    return scalars

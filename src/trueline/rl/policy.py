@@ -17,6 +17,7 @@ from trueline.core.errors import RunError
 from trueline.rl.augmentation.world import AugmentedBy
 from trueline.rl.env import Obs
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.recurrent import Gru, RecurrentActorCritic
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
 Memory = Any
@@ -65,7 +66,8 @@ class NetworkPolicy:
         shape: Mapping[str, Any],
         parent: str | None = None,
     ) -> None:
-        """shape: what `load` needs to build the network again: {"actor": …, "critic": …, "costs": [names]}.
+        """shape: what `load` needs to build the network again: {"actor": …, "critic": …, "costs": [names]}, and its
+        "memory" where it has one.
 
         It also holds the constraint's last "multipliers" [K], where there was one: a warm start goes on from them; and
         "layouts_met", seeds of training episodes.
@@ -94,15 +96,21 @@ class NetworkPolicy:
     def act(
         self, obs: Obs, memory: Memory, rng: np.random.Generator, deterministic: bool = False
     ) -> tuple[NDArray[Any], Memory]:
-        """Actions for N observations; the policy has no memory. Never changes the policy or its normaliser."""
+        """Actions for N observations. Never changes the policy or its normaliser.
+
+        The memory of a recurrent policy is [N, M], None before the first observation of all episodes; what is returned
+        is that after this one. Rows where an episode has ended are the caller's to set to 0.
+        """
         inputs = {name: torch.as_tensor(value) for name, value in self.observation.encode(obs).items()}
-        policy = self.network.policy(self.network.features(inputs))
+        features = self.network.features(inputs, memory)
+        policy = self.network.policy(features)
         if deterministic:
             draw = policy.mode()
         else:
             seed = int(rng.integers(2**63 - 1))
             draw = policy.sample(torch.Generator().manual_seed(seed))
-        return self.network.action.to_world(policy.to_action(draw).numpy()), memory
+        after = features if self.network.memory_width else memory
+        return self.network.action.to_world(policy.to_action(draw).numpy()), after
 
     def mean_action(self, vector: torch.Tensor) -> torch.Tensor:
         """The mode's action of flat observations, differentiable."""
@@ -132,6 +140,21 @@ class NetworkPolicy:
         (folder / "policy.json").write_text(json.dumps(record, indent=1, sort_keys=True))
 
 
+def made(
+    observation: ObservationCodec,
+    action: ActionCodec,
+    costs: int,
+    actor: ActorNetwork,
+    critic: Network,
+    memory: Gru | None,
+    rng: torch.Generator,
+) -> ActorCritic:
+    """A network with K = `costs` critics of costs, with a memory or without."""
+    if memory is None:
+        return ActorCritic(observation, action, costs, actor, critic, rng)
+    return RecurrentActorCritic(observation, action, costs, actor, critic, memory, rng)
+
+
 def load(folder: Path) -> NetworkPolicy:
     """The policy saved in `folder`. Raises RunError naming what is missing or does not fit."""
     try:
@@ -139,12 +162,13 @@ def load(folder: Path) -> NetworkPolicy:
         weights = load_file(folder / "weights.safetensors")
         observation = ObservationCodec(tuple((k, how, tuple(size)) for k, how, size in record["observation"]))
         kind, sizes, flat = record["action"]
-        network = ActorCritic(
+        network = made(
             observation,
             ActionCodec(kind, tuple(sizes), flat),
             len(record["costs"]),
             build(ActorNetwork, record["actor"]),
             build(Network, record["critic"]),
+            build(Gru, record["memory"]) if "memory" in record else None,
             torch.Generator().manual_seed(0),
         )
         network.load_state_dict(weights)
@@ -152,5 +176,6 @@ def load(folder: Path) -> NetworkPolicy:
         raise RunError(f"{folder} holds no saved policy: {Path(missing.filename).name} is missing.") from None
     except (KeyError, ValueError, RuntimeError, json.JSONDecodeError) as damage:
         raise RunError(f"the policy in {folder} is damaged or of another version: {damage}.") from None
-    shape = {key: record[key] for key in ("actor", "critic", "costs", "multipliers", "layouts_met") if key in record}
+    kept = ("actor", "critic", "costs", "memory", "multipliers", "layouts_met")
+    shape = {key: record[key] for key in kept if key in record}
     return NetworkPolicy(network, observation, build(WorldRef, record["world"]), shape, record["parent"])

@@ -143,6 +143,8 @@ class Loosen(Config):
         Raises ConfigError for another number of highest limits than there are limits.
         """
         trained = plan.setting(self.limit)
+        if isinstance(trained, Mapping | Config):
+            raise ConfigError(f"{self.limit} is a schedule, and only numbers can be raised. Give one, or one per cost.")
         if trained is None or not troubling(evidence, self.evidence) or troubling(evidence, self.unless):
             return plan
         new = _going_on(plan)

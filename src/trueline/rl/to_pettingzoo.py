@@ -25,8 +25,10 @@ except ImportError as missing:
 __all__ = ["ToPettingZoo"]
 
 
-def _one(value: NDArray[Any]) -> Any:
-    """The only environment's part of an array, a copy; of numbers without dimensions the number."""
+def _one(value: Any) -> Any:
+    """The only environment's part of an array, or of a dict of arrays, a copy; of plain numbers the number."""
+    if isinstance(value, dict):
+        return {key: _one(part) for key, part in value.items()}
     row = np.array(value[0])
     return row[()] if row.ndim == 0 else row
 
@@ -63,7 +65,7 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         self._draw = np.random.default_rng()
         self.world.seed_source = lambda n: self._draw.integers(0, 2**32, size=n, dtype=np.uint32)
         # A world starts its next episode in the step that ends one; a plain reset then hands out that start.
-        self._next: Mapping[str, NDArray[Any]] | None = None
+        self._next: Mapping[str, Any] | None = None  # observations as `reset` returns them
         self._state: NDArray[Any] | None = None
 
     def observation_space(self, agent: str) -> gym.Space[Any]:
@@ -84,11 +86,14 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
             if not 0 <= seed < 2**32:
                 raise ConfigError(f"seed is {seed}, but episodes have 32-bit seeds. Use one from 0 to 4294967295.")
             chosen, self._draw = np.array([seed], np.uint32), np.random.default_rng(seed)
-        first = self.world.reset(chosen) if seed is not None or self._next is None else self._next
+        if seed is None and self._next is not None:
+            first = self._next
+        else:
+            first = {agent: _one(value) for agent, value in self.world.reset(chosen).items()}
         self._next, self._state = None, _one(self.world.state())
         self.agents = list(self.possible_agents)
         number = int(self.world.episode_seed[0])
-        return {agent: _one(first[agent]) for agent in self.agents}, {
+        return {agent: first[agent] for agent in self.agents}, {
             agent: {"episode_seed": number} for agent in self.agents
         }
 
@@ -105,7 +110,7 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         step = self.world.step({agent: np.asarray(actions[agent])[None] for agent in acting})
         told = {name: value[0] for name, value in step.info.items()} | {"episode_seed": number}
         ended = bool(step.ended[0])
-        self._next = {agent: np.array(value) for agent, value in step.obs.items()} if ended else None
+        self._next = {agent: _one(value) for agent, value in step.obs.items()} if ended else None
         self._state = _one(step.final_state)
         self.agents = [] if ended else acting
         costs = {agent: step.cost[0, k] for k, agent in enumerate(acting)}

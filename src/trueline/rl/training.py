@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,12 @@ from trueline.core.errors import ConfigError, Diverged
 from trueline.core.progress import progress
 from trueline.core.run import Run, resolve, stop_asked
 from trueline.core.streams import case_seeds, split_of
+from trueline.core.subject import Subject
+from trueline.rl.augmentation.augment import Augmentation
+from trueline.rl.augmentation.world import Augmented, augmented
 from trueline.rl.env import VectorEnv
+from trueline.rl.handlers.schedule import CostLimit, Limits
+from trueline.rl.policy import NetworkPolicy
 from trueline.rl.worlds import make
 
 __all__ = [
@@ -29,11 +33,16 @@ __all__ = [
     "Averaged",
     "Loop",
     "failing_layouts",
+    "held",
+    "learnt_by",
     "limits_of",
+    "limits_over",
     "one_world",
+    "played_under",
     "refuse_divergence",
     "run_epochs",
     "shown",
+    "stated",
     "training_seeds",
     "with_default",
 ]
@@ -69,27 +78,73 @@ def one_world(id: str, options: Mapping[str, Any]) -> Iterator[VectorEnv]:
         world.close()
 
 
-def limits_of(cost_limit: float | tuple[float, ...] | None, env: VectorEnv) -> dict[str, float]:
-    """Limit by cost, in the world's order; {} where `cost_limit` is None, and nothing is limited.
+def limits_over(cost_limit: CostLimit | None, env: VectorEnv, root: Path | None = None) -> Limits:
+    """The limits of the world's costs over a training; of no cost where `cost_limit` is None, and nothing is limited.
 
-    Raises ConfigError for a world without costs, another number of limits than costs, or a limit below 0.
+    root: the folder of runs, for a limit that is calibrated by one. Raises ConfigError for a world without costs, and
+    as `Limits.of` does.
     """
     if cost_limit is None:
-        return {}
+        return Limits.of(0.0, (), env.id)
     if not env.costs:
         raise ConfigError(f"{env.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
-    limits = cost_limit if isinstance(cost_limit, tuple) else (cost_limit,) * len(env.costs)
-    if len(limits) != len(env.costs):
+    return Limits.of(cost_limit, env.costs, env.id, root)
+
+
+def limits_of(cost_limit: CostLimit | None, env: VectorEnv, root: Path | None = None) -> dict[str, float]:
+    """Limit by cost at the end of a training, in the world's order; {} where nothing is limited. See `limits_over`."""
+    return limits_over(cost_limit, env, root).final
+
+
+# --- rules ---
+
+
+def played_under(
+    env: VectorEnv, rules: Augmentation | None, limits: Limits, learnt: Mapping[str, Any] | None = None
+) -> VectorEnv:
+    """`env` as training meets it under the rules of a row; `env` itself where they are the world's own.
+
+    learnt: parameters of the rules that an earlier training came to. Raises ConfigError for rules that do not fit the
+    world or its limits, and for limits that move.
+    """
+    if rules is None:
+        return env
+    if limits.moves:
+        # An episode is played to its end by the rules it began with, which hold their limit in units of their own.
         raise ConfigError(
-            f"cost_limit has {len(limits)} values, but {env.id} reports {len(env.costs)} costs "
-            f"({', '.join(env.costs)}). Give one limit per cost, or a single number for all."
+            "cost_limit moves during the training, but the rules of this row keep the one they began with. Give one "
+            "limit, or Simmer's augmentation.rise for a budget that grows."
         )
-    wrong = [limit for limit in limits if not (math.isfinite(limit) and limit >= 0.0)]
-    if wrong:
-        raise ConfigError(
-            f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
-        )
-    return dict(zip(env.costs, limits, strict=True))
+    return augmented(env, rules, limits.at(1.0), learnt)
+
+
+def learnt_by(parent: Subject | None, rules: Augmentation | None) -> Mapping[str, Any] | None:
+    """Parameters that a warm start under the same kind of rules came to."""
+    by = parent.world.augmentation if isinstance(parent, NetworkPolicy) else None
+    return by.parameters if by is not None and isinstance(rules, type(by.rules)) else None
+
+
+def stated(world: Augmented) -> dict[str, float]:
+    """The limits of another kind as they were set, by the name of what is logged and held against them: see `held`."""
+    given = world.rules.stated(world.terms).tolist()
+    return {f"constraint/{name}": limit for name, limit in zip(world.costs, given, strict=True)}
+
+
+def held(world: Augmented, episode_cost: NDArray[np.float64], limited: bool = True) -> dict[str, float]:
+    """What belongs into a log of rules: what they came to, and what is held against the limits as they were set.
+
+    episode_cost: sums [E, K] of the costs that the rules charged; not `limited` for rules that keep limits themselves.
+    """
+    rules, terms = world.rules, world.terms
+    scalars = {
+        f"constraint/{what}_{name}": float(value)
+        for what, values in rules.reported(terms, world.parameters).items()
+        for name, value in zip(world.costs, values, strict=True)
+    }
+    if limited and len(episode_cost):
+        mean = episode_cost.mean(axis=0) - world.limits() + rules.stated(terms)
+        scalars |= {f"constraint/{name}": float(value) for name, value in zip(world.costs, mean, strict=True)}
+    return scalars
 
 
 # --- layouts ---

@@ -587,6 +587,55 @@ _ROWS = (
         "Lee et al. 2022",
         "test_offline.py::test_coptidice_is_the_solution_of_its_dual",
     ),
+    (
+        "pets",
+        "planning:PETS",
+        "plans with a learnt ensemble, reward alone",
+        "Chua et al. 2018",
+        "test_planning_gap.py::test_pets_reaches_the_optimum_without_a_limit",
+    ),
+    (
+        "cce-pets",
+        "planning:CCE_PETS",
+        "plans under limits on the mean cost; privileged in its Goal preset",
+        "Wen & Topcu 2018",
+        "test_planning_gap.py::test_a_row_under_a_limit_reaches_its_optimum",
+    ),
+    (
+        "rce-pets",
+        "planning:RCE_PETS",
+        "plans under limits on the worst particle's cost; privileged in its Goal preset",
+        "Liu et al. 2020",
+        "test_planning_gap.py::test_a_row_under_a_limit_reaches_its_optimum",
+    ),
+    (
+        "cap-pets",
+        "planning:CAP_PETS",
+        "plans with costs raised by what the model does not know; privileged in its Goal preset",
+        "Ma et al. 2022",
+        "test_planning_gap.py::test_a_row_under_a_limit_reaches_its_optimum",
+    ),
+    (
+        "loop",
+        "planning:LOOP",
+        "plans that end in the value of a SAC policy",
+        "Sikchi, Zhou & Held 2022",
+        "test_planning_gap.py::test_loop_sees_beyond_its_plan_where_pets_does_not",
+    ),
+    (
+        "safe-loop",
+        "planning:SAFE_LOOP",
+        "LOOP under limits on the worst particle's cost; privileged in its Goal preset",
+        "Sikchi, Zhou & Held 2022",
+        "test_planning_gap.py::test_safe_loop_reaches_the_optimum_under_a_hard_limit",
+    ),
+    (
+        "cpq",
+        "offline:CPQ",
+        "Q-learning whose values count for nothing beyond the limit, from data",
+        "Xu, Zhan & Zhu 2022",
+        "test_cpq.py::test_it_is_its_fixed_point_within_the_datas_support",
+    ),
 )
 
 RECIPES: tuple[Entry, ...] = tuple(
@@ -642,6 +691,17 @@ TEAM_RECIPES: tuple[Entry, ...] = tuple(
     for name, summary, reference, test in _OF_TEAMS
 )
 
+COORDINATES = Entry(
+    kind="env",
+    name="Coordinates-v0",
+    target="trueline.rl.planning.coordinates:make_coordinates",
+    summary="a Goal world as coordinates; privileged",
+    reference="OmniSafe's model-based worlds (Ji et al. 2023)",
+    level="peer",
+    test="tests/safety/test_planning_rows.py::test_what_is_told_is_what_the_world_pays_and_charges",
+    family="Coordinates",
+)
+
 ENTRIES: tuple[Entry, ...] = (
     *WORLDS,
     *VARIANTS,
@@ -651,6 +711,7 @@ ENTRIES: tuple[Entry, ...] = (
     *MULTI_GOALS,
     *MANIPULATION,
     CUSTOM,
+    COORDINATES,
     *RECIPES,
     *TEAM_RECIPES,
 )

@@ -78,6 +78,8 @@ def _asked(policy: object, obs: Obs, actions: int) -> Array:
     if isinstance(policy, TellsProbabilities):
         return np.asarray(policy.action_probabilities(obs, actions), dtype=np.float64)
     if isinstance(policy, NetworkPolicy):
+        if policy.network.memory_width:
+            raise ConfigError("a policy with a memory is no table of time and state. Evaluate it by its episodes.")
         inputs = {name: torch.as_tensor(value) for name, value in policy.observation.encode(obs).items()}
         return probabilities(policy.network.policy(policy.network.features(inputs)), actions).numpy()
     raise ConfigError(

@@ -12,6 +12,9 @@ What holds for every row:
 * The multiplier moves when an episode of the policy has ended, by the mean of the last `window` undiscounted episode
   costs, on fresh layouts; never by a gradient step, and never by episodes that random actions were part of.
 * Observations' statistics stand still between epochs, and travel with the policy.
+* A row with a handler may limit something other than the expected cost (`augmentation/kinds.py`). The replay holds the
+  costs c̃ of the kind as they were charged: what adapts, ν of a CVaR, does so once an epoch, and rows from before are
+  charged by the ν they were played with until they leave the replay.
 """
 
 from __future__ import annotations
@@ -31,10 +34,14 @@ from trueline.core.config import Config
 from trueline.core.errors import BadWorld, ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.rl.augmentation.augment import Augmentation
+from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
+from trueline.rl.augmentation.world import Augmented
 from trueline.rl.env import Obs, Stateful, Step, VectorEnv, observation_rows
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.schedule import CostLimit
 from trueline.rl.off_policy.networks import ActorQ, Guide, Learner, QNetwork, QPolicy, Shape, described
 from trueline.rl.off_policy.replay import NStep, Replay, Transitions
 from trueline.rl.off_policy.sac import Sac
@@ -46,11 +53,16 @@ from trueline.rl.training import (
     MOST_MET,
     Averaged,
     failing_layouts,
+    held,
+    learnt_by,
     limits_of,
+    limits_over,
     one_world,
+    played_under,
     refuse_divergence,
     run_epochs,
     shown,
+    stated,
     training_seeds,
     with_default,
 )
@@ -149,7 +161,7 @@ class OffPolicy(Config):
 class Limited(OffPolicy):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
+    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
 
 
 class Constrained(Limited):
@@ -158,6 +170,14 @@ class Constrained(Limited):
     window: int = Field(50, ge=1)  # finished episodes whose mean is J_C
     constraint: Constraint = Lagrangian(lr=0.01)
     episodes_per_move: int = Field(1, ge=1)  # finished episodes from one move of the multiplier to the next
+    limit_on: LimitOn = Expected()  # what cost_limit limits: the expected cost, a rate, a chance, a tail
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_multiplier_keeps_it(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            refuse_hard(given.get("limit_on"))
+        return given
 
 
 @dataclass(frozen=True)
@@ -191,11 +211,9 @@ class OffPolicyRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
-            limits_of(_cost_limit(config), world)
-            network = _network(config, world, torch.Generator().manual_seed(0))
+            env = as_trained(config, world, np.random.default_rng(0), root=root)
+            network = _network(config, env, torch.Generator().manual_seed(0))
             config.update.learner(network)
-            if config.disturbance:
-                disturbed(world, config.disturbance, np.random.default_rng(0))
 
     def limits(self, config: OffPolicy) -> dict[str, float]:
         """The limit that each cost of the world is trained for, in the order of `cost_limit`; {} when none is.
@@ -214,8 +232,32 @@ class OffPolicyRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _cost_limit(config: OffPolicy) -> float | tuple[float, ...] | None:
+def _cost_limit(config: OffPolicy) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Limited) else None
+
+
+def rules_of(config: OffPolicy) -> Augmentation | None:
+    """The rules under which training episodes are played; None where they are the world's own."""
+    if isinstance(config, Constrained) and not isinstance(config.limit_on, Expected):
+        return config.limit_on
+    return None
+
+
+def as_trained(
+    config: OffPolicy,
+    world: VectorEnv,
+    rng: np.random.Generator,
+    learnt: Mapping[str, Any] | None = None,
+    root: Path | None = None,
+) -> VectorEnv:
+    """The world as training meets it: disturbed by draws from `rng`, and around that the kind of limit.
+
+    learnt: parameters of the kind that an earlier training came to; root: the folder of runs, for calibrated limits.
+    Raises ConfigError for limits, a disturbance or a kind that do not fit the world.
+    """
+    limits = limits_over(_cost_limit(config), world, root)
+    env = disturbed(world, config.disturbance, rng) if config.disturbance else world
+    return played_under(env, rules_of(config), limits, learnt)
 
 
 def _network(config: OffPolicy, world: VectorEnv, rng: torch.Generator) -> ActorQ:
@@ -244,7 +286,8 @@ class Ended:
     """The episodes that ended in an epoch."""
 
     episode_return: list[float]
-    cost: list[NDArray[np.float64]]
+    cost: list[NDArray[np.float64]]  # the world's own
+    charged: list[NDArray[np.float64]]  # what is limited
     length: list[int]
 
 
@@ -256,13 +299,15 @@ class Trainer:
         self.config, self.run = config, run
         torch.set_num_threads(config.learner_threads)
         world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.limited = limits_of(_cost_limit(config), world)
-        self.limits = torch.tensor(list(self.limited.values()), dtype=torch.float64)
+        self.path = limits_over(_cost_limit(config), world, run.folder.parent)
+        self.limited = self.path.final
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
-        self.env = disturbed(world, config.disturbance, run.rng("disturbance")) if config.disturbance else world
+        parent = inputs.get("policy")
+        drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
+        self.env = as_trained(config, world, drawn, learnt_by(parent, rules_of(config)), run.folder.parent)
+        self.rules = self.env if isinstance(self.env, Augmented) else None
         self.codec = ObservationCodec.of(self.env.observation_space)
         self.network = _network(config, self.env, run.torch_rng("networks"))
-        parent = inputs.get("policy")
         if parent is not None:
             self._warm_start(parent)
         self.warm = parent is not None
@@ -284,7 +329,8 @@ class Trainer:
         self.running_return, self.running_cost = np.zeros(n), np.zeros((n, k))
         self.running_length = np.zeros(n, dtype=np.int64)
         self.random = np.zeros(n, dtype=np.bool_)  # whether the running episode held a random action
-        self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)
+        self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)  # costs: what is limited, as it is charged
+        self.recent_played = self.recent_cost  # the world's own costs of the same episodes
         self.since_move = 0  # finished episodes since the multiplier moved
         self.total_cost = np.zeros(k)  # over the whole training: what learning itself cost
         self.paid = no_costs_yet(k)  # of that, what lay beyond the limits
@@ -324,6 +370,12 @@ class Trainer:
             for mine, given in zip(own.critics.parameters(), theirs.critics.parameters(), strict=True):
                 mine[:shared].copy_(given[:shared])
 
+    def limits(self) -> Tensor:
+        """[K] what episode costs are held under in this epoch, as training counts them: d, or another kind's d̃."""
+        if self.rules is not None:
+            return torch.as_tensor(self.rules.limits())
+        return torch.as_tensor(self.path.in_epoch(self.epoch, self.epochs))
+
     def _guide(self) -> Guide:
         """What the constraint says as it stands."""
         config = self.config
@@ -331,7 +383,7 @@ class Trainer:
             weights = self.handler.weights(self.handler_state)
         else:
             weights = unconstrained(self.critics_costs)
-        return Guide(weights, value_limit(self.limits, config.cost_gamma, self.env.max_episode_steps))
+        return Guide(weights, value_limit(self.limits(), config.cost_gamma, self.env.max_episode_steps))
 
     # -- checkpoints --
 
@@ -350,6 +402,8 @@ class Trainer:
             "running_length": self.running_length,
             "random": self.random,
             "recent_cost": self.recent_cost,
+            "recent_played": self.recent_played,
+            "rules": None if self.rules is None else dict(self.rules.parameters),
             "recent_return": self.recent_return,
             "since_move": self.since_move,
             "total_cost": self.total_cost,
@@ -368,6 +422,9 @@ class Trainer:
         self.replay.restore(state["replay"])
         self.handler_state = dict(state["handler"])
         self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
+        self.recent_played = state["recent_played"]
+        if self.rules is not None:
+            self.rules.parameters = dict(state["rules"])
         self.since_move, self.total_cost, self.met = int(state["since_move"]), state["total_cost"], state["met"]
         self.paid = CostAccount(**state["paid"])
         self.total_steps, self.owed = int(state["total_steps"]), float(state["owed"])
@@ -400,7 +457,8 @@ class Trainer:
             self.load_state_dict(saved)
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
-            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+            own = {f"train/{name}": limit for name, limit in self.limited.items()}
+            self.run.write_json("limits.json", own if self.rules is None else stated(self.rules))
         watching = self._watching()
         try:
             run_epochs(self, self.run, self.steps * self.config.num_envs, self.config.checkpoint_epochs)
@@ -432,7 +490,8 @@ class Trainer:
             shape["multipliers"] = self.learner.own["multiplier"].tolist()
         if "log_alpha" in self.learner.own:
             shape["temperature"] = float(self.learner.own["log_alpha"].exp())
-        world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
+        by = None if self.rules is None else self.rules.reference()
+        world = WorldRef(id=self.config.env, options=dict(self.config.env_options), augmentation=by)
         return QPolicy(self.network, self.codec, world, shape, self.parent)
 
     def one_epoch(self) -> str:
@@ -442,8 +501,10 @@ class Trainer:
         if isinstance(self.env, NoisySensors):
             # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
             self.env.set_scale(1.0 / norm.scale32.numpy())
+        self.guide = self._guide()  # the limit may have moved
+        limits = self.limits()
         seen = np.zeros((self.steps, *self.obs.shape), dtype=np.float32)
-        ended = Ended([], [], [])
+        ended = Ended([], [], [], [])
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         for t in range(self.steps):
@@ -461,7 +522,12 @@ class Trainer:
         norm.update(torch.from_numpy(seen).flatten(0, 1))
         self.epoch += 1
         self.averaged.take(self.epoch, self.epochs)
-        note = self._log(ended, {name: float(total) / counts[name] for name, total in sums.items()})
+        report = {name: float(total) / counts[name] for name, total in sums.items()}
+        note = self._log(ended, report, limits)
+        if self.rules is not None and ended.length:
+            self.rules.adapt(self.recent_played)
+            # An episode that was counted under other limits keeps its excess over them.
+            self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
         self.run.offer(self.total_steps, self.policy)
         return note
 
@@ -510,7 +576,8 @@ class Trainer:
         self.running_return += step.reward
         self.running_cost += step.cost
         self.running_length += 1
-        self.total_cost += step.cost.sum(axis=0)
+        if self.rules is None:
+            self.total_cost += step.cost.sum(axis=0)
         self.total_steps += self.config.num_envs
         if step.ended.any():
             self._account(np.flatnonzero(step.ended), layouts, ended)
@@ -541,32 +608,52 @@ class Trainer:
 
     def _account(self, rows: NDArray[np.int64], layouts: NDArray[np.uint32], ended: Ended) -> None:
         """Episodes that ended: what they came to, and what the constraint makes of it."""
+        played = self._played(rows)
         ended.episode_return.extend(self.running_return[rows].tolist())
-        ended.cost.extend(self.running_cost[rows].copy())
+        ended.cost.extend(played)
+        ended.charged.extend(self.running_cost[rows].copy())
         ended.length.extend(self.running_length[rows].tolist())
-        if self.limited:
-            self.paid = accounted(self.paid, self.running_cost[rows], self.limits.numpy())
+        if self._counts_costs():
+            self.paid = accounted(self.paid, played, np.array(list(self.limited.values())))
         self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
         window = self.config.window if isinstance(self.config, Constrained) else 50
         self.recent_return = np.concatenate([self.recent_return, self.running_return[rows]])[-window:]
         # Constraints are steered by E[cost] of the policy on fresh layouts: random actions are not the policy, and
         # layouts that failed an audit cost more than the average.
-        own = rows[(layouts[rows] < FAILED_FROM) & ~self.random[rows]]
+        fit = (layouts[rows] < FAILED_FROM) & ~self.random[rows]
+        own = rows[fit]
+        self.recent_played = np.concatenate([self.recent_played, played[fit]])[-window:]
         self.recent_cost = np.concatenate([self.recent_cost, self.running_cost[own]])[-window:]
         self.since_move += len(own)
         if isinstance(self.config, Constrained) and self.since_move >= self.config.episodes_per_move:
             assert self.handler is not None
             self.since_move = 0
             measured = torch.as_tensor(self.recent_cost)
-            self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
+            self.handler_state = self.handler.update(self.handler_state, measured, self.limits())
             self.guide = self._guide()
         self.running_return[rows] = 0.0
         self.running_cost[rows] = 0.0
         self.running_length[rows] = 0
         self.random[rows] = False
 
-    def _log(self, ended: Ended, report: Mapping[str, float]) -> str:
+    def _counts_costs(self) -> bool:
+        """Whether an episode's cost is what its limit is stated in; a step rate is not."""
+        config = self.config
+        return bool(self.limited) and not (isinstance(config, Constrained) and isinstance(config.limit_on, StepRate))
+
+    def _played(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the world itself charged the episodes of `rows` that have just ended, [len(rows), K]."""
+        if self.rules is None:
+            return self.running_cost[rows].copy()
+        played = self.rules.drained()
+        self.total_cost += played.total_cost
+        return played.episode_cost
+
+    def _log(self, ended: Ended, report: Mapping[str, float], limits: Tensor) -> str:
+        if self.rules is not None:
+            self.total_cost += self.rules.drained().total_cost  # of the episodes that are still running
         scalars = {f"update/{name}": value for name, value in report.items()}
+        scalars |= self.path.logged(limits.numpy())
         scalars["update/gradient_steps"] = float(self.learner.steps)
         if ended.length:  # without a finished episode there is no estimate, and none is logged
             scalars["train/return"] = float(np.mean(ended.episode_return))
@@ -575,12 +662,15 @@ class Trainer:
                 scalars[f"train/{name}"] = float(cost)
         for k, name in enumerate(self.env.costs):
             scalars[f"train/total_{name}"] = float(self.total_cost[k])
-            if self.limited:
+            if self._counts_costs():
                 scalars[f"train/violations_{name}"] = float(self.paid.violations[k])
                 scalars[f"train/regret_{name}"] = float(self.paid.regret[k])
+        if self.rules is not None:
+            charged = np.array(ended.charged).reshape(-1, len(self.env.costs))
+            scalars |= held(self.rules, charged)
         if self.handler is not None:
             weights = self.guide.weights
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(weights.cost[k] / weights.reward)
         self.run.log(self.total_steps, **scalars)
-        return shown(self.recent_return, self.recent_cost)
+        return shown(self.recent_return, self.recent_played)

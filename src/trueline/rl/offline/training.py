@@ -38,6 +38,7 @@ from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.networks import ActorCritic
 from trueline.rl.off_policy.networks import QNetwork
 from trueline.rl.off_policy.replay import Transitions
@@ -47,7 +48,7 @@ from trueline.rl.offline.data import DoneMeans, OfflineData, read
 from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
-from trueline.rl.training import limits_of, one_world, refuse_divergence, run_epochs, with_default
+from trueline.rl.training import limits_of, limits_over, one_world, refuse_divergence, run_epochs, with_default
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
@@ -135,7 +136,7 @@ class Offline(Config):
 class Limited(Offline):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one number or one per cost
+    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
 
 
 class Constrained(Limited):
@@ -191,7 +192,7 @@ class OfflineRecipe:
         return Trainer(config, run).train()
 
 
-def _cost_limit(config: Offline) -> float | tuple[float, ...] | None:
+def _cost_limit(config: Offline) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Limited) else None
 
 
@@ -235,23 +236,23 @@ class _Problem:
     data: OfflineData
     plan: Plan
     observation: ObservationCodec
-    limits: dict[str, float]
+    limits: Limits
     horizon: int
-    rows: np.ndarray[Any, Any]  # rows that are learnt from
+    rows: np.ndarray[Any, Any]  # rows that are learnt from: where limits move, by those of the end
 
     @classmethod
     def of(cls, config: Offline, root: Path) -> _Problem:
         if not config.dataset:
             raise ConfigError("dataset is not set. Give run://ID/data.parquet, or a .parquet, .npz or .h5 file.")
         with one_world(config.env, config.env_options) as world:
-            limits = limits_of(_cost_limit(config), world)
+            limits = limits_over(_cost_limit(config), world, root)
             data = fitted(read(resolve(config.dataset, root), config.done), world)
             observation, action = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
-            plan = Plan(observation, action, tuple(limits), config.actor, config.critic, config.normalise)
+            plan = Plan(observation, action, limits.names, config.actor, config.critic, config.normalise)
             horizon = world.max_episode_steps
         update: Update = config.update
         update.learner(plan, torch.Generator().manual_seed(0))
-        rows = update.rows(data, torch.tensor(list(limits.values()), dtype=torch.float64))
+        rows = update.rows(data, torch.as_tensor(limits.at(1.0)))
         return cls(data, plan, observation, limits, horizon, rows)
 
 
@@ -266,8 +267,8 @@ class Trainer:
         self.config, self.run = config, run
         torch.set_num_threads(config.learner_threads)
         problem = _Problem.of(config, run.folder.parent)
-        self.limited, self.observation, self.horizon = problem.limits, problem.observation, problem.horizon
-        self.limits = torch.tensor(list(self.limited.values()), dtype=torch.float64)
+        self.path, self.observation, self.horizon = problem.limits, problem.observation, problem.horizon
+        self.limited = self.path.final
         self.update: Update = config.update
         self.learner: Learns = self.update.learner(problem.plan, run.torch_rng("networks"))
         self.network = self.learner.network
@@ -303,8 +304,8 @@ class Trainer:
         weights = unconstrained(costs) if self.handler is None else self.handler.weights(self.handler_state)
         per_step = value_limit(torch.ones((), dtype=torch.float64), config.gamma, self.horizon)
         start = 1.0 / (self.horizon * float(per_step))
-        limit = self.limits
-        return Terms(weights, limit / self.horizon, value_limit(self.limits, config.cost_gamma, self.horizon), start)
+        limit = torch.as_tensor(self.path.in_epoch(self.epoch, self.epochs))
+        return Terms(weights, limit / self.horizon, value_limit(limit, config.cost_gamma, self.horizon), start)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
@@ -347,6 +348,8 @@ class Trainer:
 
     def one_epoch(self) -> str:
         """Gradient steps and their log; returns what is shown beside the bar."""
+        self.terms = self._terms()  # the limit may have moved
+        limits = self.path.in_epoch(self.epoch, self.epochs)
         sums: dict[str, float] = {}
         for _ in range(self.config.steps_per_epoch):
             for name, value in self._gradient_step().items():
@@ -354,6 +357,7 @@ class Trainer:
         refuse_divergence(self.network, self.total_steps, self.run)
         self.epoch += 1
         scalars = {f"update/{name}": total / self.config.steps_per_epoch for name, total in sums.items()}
+        scalars |= self.path.logged(limits)
         if self.handler is not None:
             for name, value in zip(self.limited, self.terms.multiplier.tolist(), strict=True):
                 scalars[f"constraint/multiplier_{name}"] = value

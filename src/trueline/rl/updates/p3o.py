@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: float) -> Tensor:
-    """κ·Σₖ max(0, mean((ρ − 1)A_cₖ) + slackₖ).  ratio [b], advantage_c [b, K], slack [K] -> a number.
+    """κ·Σₖ max(0, mean((ρ − 1)A_cₖ) + slackₖ).  ratio [...], advantage_c [..., K], slack [K] -> a number.
 
     slackₖ is (J_Cₖ − dₖ) per step, as the mean is (corrections C6); nan, as long as no episode has ended, is no
     penalty. The paper writes ρA_c. A_c is centred over the batch, so that over it both are one number; over a minibatch
     ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and decides at random
     whether there is a penalty.
     """
-    change = ((ratio - 1.0)[:, None] * advantage_c).mean(dim=0)
+    change = ((ratio - 1.0)[..., None] * advantage_c).flatten(0, -2).mean(dim=0)
     return kappa * torch.relu(change + slack.nan_to_num(-torch.inf)).sum()
 
 

@@ -82,10 +82,12 @@ def ascend(
 ) -> PassesReport:
     """Up to `passes` passes of minibatch steps on −objective − c·entropy + Σ(V − target)², ended by target_kl.
 
+    Minibatches are of rows, or of whole segments with about as many rows where the batch is of sequences.
     Without `values` the values are left out of the loss; `adam` is then one that leaves the critics alone. KL is
     counted from `start`: the policy that acted, unless another is given.
     """
-    size = len(batch.log_prob)
+    size, unit = len(batch.log_prob), batch.log_prob[0].numel()
+    minibatch = max(1, settings.minibatch // unit)
     start = batch.policy if start is None else start
     kl = torch.zeros(())
     sums = torch.zeros(3)
@@ -93,14 +95,14 @@ def ascend(
     for done in range(1, settings.passes + 1):  # noqa: B007  (the number of passes made is reported)
         sums.zero_()
         order = torch.randperm(size, generator=rng)
-        begins = range(0, size, settings.minibatch)
+        begins = range(0, size, minibatch)
         for begin in begins:
-            rows = order[begin : begin + settings.minibatch]
+            rows = order[begin : begin + minibatch]
             features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
             policy = network.policy(features)
             gain = objective(policy, rows)
             if values:
-                value_loss = (network.values(features) - batch.target[rows]).square().mean(0).sum()
+                value_loss = (network.values(features) - batch.target[rows]).square().flatten(0, -2).mean(0).sum()
                 loss = value_loss - gain
                 sums[1] += value_loss.detach()
             else:
