@@ -2,6 +2,7 @@
 
     export PEER_PYTHON=…/peer/bin/python      # the head of _peers.py says how to make one
     python benchmarks/policy_parity.py [--steps 1600000] [--episodes 200] [--root runs/policy-parity]
+    python benchmarks/policy_parity.py --show     # what the stored result says, in sentences
 
 Trains PPO-Lag on our PointGoal1 (a run that is finished is read), then runs the same episodes in both worlds: layout
 seeds 0, 1, …, the same noise at every step of an episode, the policy as plain arrays that both sides evaluate by the
@@ -211,13 +212,31 @@ def both_worlds(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, l
         return ours, json.loads(answer.read_text())
 
 
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """What a record says of both policies, with intervals; the verdict is the stochastic one's."""
+    out = []
+    for mode in MODES:
+        for name in SCORES:
+            c, whose = record["scores"][mode][name], "decides" if mode == "stochastic" else "beside it"
+            out.append(
+                f"{mode} policy ({whose}), {name} of {record['episodes']} layouts: {c['ours']:.2f} here, "
+                f"{c['original']:.2f} in the original, difference {c['difference']:+.2f} "
+                f"(95 % {c['low']:+.2f} to {c['high']:+.2f}, within ±{c['margin']:.2f} is alike): {c['verdict']}"
+            )
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1_600_000, help="of training")
     parser.add_argument("--episodes", type=int, default=200, help="layouts, one episode each")
     parser.add_argument("--root", type=Path, default=Path("runs/policy-parity"))
     parser.add_argument("--original", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--show", action="store_true", help="print the stored result and run nothing")
     given = parser.parse_args()
+    if given.show:
+        print(*sentences(json.loads(RESULT.read_text())), sep="\n")
+        return
     if given.original:
         in_original(*given.original)
         return
@@ -285,13 +304,7 @@ def main() -> None:
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(record, indent=1) + "\n")
-    for mode, found in scores.items():
-        for name, c in found.items():
-            print(
-                f"{mode} {name}: ours {c['ours']:.2f}, original {c['original']:.2f}, "
-                f"difference {c['difference']:.2f} ({c['low']:.2f} to {c['high']:.2f}), margin {c['margin']:.2f}: "
-                f"{c['verdict']}"
-            )
+    print(*sentences(record), sep="\n")
 
 
 if __name__ == "__main__":

@@ -256,4 +256,17 @@ USEFULNESS = Entry(
     test="tests/rl/test_audits_usefulness.py::test_an_idle_policy_is_worth_nothing_beyond_being_idle",
 )
 
-ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS + EXACT
+GAMES: tuple[Entry, ...] = (
+    Entry(
+        kind="multi-agent env",
+        name="TeamCmdp-v0",
+        target="trueline.rl.teams.exact:make_game",
+        summary="a cooperative game with costs, given by its tables",
+        reference="Altman 1999, chapters 2 and 4",
+        level="exact",
+        test="tests/rl/test_multi_agent_training.py::test_episodes_of_a_team_have_its_exact_mean_return_and_costs",
+        family="Exact CMDPs",
+    ),
+)
+
+ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS + EXACT + GAMES

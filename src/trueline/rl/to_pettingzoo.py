@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.rl import worlds
-from trueline.rl.env import Visible
 from trueline.rl.multi_agent import MultiAgentVectorEnv
+from trueline.rl.to_gymnasium import Lens
 
 try:
     from pettingzoo.utils.env import ParallelEnv
@@ -42,22 +42,25 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
     """
 
     def __init__(
-        self, factory: Callable[[int], MultiAgentVectorEnv] | str, render_mode: str | None = None, **options: Any
+        self,
+        factory: Callable[[int], MultiAgentVectorEnv] | str,
+        render_mode: str | None = None,
+        camera_name: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        **options: Any,
     ) -> None:
         """factory: the id of a world of several agents, made with `options`, or a function from a number of
-        environments to such a world; called with 1.
+        environments to such a world; called with 1. render_mode, camera_name, width and height: as for `ToGymnasium`.
 
         Raises UnknownName for an id, ConfigError when pictures are asked for that the world does not have.
         """
         self.world = worlds.make_multi_agent(factory, 1, **options) if isinstance(factory, str) else factory(1)
         if self.world.num_envs != 1:
             raise ConfigError(f"the factory made {self.world.num_envs} copies of {self.world.id}, but was asked for 1.")
-        modes = ["rgb_array"] if isinstance(self.world, Visible) else []
-        if render_mode is not None and render_mode not in modes:
-            offers = ", ".join(modes) or "no render mode"
-            raise ConfigError(f"render_mode is {render_mode!r}, but {self.world.id} offers {offers}.")
+        self._lens = Lens(self.world, render_mode, camera_name, width, height)
         self.render_mode = render_mode
-        self.metadata = {"name": self.world.id, "render_modes": modes, "is_parallelizable": True}
+        self.metadata = {"name": self.world.id, **self._lens.metadata, "is_parallelizable": True}
         self.possible_agents: list[str] = list(self.world.agents)
         self.agents: list[str] = []
         self.observation_spaces = dict(self.world.observation_spaces)
@@ -113,6 +116,8 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         self._next = {agent: _one(value) for agent, value in step.obs.items()} if ended else None
         self._state = _one(step.final_state)
         self.agents = [] if ended else acting
+        if self.render_mode == "human":
+            self.render()
         costs = {agent: step.cost[0, k] for k, agent in enumerate(acting)}
         named = {agent: dict(zip(self.world.costs, own.tolist(), strict=True)) for agent, own in costs.items()}
         return (
@@ -130,8 +135,8 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         return self._state
 
     def render(self) -> Any:
-        """A picture [H, W, 3], or None without a render mode."""
-        return self.world.render(0) if self.render_mode is not None and isinstance(self.world, Visible) else None
+        """A picture as `to_gymnasium.MODES` says, or None without a render mode and with a window."""
+        return self._lens.draw(0)
 
     def close(self) -> None:
         """Free the world."""

@@ -588,6 +588,13 @@ _ROWS = (
         "test_offline.py::test_coptidice_is_the_solution_of_its_dual",
     ),
     (
+        "ppo-simmer-pid",
+        "augmented:PPO_SIMMER",
+        "PPO under a budget that a controller raises along a plan",
+        "Sootla et al. 2022, NeurIPS",
+        "test_simmer_row.py::test_with_a_plan_the_row_reaches_the_almost_sure_optimum",
+    ),
+    (
         "pets",
         "planning:PETS",
         "plans with a learnt ensemble, reward alone",

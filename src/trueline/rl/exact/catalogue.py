@@ -44,14 +44,4 @@ ENTRIES: tuple[Entry, ...] = (
     *(_entry(f"{form}-{name}{VERSION}", summary) for form in (DISCRETE, BOX) for name, summary in INSTANCES.items()),
     _entry(OWN, "a process of the user's own, given by its tables"),
     _entry(OWN_BOX, "a process of the user's own, given by its tables"),
-    Entry(
-        kind="multi-agent env",
-        name="TeamCmdp-v0",
-        target="trueline.rl.teams.exact:make_game",
-        summary="a cooperative game with costs, given by its tables",
-        reference="Altman 1999, chapters 2 and 4",
-        level="exact",
-        test="tests/rl/test_multi_agent_training.py::test_episodes_of_a_team_have_its_exact_mean_return_and_costs",
-        family="Exact CMDPs",
-    ),
 )

@@ -289,9 +289,10 @@ class JointActor:
         """columns: where each agent's observation stands in a row; action: of the world seen as one agent's."""
         self.team, self.columns, self.action = team, columns, action
         self.widths = tuple(codec.width for codec in team.roster.actions)
+        self.memory_width = 0
 
-    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The row as it is: each policy normalises its own part."""
+    def features(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """The row as it is: each policy normalises its own part, and none has a memory."""
         return inputs["vector"]
 
     def policy(self, vector: Tensor) -> Joint:
