@@ -46,6 +46,7 @@ PI_CUP = {"kind": "pid", "kp": 1.0, "ki": 0.05, "kd": 0.0, "smoothing": 0.5, "in
 PI_NATURAL = {"kind": "pid", "kp": 1.0, "ki": 0.03, "kd": 0.0, "smoothing": 0.0}
 ASCENT = {"kind": "lagrangian", "rule": "sgd", "lr": 0.02, "init": 0.5}  # the published way up, in units of the suite
 SMALL = {"target_kl": 1e-3, "cg_damping": 1e-3}
+PLAIN = {"schedule": "linear", "entropy": 0.0}
 CASES: dict[str, Case] = {
     "pg": Case("first_order:PG", {}, "free", READABLE),
     "ppo": Case("ppo:PPO", {}, "free", READABLE),
@@ -83,13 +84,21 @@ CASES: dict[str, Case] = {
     "trpo-lag, PI": Case("trust_region:TRPO_LAG", {"update": SMALL, "constraint": PI_NATURAL}),
     "rcpo": Case("trust_region:RCPO", {"update": SMALL, "constraint": ASCENT}),
     "rcpo, PI": Case("trust_region:RCPO", {"update": SMALL, "constraint": PI_NATURAL}),
+    "mappo": Case("multi_agent:MAPPO", {"update": PLAIN}, "free"),
+    "happo": Case("multi_agent:HAPPO", {"update": PLAIN}, "free"),
+    "mappo-lag": Case("multi_agent:MAPPO_LAG", {"update": PLAIN, "constraint": PI}),
+    "macpo": Case("multi_agent:MACPO", {"update": {"target_kl": 0.003}}),
 }  # fmt: skip
 
 
 def settings_of(case: Case) -> Callable[[Any, Any], dict[str, Any]]:
     """Numbers besides the state, such as a budget, do not fit a table: those rows get a hidden layer."""
 
-    def settings(_cmdp: Any, _problem: Any) -> dict[str, Any]:
+    def settings(cmdp: Any, _problem: Any) -> dict[str, Any]:
+        if case.recipe.startswith("multi_agent:") and case.problem != "free":
+            # Where costs differ, an agent answers for what it does to the others' too.
+            shared = all((cmdp.cost[..., k] == cmdp.cost[..., 0]).all() for k in range(len(cmdp.costs)))
+            return {"answers_for": "own" if shared else "all", **case.settings}
         if case.with_tables:
             return dict(case.settings)
         return {"actor": {"hidden": [32]}, "critic": {"hidden": [32]}, **case.settings}
@@ -102,6 +111,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
 
     from trueline.rl.exact.gap import measure_gap
     from trueline.rl.exact.optimum import Expected
+    from trueline.rl.teams.exact import measure_team_gap
 
     case = CASES[name]
     module, row = case.recipe.split(":")
@@ -110,7 +120,8 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     if problem == "free":
         problem = lambda cmdp: Expected((FREE,) * len(cmdp.costs))  # noqa: E731
     began = time.process_time()
-    gap = measure_gap(recipe, problem, case.instances, settings_of(case), (seed,))
+    measure = measure_team_gap if module == "multi_agent" else measure_gap
+    gap = measure(recipe, problem, case.instances, settings_of(case), (seed,))
     print(gap.table(), flush=True)
     return {
         "settings": json.loads(json.dumps({"case": case._asdict(), "seed": seed})),

@@ -86,7 +86,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
         "exact",
         (
             "Cmdp{,Box}-{Corridor,Gamble,Tolls,Foundry,Garnet1,Garnet2,Garnet3,Garnet4,Garnet5,Garnet6}-v0",
-            "Cmdp{,Box}-v0",
+            "{Cmdp,CmdpBox,TeamCmdp}-v0",
         ),
     ),
     "Hands": (
@@ -97,6 +97,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "Mobile arm": ("manipulation", ("TruelineMobileArm{CloseDrawer,PickPlace}-v0",)),
+    "Coordinates": ("navigation", ("Coordinates-v0",)),
     "Custom": ("custom", ("SafetyCustom-v0",)),
 }
 
