@@ -8,8 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from trueline.cli import main
+
+# No test is about time: on a busy machine, or with an import in its first example, a property holds as well.
+settings.register_profile("trueline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("trueline")
 
 
 @dataclass(frozen=True)

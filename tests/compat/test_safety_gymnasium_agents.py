@@ -1,10 +1,13 @@
 """Several agents: dicts by agent, one shared body or room, one stream of episodes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
 from trueline.core.errors import ConfigError
+from trueline.safety.worlds.render import NoGraphics
 from trueline.safety.worlds.velocity_agents import make_multi_agent
 
 ANT = ("Ant", "2x4")
@@ -109,3 +112,44 @@ def test_two_agents_in_a_room_get_what_their_world_gives_and_go_on_with_its_stre
             assert (terminated[agent], truncated[agent]) == (False, False)
     again, _ = env.reset()
     assert not np.array_equal(again["agent_0"], env.reset(seed=3)[0]["agent_0"])
+
+
+def test_a_vision_room_is_seen_by_sensor_with_both_agents_pictures(sg):
+    env = sg.make("SafetyAntMultiGoal0Vision-v0")
+    try:
+        obs, _ = env.reset(seed=3)
+    except NoGraphics:
+        pytest.skip("no OpenGL here")
+    plain, _ = sg.make("SafetyAntMultiGoal0-v0").reset(seed=3)
+    for agent in env.possible_agents:
+        space = env.observation_space(agent)
+        assert space.contains(obs[agent])
+        assert list(space.spaces) == list(obs[agent])
+        assert obs[agent]["vision_1"].shape == (256, 256, 3)
+        numbers = [part.ravel() for key, part in obs[agent].items() if not key.startswith("vision")]
+        np.testing.assert_array_equal(np.concatenate(numbers), plain[agent])
+
+
+@pytest.mark.parametrize("config", [{"observe_vision": True}, {"observe_vision": True, "observation_flatten": False,
+                                    "vision_env_conf.vision_size": (60, 40)}])  # fmt: skip
+def test_pictures_of_a_room_come_in_a_dict_and_one_size(sg, config):
+    with pytest.raises(ConfigError, match="256 × 256"):
+        sg.make("SafetyPointMultiGoal0-v0", config=config)
+
+
+def test_keys_drive_the_first_of_two_agents(sg):
+    env = sg.make("SafetyPointMultiGoal0Debug-v0")
+    still = sg.make("SafetyPointMultiGoal0-v0")
+    inner = env.unwrapped._inner.world
+    inner.window = SimpleNamespace(held=lambda: {"I"}, close=lambda: None)
+    for each in (env, still):
+        each.reset(seed=0)
+    half = env.observation_space("agent_0").shape[0] // 2
+    for _ in range(3):
+        driven, *_ = env.step(drive(env, 0.7))  # what is given does not count
+        asked, *_ = still.step({"agent_0": np.array([1.0, 0.0]), "agent_1": np.zeros(2)})
+        np.testing.assert_array_equal(driven["agent_0"], asked["agent_0"])
+    assert driven["agent_0"][3:5].any()  # agent_0's velocity
+    assert not driven["agent_0"][half + 3 : half + 5].any()
+    with pytest.raises(ConfigError, match="cannot be driven by keys"):
+        sg.make("SafetyAntMultiGoal0-v0", config={"debug": True})

@@ -14,6 +14,7 @@ import pytest
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.env import Stateful, Visible
 from trueline.rl.multi_agent import check_multi_agent
+from trueline.safety.worlds import make_world, open_world
 from trueline.safety.worlds.layout import Stream, Unplaceable
 from trueline.safety.worlds.multi_goal import (
     GOALS,
@@ -32,6 +33,16 @@ SAME_PHYSICS = 1e-6
 # Feet that meet the floor make much of it, so that the Ants' observations are compared after one control step only.
 ANT_OBSERVED, ANT_REWARD = 2e-4, 1e-3
 every_id = pytest.mark.parametrize("id", MULTI_GOALS)
+every_golden_id = pytest.mark.parametrize("id", GOLDEN["layouts"])
+every_body = pytest.mark.parametrize(
+    "id",
+    [
+        f"Safety{rest}-v0"
+        for rest in ("PointMultiGoal2", "CarMultiGoal1", "DoggoMultiGoal0", "RacecarMultiGoal0", "AntMultiGoal1")
+    ],
+)
+# Bodies for which the original has ids and no model.
+OTHERS = [id for id in MULTI_GOALS if id not in GOLDEN["layouts"]]
 
 
 def seeds(*values: int) -> np.ndarray:
@@ -73,7 +84,7 @@ def plain(layout: PairLayout) -> dict:
 # --- against the original ---------------------------------------------------------------------------------------------
 
 
-@every_id
+@every_golden_id
 def test_layouts_are_the_originals_bit_for_bit(id):
     for seed, golden in enumerate(GOLDEN["layouts"][id]):
         ours, angles = draw_pair(MULTI_GOALS[id], Stream(seed)), golden["angles"]
@@ -117,7 +128,7 @@ def test_goals_that_are_reached_are_drawn_anew_as_the_original_does(id):
         assert not step.ended.any()
 
 
-@every_id
+@every_golden_id
 def test_first_observations_and_rewards_are_the_originals(id):
     ant = "Ant" in id
     golden = GOLDEN["first_steps"][id]
@@ -164,16 +175,57 @@ def test_each_agent_pays_for_what_it_does_in_the_original(id):
     assert met == {(k, name) for k in (0, 1) for name in env.costs}  # the golden values have seen everything
 
 
+# --- bodies that the original has ids for and no model ----------------------------------------------------------------
+
+
+def test_every_body_has_every_level():
+    assert {id[6:].partition("Multi")[0] for id in MULTI_GOALS} == {"Point", "Car", "Doggo", "Racecar", "Ant"}
+    assert len(MULTI_GOALS) == 15
+    assert len(OTHERS) == 9
+
+
+@pytest.mark.parametrize("id", OTHERS)
+def test_their_rooms_are_the_originals_too(id):
+    # Nothing but the room that an agent claims enters a layout, and all bodies claim the same.
+    for seed, golden in enumerate(GOLDEN["layouts"]["SafetyPoint" + id[id.index("MultiGoal") :]]):
+        ours = draw_pair(MULTI_GOALS[id], Stream(seed))
+        assert plain(ours) == {name: golden[name] for name in plain(ours)}
+
+
+@pytest.mark.parametrize("name", ["Point", "Car", "Doggo", "Racecar", "Ant"])
+def test_each_of_two_bodies_moves_as_the_single_one_does(name):
+    # The single bodies are the original's (test_tasks_parity.py). Apart from one another, two are each one of them.
+    # Three steps, since in the fourth a wheel of the Racecar makes 5e-3 of a difference of 1e-13, of a single one too.
+    pair, single = (
+        make_multi_goal(f"Safety{name}MultiGoal0-v0", 1, observe="own"),
+        make_world(f"Safety{name}Goal0-v0", 2, version="head"),
+    )
+    pair.reset(seeds(0))
+    single.reset(seeds(0, 0))
+    places, turns = np.array([[-2.0, 1.0], [2.0, -1.5]]), np.array([0.4, -2.0])
+    angles = np.array([draw_pair(pair.world, Stream(0)).agent_angles] * 2) if pair.world.agent.start else None
+    single._body.place(np.arange(2), places, turns, angles)
+    for k, body in enumerate(pair._bodies):
+        body.place(np.array([0]), places[[k]], turns[[k]], None if angles is None else angles[:1])
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        actions = rng.uniform(-1, 1, (2, len(pair.world.agent.motors)))
+        both_obs, one_obs = pair.step(both(actions[:1], actions[1:])).obs, single.step(actions).obs
+        for k, agent in enumerate(pair.agents):
+            own = both_obs[agent][0, : pair.world.agent.senses]
+            np.testing.assert_allclose(own, one_obs[k, : pair.world.agent.senses], rtol=1e-9, atol=1e-9)
+
+
 # --- what holds for any two agents ------------------------------------------------------------------------------------
 
 
-@every_id
+@every_body
 def test_the_public_checker_finds_nothing(id):
     short = replace(MULTI_GOALS[id], steps=12)
     check_multi_agent(lambda n, threads=1: MultiGoalWorlds(id, short, n, threads, split(id)), steps=15)
 
 
-@every_id
+@every_body
 def test_pettingzoo_finds_nothing(id):
     pytest.importorskip("pettingzoo")
     from pettingzoo.test import parallel_api_test
@@ -395,7 +447,14 @@ def test_abilities_and_spaces():
     assert isinstance(env, Stateful)
     assert isinstance(env, Visible)
     sizes = {id: make_multi_goal(id, 1).observation_spaces["agent_0"].shape[0] for id in MULTI_GOALS}
-    assert list(sizes.values()) == [88, 152, 152, 144, 208, 208]
+    senses = {"Point": 12, "Car": 24, "Doggo": 56, "Racecar": 12, "Ant": 40}
+    rings = (2, 4, 4)  # two goals; hazards and vases too
+    assert sizes == {
+        f"Safety{name}MultiGoal{level}-v0": 2 * (own + 16 * rings[level])
+        for name, own in senses.items()
+        for level in range(3)
+    }
+    assert list(sizes.values())[:3] == [88, 152, 152]  # of two Points, as the original prints them
     assert env.costs == ("cost_sum",)
     assert make_multi_goal("SafetyAntMultiGoal1-v0", 1, costs="split").costs == ("cost_hazards", "cost_contact_other")
 
@@ -454,3 +513,69 @@ def test_refusals_say_what_would_be_right():
         env.reset(seeds(1))
     with pytest.raises(ConfigError, match="Make the world with the saved settings"):
         make_multi_goal("SafetyPointMultiGoal1-v0", 3).load_state_dict(env.state_dict())
+
+
+# --- forms of the same world ------------------------------------------------------------------------------------------
+
+
+def test_parts_are_what_is_shared_by_sensor_and_by_agent():
+    flat, parts = (make_multi_goal("SafetyAntMultiGoal1-v0", 2, observe=observe) for observe in ("shared", "parts"))
+    first, by_part = flat.reset(seeds(0, 1)), parts.reset(seeds(0, 1))
+    for _ in range(2):
+        for agent in flat.agents:
+            together = np.concatenate([part.reshape(2, -1) for part in by_part[agent].values()], axis=1)
+            np.testing.assert_array_equal(together, first[agent])
+            space = parts.observation_spaces[agent]
+            assert list(space.spaces) == list(by_part[agent])
+            assert space.contains({key: part[1] for key, part in by_part[agent].items()})
+        own = [key for key in by_part["agent_1"] if key.endswith("1") and not key.endswith("_1")]
+        assert len(own) == len(by_part["agent_1"]) / 2  # as the original tells the agents' parts
+        actions = at_random(flat, np.random.default_rng(0))
+        first, by_part = flat.step(actions).obs, parts.step(actions).obs
+
+
+def test_a_vision_id_shows_what_both_agents_see_and_a_debug_id_is_the_plain_world():
+    plain, driven = (make_multi_goal(f"SafetyPointMultiGoal0{view}-v0", 1) for view in ("", "Debug"))
+    np.testing.assert_array_equal(plain.reset(seeds(4))["agent_0"], driven.reset(seeds(4))["agent_0"])
+    seeing = make_multi_goal("SafetyPointMultiGoal0Vision-v0", 1)
+    try:
+        obs = seeing.reset(seeds(4))["agent_1"]
+    except NoGraphics:
+        pytest.skip("no OpenGL here")
+    assert [key for key in obs if key.startswith("vision")] == ["vision_0", "vision_1"]
+    np.testing.assert_array_equal(obs["vision_0"][0], seeing.render(camera="vision"))
+    np.testing.assert_array_equal(obs["vision_1"][0], seeing.render(camera="vision1"))
+    red = {}
+    for x in (0.4, -0.4):  # agent_0 before the eye of agent_1, which looks along +x, or behind it; goals out of sight
+        put(seeing, 0, [0], [[x, 0.0]], [0.0])
+        put(seeing, 1, [0], [[0.0, 0.0]], [0.0])
+        for goal in GOALS:
+            seeing._places[goal][0, 0, :2] = -50.0
+        after = seeing.step(still(seeing)).obs["agent_0"]
+        red[x] = (after["vision_1"][0].astype(int) @ [2, -1, -1] > 100).mean()
+    assert red[0.4] > 0.02
+    assert red[-0.4] == 0.0
+    saved = seeing.state_dict()
+    again = make_multi_goal("SafetyPointMultiGoal0Vision-v0", 1)
+    np.testing.assert_array_equal(again.load_state_dict(saved)["agent_0"]["vision_1"], after["vision_1"])
+
+
+def test_an_episode_that_ends_shows_its_own_last_picture():
+    world = replace(MULTI_GOALS["SafetyPointMultiGoal0-v0"], steps=2)
+    env = MultiGoalWorlds("SafetyPointMultiGoal0Vision-v0", world, 2, observe="vision")
+    try:
+        env.reset(seeds(0, 1))
+    except NoGraphics:
+        pytest.skip("no OpenGL here")
+    env._elapsed[0] = 1
+    step = env.step(still(env))
+    assert step.truncated.tolist() == [True, False]
+    for eye in ("vision_0", "vision_1"):
+        old, new = step.final_obs["agent_0"][eye], step.obs["agent_0"][eye]
+        assert (old[0] != new[0]).any()
+        np.testing.assert_array_equal(old[1], new[1])
+
+
+def test_a_world_of_two_agents_is_not_opened_as_one_of_one():
+    with pytest.raises(ConfigError, match=r"two agents.*goal_blue and goal_red.*MultiGoalWorlds"):
+        open_world("Mine-v0", MULTI_GOALS["SafetyPointMultiGoal1-v0"], 1)

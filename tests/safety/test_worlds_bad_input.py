@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -166,3 +167,84 @@ def test_a_diverged_pair_of_agents_violates_every_constraint_in_both_reports(tmp
     assert (step.cost[0] == 1.0).all()
     for name in env.world.constraints:
         assert (step.info[name][0] == 1.0).all()
+
+
+# --- after the end, and beside the rows there are ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_closed_world_says_so(kind):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    state = env.state_dict()
+    env.close()
+    env.close()  # twice does no harm
+    for call in (
+        lambda: env.step(acts(env)),
+        lambda: env.reset(np.array([0, 1], np.uint32)),
+        env.reset,
+        env.state_dict,
+        lambda: env.load_state_dict(state),
+        lambda: env.render(0),
+    ):
+        refused(call, env.id, "is closed", "Make another")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("i", [5, -1, 2, True, 0.0])
+def test_an_environment_that_is_not_there_is_named(kind, i):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    asked = [env.render, env.scene, *([env.layout] if hasattr(env, "layout") else [])]
+    for ask in asked:
+        refused(lambda ask=ask: ask(i), f"environment {i!r}", "0 to 1")
+    refused(lambda: opened(kind, 1).scene(1), "only environment 0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_is_not_whole_says_what_is_missing(kind):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    state = env.state_dict()
+    follows = observed(env.step(acts(env)).obs)
+    for name, value in state.items():
+        refused(lambda name=name: env.load_state_dict({k: v for k, v in state.items() if k != name}), name)
+        if isinstance(value, np.ndarray):
+            refused(lambda name=name, value=value: env.load_state_dict({**state, name: value[:1]}))
+        elif isinstance(value, list) and value:
+            refused(lambda name=name, value=value: env.load_state_dict({**state, name: value[:1]}), name)
+        elif isinstance(value, dict) and value and name not in ("scales", "seeds"):
+            first = next(iter(value))
+            refused(lambda name=name, first=first: env.load_state_dict({**state, name: {}}), f"{name}.{first}")
+    refused(lambda: env.load_state_dict(None), "state_dict()")
+    # What was refused has changed nothing.
+    env.load_state_dict(state)
+    np.testing.assert_array_equal(observed(env.step(acts(env)).obs), follows)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "planar"])
+def test_a_simulation_that_diverges_leaves_no_file(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default = mujoco.MjLogConfig.get()
+    default.logto_file, default.logfile = True, "MUJOCO_LOG.TXT"  # as MuJoCo has it
+    default.set()
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    inner = getattr(env, "_world", env)
+    inner._batch.bind("qvel")[0] = 1e12
+    step = env.step(acts(env))
+    assert step.info["diverged"].tolist() == [True, False]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_log_file_that_was_chosen_stays(tmp_path):
+    chosen = mujoco.MjLogConfig.get()
+    before = chosen.logto_file, chosen.logfile
+    try:
+        chosen.logto_file, chosen.logfile = True, str(tmp_path / "mine.log")
+        chosen.set()
+        make(ALONE["velocity"], 1)
+        assert mujoco.MjLogConfig.get().logto_file
+    finally:
+        chosen.logto_file, chosen.logfile = before
+        chosen.set()

@@ -72,7 +72,7 @@ def known() -> dict[str, Name]:
         levels = [name for name in names.values() if name.task == task and name.task_id.endswith("0-v0")]
         names |= {id: parse(id) for id in (f"Safety{name.agent}{task}Base-v0" for name in levels)}
     for name in list(names.values()):
-        if name.agent is None or name.view or name.several_agents:
+        if name.agent is None or name.view:
             continue
         stem = name.id.removesuffix("-v0")
         views = ("Vision", "Debug") if name.agent in KEYBOARD_AGENTS else ("Vision",)

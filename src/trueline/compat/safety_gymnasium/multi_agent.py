@@ -18,6 +18,7 @@ from trueline.compat.safety_gymnasium.abilities import AgentsStepNative
 from trueline.compat.safety_gymnasium.config import open_world, read
 from trueline.compat.safety_gymnasium.env import BadAction, drawn_seed
 from trueline.compat.safety_gymnasium.episodes import Episodes
+from trueline.compat.safety_gymnasium.ids import KEYBOARD_AGENTS, parse
 from trueline.compat.safety_gymnasium.infos import of_body
 from trueline.compat.safety_gymnasium.pictures import CAMERAS, MODES, VELOCITY_CAMERAS, Pictures, RenderConf
 from trueline.core.errors import ConfigError
@@ -29,12 +30,17 @@ Array = NDArray[np.float64]
 class _Outcome:
     """One step of all agents, by agent."""
 
-    obs: dict[str, Array]
+    obs: dict[str, Any]
     reward: dict[str, float]
     cost: dict[str, float]
     terminated: dict[str, bool]
     truncated: dict[str, bool]
     told: Mapping[str, NDArray[Any]]  # what the world says besides, [1, …] each, of all agents together
+
+
+def _first(obs: Any) -> Any:
+    """The only environment's part of one agent's observation, copies."""
+    return {key: np.array(part[0]) for key, part in obs.items()} if isinstance(obs, dict) else np.array(obs[0])
 
 
 class _Agents:
@@ -51,13 +57,12 @@ class _Agents:
         """Whether the episode is over or has not begun."""
         return bool(self._episodes.ended[0])
 
-    def observations(self) -> dict[str, Array]:
-        """The present observation of each agent."""
-        obs = self._episodes.obs
-        assert isinstance(obs, dict)
-        return {name: np.array(obs[name][0]) for name in self.names}
+    def observations(self) -> dict[str, Any]:
+        """The present observation of each agent, an array or a dict of arrays by sensor."""
+        obs: Any = self._episodes.obs
+        return {name: _first(obs[name]) for name in self.names}
 
-    def reset(self, seed: int | None) -> dict[str, Array]:
+    def reset(self, seed: int | None) -> dict[str, Any]:
         """The first observations of the episode of `seed`, or of the next on the stream."""
         self._episodes.start([seed])
         return self.observations()
@@ -241,8 +246,16 @@ class SafetyMultiAgentEnv(gym.Env[Any, Any]):
         self.task_id, self.config = task_id, dict(config or {})
         self.render_parameters = RenderConf(render_mode, width, height, camera_id, camera_name)
         settings = read(task_id, config)
-        if settings.observe_vision or not settings.observation_flatten or settings.debug:
-            raise ConfigError(f"{task_id} is observed as one vector here, and not driven by keys. Use the plain id.")
+        self._agent, self._debug = str(parse(task_id).agent), settings.debug
+        if settings.debug and self._agent not in KEYBOARD_AGENTS:
+            raise ConfigError(f"{task_id} cannot be driven by keys. Only {', '.join(KEYBOARD_AGENTS)} can.")
+        if settings.observe_vision and (settings.observation_flatten or settings.vision_size != (256, 256)):
+            raise ConfigError(
+                f"{task_id} shows its pictures of 256 × 256 in a dict. Leave vision_size out, and observation_flatten "
+                "at False."
+            )
+        if not settings.observation_flatten:
+            options = {"observe": "vision" if settings.observe_vision else "parts", **options}
         world: Any = open_world(task_id, 1, settings, options)
         self._inner = _Agents(world, drawn_seed())
         self._pictures = Pictures(self.render_parameters, CAMERAS, "vision")
@@ -278,7 +291,7 @@ class SafetyMultiAgentEnv(gym.Env[Any, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Array], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """First observations and infos, by agent. `options` are not used."""
         del options
         super().reset(seed=seed)
@@ -289,6 +302,8 @@ class SafetyMultiAgentEnv(gym.Env[Any, Any]):
 
         The last has each agent's costs by name, "reward_sum", and "goal_met" where one was.
         """
+        if self._debug:
+            action = self.keyboard_actions()
         out = self._inner.step(action)
         if self.render_mode == "human":
             self.render()
@@ -300,6 +315,14 @@ class SafetyMultiAgentEnv(gym.Env[Any, Any]):
         if "goal_met" in out.told and out.told["goal_met"][0]:
             told["goal_met"] = True
         return out.obs, out.reward, out.cost, out.terminated, out.truncated, told
+
+    def keyboard_actions(self) -> dict[str, Array]:
+        """What the keys held down in the window ask of agent_0, as the original's do; agent_1 rests."""
+        from trueline.safety.worlds.viewer import command
+
+        window = self._inner.world.window
+        asked = command(self._agent.lower(), window.held() if window else ())
+        return {name: asked if k == 0 else np.zeros_like(asked) for k, name in enumerate(self.possible_agents)}
 
     def render(self) -> Any:
         """A picture uint8 [H, W, 3], a depth buffer float32 [H, W], or None after showing a window."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
-from trueline.safety.worlds.checks import refuse_agent_without_room
+from trueline.safety.worlds.checks import refuse_agent_without_room, refuse_two_agents
 from trueline.safety.worlds.engine import GoalWorlds, NavigationWorlds
-from trueline.safety.worlds.table import WORLDS, of_head
+from trueline.safety.worlds.table import WORLDS, of_head, plain_id
 from trueline.safety.worlds.world import World
 
-__all__ = ["WORLDS", "GoalWorlds", "NavigationWorlds", "World", "make_world", "open_world"]
+__all__ = ["WORLDS", "GoalWorlds", "NavigationWorlds", "World", "make_world", "open_world", "plain_id"]
 
 
 def make_world(
@@ -44,15 +44,6 @@ def make_world(
     return open_world(id, world, num_envs, threads, costs, seed, physics, "vision" if seen else observe)
 
 
-def plain_id(id: str) -> tuple[str, bool]:
-    """The id without Vision or Debug, and whether it was a Vision id."""
-    stem, dash, version = id.rpartition("-")
-    for variant in ("Vision", "Debug"):
-        if stem.endswith(variant):
-            return stem.removesuffix(variant) + dash + version, variant == "Vision"
-    return id, False
-
-
 def open_world(
     id: str,
     world: World,
@@ -66,7 +57,9 @@ def open_world(
     """`num_envs` copies of a world given as data, one of the table's or one's own; the rest as in `make_world`.
 
     Where the task puts a goal elsewhere when it is reached, the result is Steerable too.
+    Raises ConfigError for a world of two agents, and where there is no room for the agent.
     """
+    refuse_two_agents(id, world)
     refuse_agent_without_room(world)
     kind = GoalWorlds if world.task.renews == "place" else NavigationWorlds
     return kind(id, world, num_envs, threads, costs, seed, physics, observe)

@@ -276,7 +276,8 @@ class Senses:
 
     def drive(self, actions: NDArray[np.floating]) -> None:
         """Controls from actions [N, A]: clipped to [-1, 1], then stretched once to each actuator's range."""
-        np.clip(actions, -1.0, 1.0, out=self.control)
+        np.minimum(actions, 1.0, out=self.control)  # np.clip, without its ten microseconds
+        np.maximum(self.control, -1.0, out=self.control)
         if self._stretch is not None:
             self.control *= self._stretch
 

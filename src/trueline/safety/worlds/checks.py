@@ -81,11 +81,72 @@ def read_scales(scale: Mapping[str, float | Array], known: Sequence[str], num_en
     return out
 
 
-def refuse_another(state: Mapping[str, Any], id: str, num_envs: int, shape: tuple[int, ...]) -> None:
-    """Raises ConfigError when a saved state is another world's or of another number of environments."""
-    if state["world"] != id or state["physics"].shape != shape:
-        have, want = f"{len(state['physics'])} × {state['world']}", f"{num_envs} × {id}"
+def refuse_another(state: Mapping[str, Any], own: Mapping[str, Any], num_envs: int) -> None:
+    """Raises ConfigError when a saved state is another world's, of another number of environments, or not whole.
+
+    own: the state that the world is in now, whose entries and shapes are those to have.
+    """
+    if not isinstance(state, Mapping):
+        raise ConfigError(f"the state is {state!r:.40}. Give what state_dict() returned.")
+    missing = [name for name in own if name not in state]
+    if missing:
+        raise ConfigError(f"the state has no {', '.join(missing)}. Give all that state_dict() returned.")
+    if state["world"] != own["world"]:
+        raise ConfigError(f"the state is of {state['world']}, not of {own['world']}. Make the world it was saved from.")
+    if len(state["episode_seed"]) != num_envs:
+        have, want = f"{len(state['episode_seed'])} × {own['world']}", f"{num_envs} × {own['world']}"
         raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+    for name, there in own.items():
+        given = state[name]
+        entries: list[tuple[str, Any]]
+        if isinstance(there, dict) and name not in ("scales", "seeds"):  # which have entries of their own
+            entries = [(f"{name}.{key}", given.get(key) if isinstance(given, Mapping) else None) for key in there]
+            shapes = [np.shape(value) for value in there.values()]
+        elif isinstance(there, np.ndarray):
+            entries, shapes = [(name, given)], [there.shape]
+        elif isinstance(there, list):  # empty, or of all environments
+            entries, shapes = ([(name, given)] if len(given) not in (0, num_envs) else []), [(num_envs,)]
+        else:
+            continue
+        for (what, value), shape in zip(entries, shapes, strict=False):
+            if np.shape(value) != shape:
+                raise ConfigError(
+                    f"the state's {what} has the shape {np.shape(value)} instead of {shape}. "
+                    "Give all that state_dict() returned, to a world made with the saved settings."
+                )
+
+
+def refuse_no_row(id: str, i: Any, num_envs: int) -> None:
+    """Raises ConfigError unless `i` is the number of an environment."""
+    if not _is_whole(i) or not 0 <= i < num_envs:
+        there = "only environment 0" if num_envs == 1 else f"environments 0 to {num_envs - 1}"
+        raise ConfigError(f"{id} was asked about environment {i!r:.40}, and has {there}. Give one of these.")
+
+
+class _Closed:
+    """Stands where a closed world had its simulations, so that a step need not ask whether they are there."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConfigError(f"{self._id} is closed. Make another one.")
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.rows
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.rows  # noqa: B018  (it raises)
+
+    def __len__(self) -> int:
+        return int(self.rows)
+
+
+def closed(id: str) -> Any:
+    """What a world has in place of its simulations once it is closed; every use of it raises ConfigError."""
+    return _Closed(id)
 
 
 def refuse_counts(id: str, num_envs: Any, threads: Any) -> None:
@@ -136,6 +197,15 @@ def kind_called(name: str, things: Mapping[str, Thing], rule: str) -> Thing:
         known = ", ".join(things) or "none"
         raise ConfigError(f"cost {rule!r} is about {name!r}, which is not among the things: {known}.")
     return things[name]
+
+
+def refuse_two_agents(id: str, world: World) -> None:
+    """Raises ConfigError for a world of two agents, each with a goal of its own."""
+    if _is_for_two(world):
+        raise ConfigError(
+            f"{id} is a world of two agents, since it has {' and '.join(sorted(_GOALS_OF_TWO))}. "
+            "Open it with multi_goal.MultiGoalWorlds, or give it one goal."
+        )
 
 
 def refuse_agent_without_room(world: World) -> None:

@@ -15,18 +15,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import SimulationError
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
 from trueline.rl.env import Obs, Step
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_another, refuse_counts, seeded
+from trueline.safety.worlds.checks import (
+    closed,
+    read_actions,
+    read_scales,
+    read_seeds,
+    refuse_another,
+    refuse_counts,
+    refuse_no_row,
+    seeded,
+)
 from trueline.safety.worlds.costs import SCENERY
 from trueline.safety.worlds.layout import Layout, Stream, Unplaceable, draw_goal, draw_layout, read_layout
 from trueline.safety.worlds.lidar import Seen, compass, ego_xy, pseudo_lidar, ray_lidar
 from trueline.safety.worlds.physics import COLOUR, compiled, puller
 from trueline.safety.worlds.scene import Array, Scene
+from trueline.safety.worlds.simulations import simulations
 from trueline.safety.worlds.world import World
 
 if TYPE_CHECKING:
@@ -60,6 +70,7 @@ class NavigationWorlds:
     """
 
     perturbations = ("mass", "friction", "gear")
+    render_modes = ("human", "rgb", "depth", "segmentation")
 
     def __init__(
         self,
@@ -85,6 +96,7 @@ class NavigationWorlds:
         self.id, self.world, self.num_envs = id, world, num_envs
         self.costs = world.constraints if costs == "split" else ("cost_sum",)
         self.max_episode_steps = world.steps
+        self.interval_s = world.substeps * world.agent.timestep_s  # of a step
         self._observe_as = observe
         self.observation_parts = {name: _space(name, shape) for name, shape in world.parts.items()}
         self.observation_space = self._space()
@@ -123,7 +135,7 @@ class NavigationWorlds:
         model, agent = compiled(self.world, sleep), self.world.agent
         self._model = model
         # What sleeps is remembered in simulations that persist, and nowhere else.
-        self._batch = Batch(model, nsim=self.num_envs, nthread=threads, persistent=sleep)
+        self._batch = simulations(model, self.num_envs, threads, persistent=sleep)
         bind = self._batch.bind
         self._qpos, self._qvel, self._time = bind("qpos"), bind("qvel"), bind("time")
         self._sensors = bind("sensordata")
@@ -277,12 +289,12 @@ class NavigationWorlds:
         return self._interval()
 
     def step_native(self, actions: NDArray[Any]) -> Step:
-        """As `step`, with actions [N, A] in the actuators' own units, clipped to their range."""
+        """As `step`, with actions [N, A] in the actuators' own units, clipped to their range; infinite ones too."""
         low, high = self._native
         if not self._layouts:
             return self.step(actions)  # which says what is wrong
         given = read_actions(self.id, actions, self._ctrl.shape)
-        if not np.isfinite(given).all():
+        if np.isnan(given).any():
             return self.step(given)
         np.clip(given, low, high, out=self._ctrl)
         return self._interval()
@@ -290,15 +302,16 @@ class NavigationWorlds:
     def _interval(self) -> Step:
         world, scene, task = self.world, self._scene, self.world.task
         diverged = self._advance()
+        lost = bool(diverged.any())
         self._follow()
         now = task.measure(scene)
         met = task.achieved(scene, now)
         reward = task.reward(scene, self._measured, now, met)
         if world.reward_clip is not None:
-            reward = np.clip(reward, -world.reward_clip, world.reward_clip)
+            reward = np.maximum(np.minimum(reward, world.reward_clip), -world.reward_clip)
         self._measured = now
         parts = self._indicators()
-        if diverged.any():
+        if lost:
             parts[diverged] = 1.0  # what the simulation was put back to says nothing about where it was
         cost = parts.copy() if self._split else parts.max(axis=1, initial=0.0, keepdims=True)
         np.maximum(scene.wait - 1, 0, out=scene.wait)
@@ -309,18 +322,19 @@ class NavigationWorlds:
         self._elapsed += 1
         truncated = self._elapsed >= world.steps
         terminated = np.zeros(self.num_envs, bool)
-        if diverged.any():
+        if lost:
             met &= ~diverged
             truncated |= diverged
             reward[diverged], cost[diverged] = _DIVERGED_REWARD, 1.0
         if met.any():
             for i in np.flatnonzero(met).tolist():
                 terminated[i] = task.ends or not self._renew(i)
-        terminated |= ~self._body.alive() & ~diverged
+        if world.agent.alive_above_m is not None:
+            terminated |= ~self._body.alive() & ~diverged
         info = {"goal_met": met, "diverged": diverged}
         info.update(zip(world.constraints, parts.T, strict=True))
         flat = self._seen()
-        if diverged.any():
+        if lost:
             flat[diverged] = self._last[diverged]  # the last that was seen of it
         np.copyto(self._last, flat)
         obs = final_obs = self._formed(flat)
@@ -375,7 +389,9 @@ class NavigationWorlds:
                 self._batch.step(nstep=substeps, stage=_CURRENT)
         except SimulationError as error:
             failed = error.ids
-        diverged = self._absurd.any(axis=1)  # a reset of the simulation clears them
+        diverged = np.zeros(self.num_envs, np.bool_)
+        if self._absurd.any():  # a reset of the simulation clears them
+            diverged |= self._absurd.any(axis=1)
         diverged[failed] = True
         return diverged
 
@@ -513,6 +529,7 @@ class NavigationWorlds:
         """The arrangement environment `i` started its episode from; see `Layout.as_dict`."""
         if not self._layouts:
             raise ConfigError(f"{self.id} has no layout before its first reset. Call reset() once.")
+        refuse_no_row(self.id, i, self.num_envs)
         return self._layouts[i].as_dict()
 
     def set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Obs:
@@ -591,7 +608,7 @@ class NavigationWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
+        refuse_another(state, self.state_dict(), self.num_envs)
         self.perturb(**{**dict.fromkeys(self._scales, 1.0), **state["scales"]})
         self.episode_seed[:] = state["episode_seed"]
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
@@ -644,6 +661,7 @@ class NavigationWorlds:
         """
         from trueline.safety.worlds.render import Painter, Pose, cost_ball, lidar_balls, take, visual_model
 
+        refuse_no_row(self.id, i, self.num_envs)
         world, bind = self.world, self._batch.bind
         places = {name: at[i] for name, at in self._scene.places.items()}
         pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places, self.opacity(i))
@@ -669,6 +687,7 @@ class NavigationWorlds:
         Kinds are disc, square (radius: half its side), line (radius: half its length, along rot), block (as a line, of
         a "width") and arrow (the agent, pointing along rot, radians).
         """
+        refuse_no_row(self.id, i, self.num_envs)
         world, scene = self.world, self._scene
         shapes: list[dict[str, Any]] = []
 
@@ -708,7 +727,7 @@ class NavigationWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        self.__dict__.pop("_batch", None)  # closing twice does no harm
+        self._batch = closed(self.id)
 
 
 class GoalWorlds(NavigationWorlds):

@@ -35,6 +35,7 @@ class HandAgents:
 
     agents = HANDS
     perturbations = ManipulationWorlds.perturbations
+    render_modes = ManipulationWorlds.render_modes
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class HandAgents:
         assert isinstance(rig, TwoHands)
         self.id, self.num_envs, self.costs = id, num_envs, self._world.costs
         self.max_episode_steps = task.steps
+        self.interval_s = self._world.interval_s
         self.episode_seed = self._world.episode_seed  # one array, kept up to date there
         everything = np.arange(rig.observation_size)
         rest = everything[2 * rig.block :]

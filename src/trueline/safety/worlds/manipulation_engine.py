@@ -21,15 +21,18 @@ from trueline.core.errors import ConfigError
 from trueline.rl.env import SeedSource, Step
 from trueline.safety.worlds.checks import (
     BEGIN_S,
+    closed,
     read_actions,
     read_scales,
     read_seeds,
     refuse_another,
     refuse_counts,
+    refuse_no_row,
     seeded,
 )
 from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.manipulation_mechanism import Link, Vector
+from trueline.safety.worlds.simulations import simulations
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode
@@ -145,6 +148,7 @@ class ManipulationWorlds:
     """
 
     perturbations = ("mass", "friction", "gear")
+    render_modes = ("rgb", "depth", "segmentation")
 
     def __init__(
         self,
@@ -170,8 +174,9 @@ class ManipulationWorlds:
         self._painters: dict[tuple[int, int], Any] = {}
         model = self._model = compiled(task)
         # Persistent: the next control step goes on from what was computed of this one's end, with the same bits.
-        self._batch = Batch(model, nsim=num_envs, nthread=threads, persistent=True)
+        self._batch = simulations(model, num_envs, threads, persistent=True)
         self._time, self._qpos = self._batch.bind("time"), self._batch.bind("qpos")
+        self.interval_s = task.substeps * float(model.opt.timestep)  # of a step
         self._lasting_s = (task.substeps - 0.5) * model.opt.timestep
         rig = self.rig = task.attach(model, self._batch)
         self._last = np.zeros((num_envs, rig.observation_size))  # the observations returned last
@@ -309,7 +314,7 @@ class ManipulationWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
+        refuse_another(state, self.state_dict(), self.num_envs)
         self.perturb(**{**dict.fromkeys(self._scales, 1.0), **state["scales"]})
         self._batch.state[:] = state["physics"]
         self._batch.forward(stage=self.task.stage)
@@ -335,15 +340,18 @@ class ManipulationWorlds:
         from trueline.safety.worlds.manipulation_picture import visual_model
         from trueline.safety.worlds.render import Painter
 
+        refuse_no_row(self.id, i, self.num_envs)
+        qpos = self._batch.bind("qpos")[i]
         if (width, height) not in self._painters:
             self._painters[width, height] = Painter(visual_model(self.task), width, height)
         painter = self._painters[width, height]
-        painter.data.qpos[:] = self._qpos[i]
+        painter.data.qpos[:] = qpos
         mujoco.mj_forward(painter.model, painter.data)
         return painter.draw(camera, mode)
 
     def scene(self, i: int = 0) -> dict[str, Any]:
         """Environment `i` from above: {"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}."""
+        refuse_no_row(self.id, i, self.num_envs)
         return {"extent": self.task.extent_m, "shapes": self.rig.shapes(i)}
 
     def close(self) -> None:
@@ -351,4 +359,4 @@ class ManipulationWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        self.__dict__.pop("_batch", None)  # closing twice does no harm
+        self._batch = closed(self.id)

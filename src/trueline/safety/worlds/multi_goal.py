@@ -1,8 +1,9 @@
 """MultiGoal: two agents in one room, each with a goal of its own (Safety-Gymnasium's safe multi-agent tasks).
 
 Red is agent_0's goal, blue agent_1's. Rewards do not depend on the other agent, but both see both goals, push the same
-vases and run into one another. Only the original's repository has these worlds, and of its bodies only the Point and
-the Ant; layouts and goals are its own seed for seed, slips included as far as they decide where things are:
+vases and run into one another. Only the original's repository has these worlds. It has ids for five bodies and models
+for the Point and the Ant alone: the others cannot be made there, and here are two of the single body in the same rooms.
+Layouts and goals are its own seed for seed, slips included as far as they decide where things are:
 
 - agent_1 is drawn last, and with the room that the last object claims in place of its own;
 - when a hundred tries have found no such room for it, the last try is taken;
@@ -25,32 +26,45 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gymnasium as gym
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import SimulationError
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.multi_agent import MultiAgentStep
 from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
 from trueline.safety.worlds.body import Senses, upright
-from trueline.safety.worlds.checks import BEGIN_S, read_actions, read_seeds, refuse_another, refuse_counts, seeded
+from trueline.safety.worlds.checks import (
+    BEGIN_S,
+    closed,
+    read_actions,
+    read_seeds,
+    refuse_another,
+    refuse_counts,
+    refuse_no_row,
+    seeded,
+)
 from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
 from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.objects import Point, Thing, goal, hazards, vases
-from trueline.safety.worlds.physics import describe
+from trueline.safety.worlds.physics import PAIR_COLOURS, describe
 from trueline.safety.worlds.scene import Array, Scene
+from trueline.safety.worlds.simulations import simulations
+from trueline.safety.worlds.table import plain_id
 from trueline.safety.worlds.tasks import ReachGoal
 from trueline.safety.worlds.world import World
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode
+    from trueline.safety.worlds.viewer import Window
 
 __all__ = ["MULTI_GOALS", "MultiGoalWorlds", "PairLayout", "draw_goals", "draw_pair", "make_multi_goal"]
 
@@ -58,13 +72,15 @@ AGENTS = ("agent_0", "agent_1")
 GOALS = ("goal_red", "goal_blue")  # of agent_0 and agent_1
 PREFIXES = ("", "second_")  # of the names of the agents' parts
 OTHER = "other"  # what `touches` calls the other agent
-COLOURS = ((0.7412, 0.0431, 0.1843), (0.0039, 0.1529, 0.3961))  # red and blue, of agents and goals
+EYES = ("vision", "vision1")  # the cameras of agent_0 and agent_1
+Observe = Literal["shared", "own", "parts", "vision"]
 
 _TRIES_PER_AGENT = 100
 _TRIES_PER_GOALS = 10_000
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _DIVERGED_REWARD = -10.0
+_PICTURE = (256, 256)  # what an agent's camera sees, height and width
 
 
 # --- the worlds as data -----------------------------------------------------------------------------------------------
@@ -72,7 +88,7 @@ _DIVERGED_REWARD = -10.0
 
 def _goals() -> tuple[Thing, ...]:
     there = goal(keepout_m=0.305)
-    return tuple(replace(there, name=name, colour=(*rgb, 0.25)) for name, rgb in zip(GOALS, COLOURS, strict=True))
+    return tuple(replace(there, name=name, colour=(*rgb, 0.25)) for name, rgb in zip(GOALS, PAIR_COLOURS, strict=True))
 
 
 def _multi_goal(agent: Agent, level: int) -> World:
@@ -94,7 +110,7 @@ def _multi_goal(agent: Agent, level: int) -> World:
 
 MULTI_GOALS: dict[str, World] = {
     f"Safety{name.title()}MultiGoal{level}-v0": _multi_goal(HEAD_AGENTS[name], level)
-    for name in ("point", "ant")
+    for name in HEAD_AGENTS
     for level in range(3)
 }
 
@@ -207,6 +223,7 @@ class MultiGoalWorlds:
     """
 
     agents = AGENTS
+    render_modes = ("human", "rgb", "depth", "segmentation")
 
     def __init__(
         self,
@@ -216,24 +233,25 @@ class MultiGoalWorlds:
         threads: int = 1,
         costs: Literal["sum", "split"] = "sum",
         seed: int = 0,
-        observe: Literal["shared", "own"] = "shared",
+        observe: Observe = "shared",
     ) -> None:
         refuse_counts(id, num_envs, threads)
         if costs not in ("sum", "split"):
             raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
         if costs == "split" and not world.constraints:
             raise ConfigError(f"{id} has no constraint, so its costs cannot be split. Use costs='sum', always 0 here.")
-        if observe not in ("shared", "own"):
+        if observe not in get_args(Observe):
             raise ConfigError(
-                f"observe is {observe!r} for {id}. Give 'shared' (both agents observe all) or 'own' (each its part)."
+                f"observe is {observe!r} for {id}. Give 'shared' (both agents observe all), 'own' (each its part), "
+                "'parts' (both all, by sensor) or 'vision' (so, with what both cameras see)."
             )
         self.id, self.world, self.num_envs = id, world, num_envs
         self.costs = world.constraints if costs == "split" else ("cost_sum",)
         self.max_episode_steps = world.steps
-        self._split, self._own = costs == "split", observe == "own"
-        size = world.observation_size
-        seen, acts = (size if self._own else 2 * size,), (len(world.agent.motors),)
-        self.observation_spaces = {agent: gym.spaces.Box(-np.inf, np.inf, seen, np.float64) for agent in AGENTS}
+        self.interval_s = world.substeps * world.agent.timestep_s  # of a step
+        self._split, self._observe_as = costs == "split", observe
+        size, acts = world.observation_size, (len(world.agent.motors),)
+        self.observation_spaces = {agent: self._space() for agent in AGENTS}
         self.action_spaces = {agent: gym.spaces.Box(-1.0, 1.0, acts, np.float64) for agent in AGENTS}
         self.state_space = gym.spaces.Box(-np.inf, np.inf, (2 * size,), np.float64)
         self.episode_seed = np.zeros(num_envs, np.uint32)
@@ -248,14 +266,30 @@ class MultiGoalWorlds:
         self._open_batch(threads)
         self._set_scenes()
         self._full = np.zeros((num_envs, 2 * size))  # what the last observation was made of
+        self._pictures = np.zeros((2, num_envs, *_PICTURE, 3), np.uint8) if observe == "vision" else None  # … and these
         self._measured = self._distances()  # from each agent to its goal, what the next reward compares with [N, 2]
 
     # --- construction ----------------------------------------------------------------------------------------------
 
+    def _space(self) -> gym.Space[Any]:
+        """Of one agent's observations in their form."""
+        size = self.world.observation_size
+        if self._observe_as in ("shared", "own"):
+            numbers = size if self._observe_as == "own" else 2 * size
+            return gym.spaces.Box(-np.inf, np.inf, (numbers,), np.float64)
+        spaces: OrderedDict[str, gym.Space[Any]] = OrderedDict()  # a plain dict would be sorted
+        for k, suffix in enumerate(("", "1")):
+            for name, shape in self.world.parts.items():
+                low, high = (0.0, 1.0) if name.endswith("_lidar") else (-np.inf, np.inf)
+                spaces[name + suffix] = gym.spaces.Box(low, high, shape, np.float64)
+            if self._observe_as == "vision":
+                spaces[f"vision_{k}"] = gym.spaces.Box(0, 255, (*_PICTURE, 3), np.uint8)
+        return gym.spaces.Dict(spaces)
+
     def _open_batch(self, threads: int) -> None:
         model, agent = _compiled(self.world), self.world.agent
         self._model = model
-        self._batch = Batch(model, nsim=self.num_envs, nthread=threads)
+        self._batch = simulations(model, self.num_envs, threads)
         bind = self._batch.bind
         self._qpos, self._time, self._sensors = bind("qpos"), bind("time"), bind("sensordata")
         self._bodies = [Senses(self._batch, model, agent, prefix) for prefix in PREFIXES]
@@ -310,14 +344,14 @@ class MultiGoalWorlds:
 
     # --- episodes --------------------------------------------------------------------------------------------------
 
-    def reset(self, seeds: NDArray[np.uint32] | None = None) -> dict[str, Array]:
+    def reset(self, seeds: NDArray[np.uint32] | None = None) -> dict[str, Any]:
         """Start a new episode everywhere; seeds [N] or None -> observations by agent."""
         everyone = np.arange(self.num_envs)
         self._reseed(everyone, self.seed_source(self.num_envs) if seeds is None else seeds)
         self._start(everyone)
         return self._looked()
 
-    def begin(self, rows: NDArray[np.intp], seeds: NDArray[Any] | None = None) -> dict[str, Array]:
+    def begin(self, rows: NDArray[np.intp], seeds: NDArray[Any] | None = None) -> dict[str, Any]:
         """Start new episodes in `rows` alone, at any time; returns the observations of all.
 
         From `seeds` [len(rows)], or without them from where each row's random stream stands, as the original goes on;
@@ -410,10 +444,12 @@ class MultiGoalWorlds:
             terminated |= ~body.alive() & ~diverged
         info = {"goal_met": met, "reached": reached, "diverged": diverged}
         info.update(zip(self.world.constraints, np.moveaxis(parts, 2, 0), strict=True))
-        before = self._full
+        before, seen = self._full, None if self._pictures is None else self._pictures.copy()
         self._look()
         if diverged.any():
             self._full[diverged] = before[diverged]  # the last that was seen of it
+            if self._pictures is not None and seen is not None:
+                self._pictures[:, diverged] = seen[:, diverged]
         obs = final_obs = self._views()
         state = final_state = self.state()
         ended = terminated | truncated
@@ -422,7 +458,7 @@ class MultiGoalWorlds:
             self._reseed(ids, self.seed_source(len(ids)))
             self._start(ids)
             rest = self._full
-            self._look()
+            self._look(ids)
             self._full[~ended] = rest[~ended]
             obs, state = self._views(), self.state()
         return MultiAgentStep(obs, state, reward, cost, terminated, truncated, final_obs, final_state, info)
@@ -491,8 +527,8 @@ class MultiGoalWorlds:
 
     # --- observations ----------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """What both agents sense and see now."""
+    def _look(self, ids: NDArray[np.intp] | None = None) -> None:
+        """What both agents sense and see now; pictures are taken in environments `ids` alone, of all if None."""
         world, size = self.world, self.world.observation_size
         self._full = np.empty((self.num_envs, 2 * size))
         for k, body in enumerate(self._bodies):
@@ -500,14 +536,34 @@ class MultiGoalWorlds:
             body.read(own)
             ego = ego_xy(self._all, body.position, body.rotation)
             own[:, world.agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)
+        if self._pictures is not None:
+            for i in range(self.num_envs) if ids is None else ids.tolist():
+                for k, eye in enumerate(EYES):
+                    self._pictures[k, i] = self.render(i, *_PICTURE, camera=eye)
 
-    def _views(self) -> dict[str, Array]:
-        if not self._own:
+    def _views(self) -> dict[str, Any]:
+        """Observations in the form asked for, by agent; each agent's are its own to write into."""
+        if self._observe_as == "shared":
             return {agent: self._full.copy() for agent in AGENTS}
         halves = np.split(self._full, 2, axis=1)
-        return {agent: half.copy() for agent, half in zip(AGENTS, halves, strict=True)}
+        if self._observe_as == "own":
+            return {agent: half.copy() for agent, half in zip(AGENTS, halves, strict=True)}
+        return {agent: self._by_part(halves) for agent in AGENTS}
 
-    def _looked(self) -> dict[str, Array]:
+    def _by_part(self, halves: Sequence[Array]) -> dict[str, NDArray[Any]]:
+        """Of both agents, [N, …] each; what is agent_1's has a name that ends in 1, as in the original."""
+        out: dict[str, NDArray[Any]] = {}
+        for k, (half, suffix) in enumerate(zip(halves, ("", "1"), strict=True)):
+            at = 0
+            for name, shape in self.world.parts.items():
+                width = math.prod(shape)
+                out[name + suffix] = half[:, at : at + width].reshape(self.num_envs, *shape).copy()
+                at += width
+            if self._pictures is not None:
+                out[f"vision_{k}"] = self._pictures[k].copy()
+        return out
+
+    def _looked(self) -> dict[str, Any]:
         self._look()
         return self._views()
 
@@ -534,12 +590,12 @@ class MultiGoalWorlds:
             "seeds": self._seeds.bit_generator.state,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Array]:
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Take up a state of the same world and N -> the observations that belong to it.
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
+        refuse_another(state, self.state_dict(), self.num_envs)
         self.episode_seed[:] = state["episode_seed"]
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
             stream.restart(int(seed), int(drawn))
@@ -553,42 +609,64 @@ class MultiGoalWorlds:
             getattr(self, f"_{name}")[:] = state[name]
         self._begun = bool(state["begun"])
         self._seeds.bit_generator.state = state["seeds"]
+        self._look()  # for the pictures
         self._full = np.array(state["seen"])  # the accelerometer's last bits depend on that point too
         return self._views()
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
+    @property
+    def planes_m(self) -> tuple[float, float]:
+        """Nothing nearer or farther from a camera than this is drawn, metres."""
+        from trueline.safety.worlds.render import FAR_M, NEAR_M
+
+        return NEAR_M, FAR_M
+
+    window: Window | None = None  # what `render` opened for mode="human"
+
     def render(
-        self, i: int = 0, width: int = 256, height: int = 256, camera: str | int = "fixedfar", mode: Mode = "rgb"
-    ) -> NDArray[Any]:
-        """Picture of environment `i`, seen from one of `render.CAMERAS`; those on an agent are agent_0's.
+        self,
+        i: int = 0,
+        width: int = 256,
+        height: int = 256,
+        camera: str | int = "fixedfar",
+        mode: Mode | Literal["human"] = "rgb",
+        lidar: bool = False,
+        cost: float = 0.0,
+    ) -> Any:
+        """Picture of environment `i`, seen from one of `render.CAMERAS` or "vision1", agent_1's; others are agent_0's.
 
-        mode: see `Painter.draw`. Raises NoGraphics (a MissingExtra) without OpenGL.
+        mode, lidar and cost: as for a `NavigationWorlds`, of agent_0. Raises NoGraphics (a MissingExtra) without
+        OpenGL, or a display.
         """
-        from trueline.safety.worlds.render import Painter, visual_model
+        from trueline.safety.worlds.render import Painter, Pose, cost_ball, lidar_balls, take, visual_model
 
+        refuse_no_row(self.id, i, self.num_envs)
+        world, body, bind = self.world, self._bodies[0], self._batch.bind
+        places = {name: at[i] for name, at in self._places.items()}
+        pose = Pose(self._qpos[i], bind("mocap_pos")[i], bind("mocap_quat")[i], places)
+        balls = [cost_ball(body.position[i])] if cost > 0 else []
+        if lidar:
+            rings = self._full[i, world.agent.senses : world.observation_size].reshape(len(world.rings), -1)
+            balls += lidar_balls(body.position[i], body.rotation[i], rings, world.rings)
+        if mode == "human":
+            from trueline.safety.worlds.viewer import Window
+
+            self.window = self.window or Window(world, PREFIXES)
+            self.window.show(pose, balls)
+            return None
         if (width, height) not in self._painters:
-            painter = Painter(visual_model(self.world, PREFIXES), width, height)
-            for prefix, rgb in zip(PREFIXES, COLOURS, strict=True):
-                root = painter.model.body(prefix + self.world.agent.root.name).id
-                painter.model.geom_rgba[painter.model.body_rootid[painter.model.geom_bodyid] == root, :3] = rgb
-            self._painters[width, height] = painter
+            self._painters[width, height] = Painter(visual_model(world, PREFIXES), width, height)
         painter = self._painters[width, height]
-        model, data = painter.model, painter.data
-        data.qpos[:] = self._qpos[i]
-        for thing in self.world.things:
-            if not thing.is_body:
-                first = model.body(thing.each()[0]).mocapid[0]
-                data.mocap_pos[first : first + thing.count] = self._places[thing.name][i]
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_camlight(model, data)
-        return painter.draw(camera, mode)
+        take(painter.model, painter.data, world, pose, PREFIXES)
+        return painter.draw(camera, mode, balls)
 
     def scene(self, i: int = 0) -> dict[str, Any]:
         """Environment `i` from above: {"extent": m, "shapes": [{"name", "kind", "xy", "radius", "rot", "colour"}, …]}.
 
         Marks are discs, vases squares (radius: half their side), agents arrows pointing along rot, radians.
         """
+        refuse_no_row(self.id, i, self.num_envs)
         shapes: list[dict[str, Any]] = []
 
         def add(name: str, kind: str, xy: Array, radius: float, rot: float, colour: tuple[float, ...]) -> None:
@@ -604,7 +682,7 @@ class MultiGoalWorlds:
                 else:
                     add(thing.name, "disc", xy, thing.radius_m, 0.0, thing.colour)
         eye = self.world.agent.eye
-        for name, body, rgb in zip(AGENTS, self._bodies, COLOURS, strict=True):
+        for name, body, rgb in zip(AGENTS, self._bodies, PAIR_COLOURS, strict=True):
             forward = body.rotation[i] @ -np.cross(eye.x, eye.y)  # a camera looks along its −z
             heading = np.arctan2(forward[1], forward[0])
             add(name, "arrow", body.position[i, :2], self.world.agent.reach_m, heading, (*rgb, 1.0))
@@ -612,10 +690,12 @@ class MultiGoalWorlds:
 
     def close(self) -> None:
         """Free the simulations and what drew them."""
+        if self.window is not None:
+            self.window.close()
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        self.__dict__.pop("_batch", None)  # closing twice does no harm
+        self._batch = closed(self.id)
 
 
 def make_multi_goal(
@@ -624,15 +704,18 @@ def make_multi_goal(
     threads: int = 1,
     costs: Literal["sum", "split"] = "sum",
     seed: int = 0,
-    observe: Literal["shared", "own"] = "shared",
+    observe: Observe = "shared",
 ) -> MultiGoalWorlds:
     """`num_envs` copies of the world called `id`, such as SafetyPointMultiGoal1-v0, stepped on `threads` threads.
 
     costs="sum" gives each agent one cost, 1 where it violates any constraint; "split" one for each constraint. `seed`
     starts the default `seed_source`. observe="shared" lets both agents observe all that both sense and see, as in the
-    original; "own" lets each observe its own half of that.
+    original; "own" lets each observe its own half of that. "parts" gives what is shared as a dict by sensor, and
+    "vision" with the pictures that both agents' cameras see [N, 256, 256, 3] in it, which is what an id with Vision
+    means. An id with Debug is the plain world: agent_0 is driven by hand, see `viewer.drive`.
     Raises UnknownName for an unknown id, ConfigError for a setting.
     """
-    if id not in MULTI_GOALS:
+    plain, seen = plain_id(id)
+    if plain not in MULTI_GOALS:
         raise UnknownName(unknown("env", id, MULTI_GOALS))
-    return MultiGoalWorlds(id, MULTI_GOALS[id], num_envs, threads, costs, seed, observe)
+    return MultiGoalWorlds(id, MULTI_GOALS[plain], num_envs, threads, costs, seed, "vision" if seen else observe)

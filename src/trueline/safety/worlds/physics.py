@@ -29,7 +29,8 @@ COLOUR = {
     **AGENT_COLOUR,
     "scenery": (0.6, 0.55, 0.5, 1.0),
 }
-
+# Of two agents in one room and of their goals: red and blue.
+PAIR_COLOURS = ((0.7412, 0.0431, 0.1843), (0.0039, 0.1529, 0.3961))
 
 _DRIVE = (0.02, 1.5)  # time constant and damping ratio of the weld that pulls a driven body
 

@@ -26,7 +26,16 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import Step
 from trueline.safety.worlds import planar_motion as motion
-from trueline.safety.worlds.checks import read_actions, read_scales, read_seeds, refuse_counts, seeded
+from trueline.safety.worlds.checks import (
+    closed,
+    read_actions,
+    read_scales,
+    read_seeds,
+    refuse_another,
+    refuse_counts,
+    refuse_no_row,
+    seeded,
+)
 from trueline.safety.worlds.planar_layout import arrange, cos_sin, free_place, read_arrangement
 from trueline.safety.worlds.planar_lidar import PseudoLidar
 from trueline.safety.worlds.planar_motion import at_rest
@@ -146,6 +155,7 @@ class PlanarWorlds:
     """
 
     perturbations = ("mass", "friction", "gear")
+    render_modes = ("rgb",)
 
     def __init__(
         self,
@@ -165,6 +175,7 @@ class PlanarWorlds:
         self.id, self.world, self.num_envs, self.device = id, world, num_envs, _device(device)
         self.costs = world.constraints if costs == "split" else ("cost_sum",)
         self.max_episode_steps = world.steps
+        self.interval_s = world.body.interval_s  # of a step
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (world.observation_size,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.episode_seed = np.zeros(num_envs, np.uint32)
@@ -440,6 +451,7 @@ class PlanarWorlds:
         """The arrangement environment `i` started from: name -> [n][2] metres, "agent_rot" radians."""
         if not self._begun:
             raise ConfigError(f"{self.id} has no layout before its first reset. Call reset() once.")
+        refuse_no_row(self.id, i, self.num_envs)
         found: dict[str, Any] = {}
         for place, xy in zip(self._places, _numpy(self._start_xy[:, :, i]).T.tolist(), strict=True):
             found.setdefault(place.name, []).append(xy)
@@ -522,9 +534,7 @@ class PlanarWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        if state["world"] != self.id or state["state"].shape != tuple(self._state.shape):
-            have, want = f"{state['state'].shape[1]} × {state['world']}", f"{self.num_envs} × {self.id}"
-            raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
+        refuse_another(state, self.state_dict(), self.num_envs)
         for name in _SAVED:
             getattr(self, f"_{name}").copy_(torch.as_tensor(state[name], device=self.device))
         self.episode_seed[:] = state["episode_seed"]
@@ -542,6 +552,7 @@ class PlanarWorlds:
 
     def scene(self, i: int = 0) -> dict[str, Any]:
         """Environment `i` from above: {"extent": m, "shapes": [{"kind", "xy", "radius", "rot", "colour"}, …]}."""
+        refuse_no_row(self.id, i, self.num_envs)
         state = self._state[:, i]
         objects = torch.stack([state[self._parts.x], state[self._parts.y]], dim=1).tolist()
         ahead_x, ahead_y = self.world.body.forward(state)
@@ -549,7 +560,7 @@ class PlanarWorlds:
 
     def close(self) -> None:
         """Free the state."""
-        self.__dict__.pop("_state", None)  # closing twice does no harm
+        self._state = closed(self.id)
 
 
 class PlanarGoalWorlds(PlanarWorlds):

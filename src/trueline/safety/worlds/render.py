@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.safety.worlds.objects import Thing
-from trueline.safety.worlds.physics import GEOM, describe
+from trueline.safety.worlds.physics import GEOM, PAIR_COLOURS, describe
 from trueline.safety.worlds.scene import Array
 from trueline.safety.worlds.world import World
 
@@ -177,7 +177,7 @@ def _add_mark(spec: mujoco.MjSpec, thing: Thing) -> None:
             )
 
 
-def _add_cameras(spec: mujoco.MjSpec, world: World) -> None:
+def _add_cameras(spec: mujoco.MjSpec, world: World, prefixes: tuple[str, ...]) -> None:
     for name, distance in _FIXED_M.items():  # image x along the world's x, image y tilted halfway up
         _add_camera(spec.worldbody, name, (0.0, -distance, distance), (1.0, 0.0, 0.0), (0.0, 1.0, 1.0), fovy=45.0)
     body, eye = spec.body(world.agent.root.name), world.agent.eye
@@ -186,6 +186,8 @@ def _add_cameras(spec: mujoco.MjSpec, world: World) -> None:
     _add_camera(body, "vision_back", eye.at_m, left, (0.0, 0.0, 1.0), fovy=90.0)
     track = _add_camera(body, "track", (0.0, 2.0, 2.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 1.0), fovy=45.0)
     track.mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACK
+    for k, prefix in enumerate(prefixes[1:], 1):  # last, so that the others keep their numbers
+        _add_camera(spec.body(prefix + world.agent.root.name), f"vision{k}", eye.at_m, eye.x, eye.y, fovy=90.0)
 
 
 def _add_camera(
@@ -239,16 +241,22 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 def visual_model(world: World, prefixes: tuple[str, ...] = ("",)) -> mujoco.MjModel:
     """The model to draw; marks are moved through `mocap_pos`, after the physics model's own mocap bodies.
 
-    prefixes: of the agents in it, see `describe`; cameras are the first one's.
+    prefixes: of the agents in it, see `describe`. Cameras are the first one's, and "vision1" what the second sees; two
+    agents have a colour each.
     """
     spec = describe(world, prefixes)
     for thing in world.things:
         if not thing.is_body:
             _add_mark(spec, thing)
-    _add_cameras(spec, world)
+    _add_cameras(spec, world, prefixes)
     _add_surroundings(spec)
     spec.stat.extent, spec.stat.meansize = _EXTENT_M, _THING_M
-    return spec.compile()
+    model = spec.compile()
+    if len(prefixes) > 1:
+        for prefix, rgb in zip(prefixes, PAIR_COLOURS, strict=True):
+            own = model.body_rootid[model.geom_bodyid] == model.body(prefix + world.agent.root.name).id
+            model.geom_rgba[own, :3] = rgb
+    return model
 
 
 def labels(model: mujoco.MjModel) -> tuple[str, ...]:
@@ -271,7 +279,9 @@ class Pose:
     opacity: Mapping[str, float] = field(default_factory=dict)  # name -> factor 0 to 1, of things that fade
 
 
-def take(model: mujoco.MjModel, data: mujoco.MjData, world: World, pose: Pose) -> None:
+def take(
+    model: mujoco.MjModel, data: mujoco.MjData, world: World, pose: Pose, prefixes: tuple[str, ...] = ("",)
+) -> None:
     """Bring a copy of the visual model, its cameras and lights to a pose."""
     data.qpos[:] = pose.qpos
     bodies = len(pose.mocap_pos)
@@ -280,7 +290,7 @@ def take(model: mujoco.MjModel, data: mujoco.MjData, world: World, pose: Pose) -
         if not thing.is_body:
             first = model.body(thing.each()[0]).mocapid[0]
             data.mocap_pos[first : first + thing.count] = pose.places[thing.name]
-    model.geom_rgba[:] = visual_model(world).geom_rgba
+    model.geom_rgba[:] = visual_model(world, prefixes).geom_rgba
     for thing in world.things:
         if thing.name in pose.opacity:
             fading = [model.body(name).id for name in thing.each()]

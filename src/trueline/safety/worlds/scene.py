@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trueline.safety.worlds.compiled import loop
 
 Array = NDArray[np.float64]
 
@@ -26,5 +29,15 @@ class Scene:
 
     def ground_distance(self, name: str) -> Array:
         """Distances from the agent to the objects of a kind along the ground, metres [N, k]."""
-        offset = self.places[name][:, :, :2] - self.agent[:, None, :2]
-        return np.sqrt(np.square(offset).sum(axis=2))
+        places = self.places[name]
+        out = np.empty(places.shape[:2])
+        loop(ground_distances, (3, 2), (2,))(places, self.agent, out)
+        return out
+
+
+def ground_distances(places: Array, agent: Array, out: Array) -> None:
+    """out [N, k] ← distances along the ground from agent [N, 3] to places [N, k, 3]."""
+    for i in range(places.shape[0]):
+        for k in range(places.shape[1]):
+            x, y = places[i, k, 0] - agent[i, 0], places[i, k, 1] - agent[i, 1]
+            out[i, k] = math.sqrt(x * x + y * y)

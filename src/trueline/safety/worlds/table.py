@@ -234,3 +234,12 @@ WORLDS: dict[str, World] = {
     for agent in AGENTS.values()
     for level in range(levels)
 }
+
+
+def plain_id(id: str) -> tuple[str, bool]:
+    """The id without Vision or Debug, and whether it was a Vision id."""
+    stem, dash, version = id.rpartition("-")
+    for variant in ("Vision", "Debug"):
+        if stem.endswith(variant):
+            return stem.removesuffix(variant) + dash + version, variant == "Vision"
+    return id, False

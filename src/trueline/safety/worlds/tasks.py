@@ -6,12 +6,14 @@ reached, the engine renews it in the way `renews` says and measures again, so th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trueline.safety.worlds.compiled import loop
 from trueline.safety.worlds.scene import Array, Scene
 
 
@@ -176,9 +178,19 @@ class RunCircle:
 
     def reward(self, scene: Scene, before: Array, now: Array, achieved: NDArray[np.bool_]) -> Array:
         """[N]."""
-        x, y, u, v = *scene.agent[:, :2].T, *scene.velocity.T
-        rho = np.maximum(np.sqrt(x * x + y * y), _TINY)  # at the very centre nothing is run along, and nothing paid
-        return ((-u * y + v * x) / rho) / (1.0 + np.abs(rho - self.radius_m)) * self.scale
+        out = np.empty(len(scene.agent))
+        rule = np.array([self.radius_m, self.scale])
+        loop(circling, (1, 2, 2), (1,))(rule, scene.agent, scene.velocity, out)
+        return out
+
+
+def circling(rule: Array, agent: Array, velocity: Array, out: Array) -> None:
+    """out [N] ← what `RunCircle` pays at places agent [N, 3] and velocities [N, 2]; rule: its radius and scale."""
+    radius_m, scale = rule[0], rule[1]
+    for i in range(agent.shape[0]):
+        x, y, u, v = agent[i, 0], agent[i, 1], velocity[i, 0], velocity[i, 1]
+        rho = max(math.sqrt(x * x + y * y), _TINY)  # at the very centre nothing is run along, and nothing paid
+        out[i] = ((-u * y + v * x) / rho) / (1.0 + abs(rho - radius_m)) * scale
 
 
 @dataclass(frozen=True, slots=True)

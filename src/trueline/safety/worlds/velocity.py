@@ -19,21 +19,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import gymnasium as gym
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import SimulationError
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
 from trueline.safety.worlds.checks import (
     BEGIN_S,
+    closed,
     read_actions,
     read_scales,
     read_seeds,
     refuse_another,
     refuse_counts,
+    refuse_no_row,
     seeded,
 )
 from trueline.safety.worlds.compiled import machine_code, read, written
+from trueline.safety.worlds.simulations import simulations
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
@@ -361,6 +364,7 @@ class VelocityWorlds:
     """
 
     perturbations = ("mass", "friction", "gear")
+    render_modes = ("rgb", "depth", "segmentation")
 
     def __init__(
         self,
@@ -377,6 +381,7 @@ class VelocityWorlds:
         self.id, self.task, self.num_envs = id, task, num_envs
         self.costs = ("cost_velocity",) if costs == "split" else ("cost_sum",)
         self.max_episode_steps = task.steps
+        self.interval_s = task.runner.substeps * float(compiled(task.runner.name).opt.timestep)  # of a step
         self.episode_seed = np.zeros(num_envs, np.uint32)
         self.autoreset = True
         self._streams = [np.random.Generator(np.random.PCG64(0)) for _ in range(num_envs)]  # of the starts
@@ -401,7 +406,7 @@ class VelocityWorlds:
         runner, n = self._runner, self.num_envs
         model = self.model = compiled(runner.name)
         # Forces from outside are computed afterwards, from the data of each simulation.
-        self._batch = Batch(model, nsim=n, nthread=threads, persistent=runner.inside)
+        self._batch = simulations(model, n, threads, persistent=runner.inside)
         bind = self._batch.bind
         self._batch.reset(stage=_UNTOUCHED)
         self._start = self._batch.state[0].copy()
@@ -636,7 +641,7 @@ class VelocityWorlds:
 
         Raises ConfigError when the state is another world's or of another number of environments.
         """
-        refuse_another(state, self.id, self.num_envs, self._batch.state.shape)
+        refuse_another(state, self.state_dict(), self.num_envs)
         self.perturb(**{**dict.fromkeys(self._scales, 1.0), **state["scales"]})
         self._batch.state[:] = state["physics"]
         self._shown = [np.array(state["parts"])] if self._parts else []
@@ -663,10 +668,12 @@ class VelocityWorlds:
         """
         from trueline.safety.worlds.render import Painter
 
+        refuse_no_row(self.id, i, self.num_envs)
+        qpos = self._batch.bind("qpos")[i]
         if (width, height) not in self._painters:
             self._painters[width, height] = Painter(self.model, width, height)
         painter = self._painters[width, height]
-        painter.data.qpos[:] = self._qpos[i]
+        painter.data.qpos[:] = qpos
         mujoco.mj_forward(painter.model, painter.data)
         return painter.draw(camera, mode)
 
@@ -676,8 +683,9 @@ class VelocityWorlds:
         Coordinates go along with the body: 0 is where it is, and marks stand at every whole metre of its way. A mark is
         a square, a solid of the body a row of discs, and the body as such an arrow.
         """
+        refuse_no_row(self.id, i, self.num_envs)
         data = mujoco.MjData(self.model)
-        data.qpos[:] = self._qpos[i]
+        data.qpos[:] = self._batch.bind("qpos")[i]
         mujoco.mj_kinematics(self.model, data)
         return {"extent": _EXTENT_M, "shapes": _shapes(self.model, data, (0, 1) if self._swims else (0, 2))}
 
@@ -686,7 +694,7 @@ class VelocityWorlds:
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()
-        self.__dict__.pop("_batch", None)  # closing twice does no harm
+        self._batch = closed(self.id)
 
 
 def make_velocity(

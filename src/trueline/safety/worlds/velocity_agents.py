@@ -271,6 +271,7 @@ class MultiAgentVelocity:
     """
 
     perturbations = VelocityWorlds.perturbations
+    render_modes = VelocityWorlds.render_modes
 
     def __init__(
         self,
@@ -295,6 +296,7 @@ class MultiAgentVelocity:
         self._world = VelocityWorlds(id, task, num_envs, threads, costs, seed)
         self.id, self.num_envs, self.costs = id, num_envs, self._world.costs
         self.max_episode_steps, self.task = task.steps, task
+        self.interval_s = self._world.interval_s
         self.episode_seed = self._world.episode_seed  # one array, kept up to date there
         teams, model = scenario.teams[conf], self._world.model
         self.agents = tuple(f"agent_{k}" for k in range(len(teams)))

@@ -24,7 +24,9 @@ from trueline.safety.worlds.scene import Array
 from trueline.safety.worlds.world import World
 
 if TYPE_CHECKING:
+    from trueline.rl.multi_agent import MultiAgentStep
     from trueline.safety.worlds.engine import NavigationWorlds
+    from trueline.safety.worlds.multi_goal import MultiGoalWorlds
 
 _WANTED = "a window needs a display"
 _INSTEAD = "Take pictures with `render`, or use `scene` and a film strip, which need no display."
@@ -71,16 +73,16 @@ def _refuse_without_display() -> None:
 class Window:
     """Shows poses of one world; its camera follows the agent until the user turns it elsewhere.
 
-    Raises NoGraphics when there is no display.
+    prefixes: of the agents in the world, see `physics.describe`. Raises NoGraphics when there is no display.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, prefixes: tuple[str, ...] = ("",)) -> None:
         if sys.platform != "darwin":  # there only the thread that draws may try
             _refuse_without_display()
         from mujoco import viewer
 
-        self._world = world
-        self._model = copy.copy(visual_model(world))
+        self._world, self._prefixes = world, prefixes
+        self._model = copy.copy(visual_model(world, prefixes))
         self._data = mujoco.MjData(self._model)
         self._tapped: set[str] = set()
         self._handle: Any = None  # of the desktop's window, known from the first key on
@@ -91,7 +93,8 @@ class Window:
         except RuntimeError as error:  # on macOS, whose windows belong to a thread that only mjpython gives away
             raise NoGraphics(f"none could be opened ({error})", _WANTED, "Run the script with mjpython.") from error
         view = self._viewer.cam
-        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, self._model.body(world.agent.root.name).id
+        followed = self._model.body(prefixes[0] + world.agent.root.name)
+        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, followed.id
         view.distance, view.azimuth, view.elevation = _DISTANCE_M, _AZIMUTH_DEG, _ELEVATION_DEG
 
     @property
@@ -102,7 +105,7 @@ class Window:
     def show(self, pose: Pose, balls: Sequence[Ball] = ()) -> None:
         """Show a pose, and balls that are drawn and are not there."""
         with self._viewer.lock():
-            take(self._model, self._data, self._world, pose)
+            take(self._model, self._data, self._world, pose, self._prefixes)
             self._viewer.user_scn.ngeom = 0
             add_balls(self._viewer.user_scn, balls)
         self._viewer.sync()
@@ -126,11 +129,12 @@ class Window:
             self._tapped.add(KEYS[key])
 
 
-def drive(env: NavigationWorlds, i: int = 0) -> Iterator[Step]:
+def drive(env: NavigationWorlds | MultiGoalWorlds, i: int = 0) -> Iterator[Step | MultiAgentStep]:
     """Let a person drive environment `i` in real time, from a new episode until the window is closed; yields the steps.
 
-    The other environments get actions of 0. The window shows the lidar, and a red ball where the agent costs.
-    Raises NoGraphics when there is no display, ConfigError for an agent that four keys cannot drive.
+    Of two agents the first is driven, as in the original. Everything else gets actions of 0. The window shows the
+    agent's lidar, and a red ball where it costs. Raises NoGraphics when there is no display, ConfigError for an agent
+    that four keys cannot drive.
     """
     agent = env.world.agent
     command(agent.name, ())
@@ -139,15 +143,18 @@ def drive(env: NavigationWorlds, i: int = 0) -> Iterator[Step]:
     return _driven(env, i, env.world.substeps * agent.timestep_s)
 
 
-def _driven(env: NavigationWorlds, i: int, interval_s: float) -> Iterator[Step]:
+def _driven(env: Any, i: int, interval_s: float) -> Iterator[Step | MultiAgentStep]:
     window = env.window
     assert window is not None
-    actions = np.zeros((env.num_envs, *env.action_space.shape))
+    several = hasattr(env, "agents")
+    actions = np.zeros((env.num_envs, len(env.world.agent.motors)))
+    rest = {agent: np.zeros_like(actions) for agent in env.agents[1:]} if several else {}
     due = time.monotonic()
     while window.is_open:
         actions[i] = command(env.world.agent.name, window.held())
-        step = env.step(actions)
-        env.render(i, mode="human", lidar=True, cost=float(step.cost[i].sum()))
+        step = env.step({env.agents[0]: actions, **rest} if several else actions)
+        cost = step.cost[i, 0] if several else step.cost[i]
+        env.render(i, mode="human", lidar=True, cost=float(cost.sum()))
         yield step
         due = max(due + interval_s, time.monotonic() - interval_s)  # what was lost is not caught up with
         time.sleep(max(0.0, due - time.monotonic()))
