@@ -61,6 +61,7 @@ def test_ppo_lag_on_a_bandit_and_on_a_token_bandit_are_one(pulls, policy, handle
         terminated=torch.ones(1, PULLS),
         truncated=torch.zeros(1, PULLS),
         finals=Finals(np.zeros(0, np.int64), np.zeros(0, np.int64), {}),
+        memory=None,
         episode_return=reward.double().numpy(),
         episode_cost=cost.double().numpy(),
         episode_length=np.ones(PULLS, dtype=np.int64),
