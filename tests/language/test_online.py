@@ -585,6 +585,18 @@ def test_prompts_that_failed_get_their_share(world):
         failing_prompts(findings(world.folder, "respond", []), world.folder)
 
 
+def test_trainings_on_the_same_data_are_shown_on_the_same_prompts(world):
+    failed = findings(world.folder, "respond", ["ab", "c"])
+    shown = []
+    for settings in ({}, {"findings": (failed,)}):
+        *_, run = world.train("grpo", **settings)
+        text = (run.folder / "artefacts" / "media" / "replies.txt").read_text()
+        shown.append([line for line in text.splitlines() if line.startswith("›")])
+        (item,) = json.loads((run.folder / "artefacts" / "media" / "list.json").read_text())
+        assert (item["kind"], item["file"]) == ("text", "replies.txt")
+    assert shown[0] == shown[1] == ["› x", "› y", "› xy", "› yx"]
+
+
 def test_scores_of_models_enter_as_inputs(world):
     judge = ScoreModel.of(tiny(4), ("reward", "cost"))
     with torch.no_grad():

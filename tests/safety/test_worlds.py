@@ -154,10 +154,21 @@ def test_an_action_that_is_no_number_is_refused_with_its_environment_and_nothing
     before = env.state_dict()["physics"]
     action = np.zeros((3, 2))
     action[1, 0] = bad
-    for step in (env.step, env.step_native):
+    # In the actuators' units an infinite number is clipped, as the original clips it; see the next test.
+    for step in (env.step, env.step_native) if np.isnan(bad) else (env.step,):
         with pytest.raises(ConfigError, match=f"action .{bad}, 0.0. in environment 1"):
             step(action)
     np.testing.assert_array_equal(env.state_dict()["physics"], before)
+
+
+def test_an_infinite_native_action_is_clipped_as_in_the_original():
+    one, other = make_world("SafetyPointGoal1-v0", 1), make_world("SafetyPointGoal1-v0", 1)
+    for env in (one, other):
+        env.reset(seeds(0))
+    np.testing.assert_array_equal(
+        one.step_native(np.array([[np.inf, -np.inf]])).obs, other.step_native(np.array([[1.0, -1.0]])).obs
+    )
+    assert (one._ctrl == [1.0, -1.0]).all()
 
 
 def test_an_unknown_option_is_refused_with_the_nearest():

@@ -99,12 +99,13 @@ def _run(spec: CycleSpec, run: Run) -> Path:
         done = finished_rounds(run.folder)
         while not done or done[-1].next_plan is not None:
             previous = done[-1] if done else None
+            began = (time.process_time(), time.monotonic())
             try:
                 if previous is None:
                     _prepare(spec, run)
                 plan = with_prepared(spec.train, run.id) if previous is None else previous.next_plan
                 assert plan is not None
-                done.append(_round(spec, run, plan, previous))
+                done.append(_round(spec, run, plan, previous, began))
             except Stopped:
                 raise Stopped(run.id) from None  # a part's own id is no use to who asked for the cycle
             run.write_json(f"rounds/{done[-1].number}.json", done[-1].to_dict())
@@ -140,9 +141,11 @@ def finished_rounds(folder: Path) -> list[RoundRecord]:
     return records
 
 
-def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) -> RoundRecord:
+def _round(
+    spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None, began: tuple[float, float]
+) -> RoundRecord:
+    """One round; began: process time and clock when it, or what is prepared for it, was begun."""
     number = 1 if previous is None else previous.number + 1
-    began, began_wall = time.process_time(), time.monotonic()
     changed = () if previous is None else changes(previous.plan, plan)
     headline = f"round {number} of at most {spec.rounds}"
     next_plan = None
@@ -163,7 +166,7 @@ def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) 
             if next_plan is None:
                 note = "No response to these findings is configured, so another round would change nothing."
                 decision = Decision(False, (*decision.reasons, note))
-    cpu_s, wall_s = time.process_time() - began, time.monotonic() - began_wall
+    cpu_s, wall_s = time.process_time() - began[0], time.monotonic() - began[1]
     return RoundRecord(number, plan, changed, decision, next_plan, cpu_s, wall_s)
 
 

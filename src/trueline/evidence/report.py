@@ -67,7 +67,7 @@ class TrainCurve:
     x: Sequence[float]
     y: Sequence[float]
     limits: Mapping[str, float] = field(default_factory=dict)
-    x_label: str = "environment steps"
+    x_label: str = "steps"
 
 
 @dataclass(frozen=True, slots=True)

@@ -787,8 +787,9 @@ class Trainer:
     @torch.no_grad()
     def _show(self) -> None:
         """Replies to the first prompts of each source, for whoever compares trainings on the same data."""
-        each = math.ceil(self.config.completions / len(self.prompts.chats))
-        asked = [one for source in self.prompts.chats for one in source[:each]]
+        own = self.prompts.chats[:-1] if self.config.findings else self.prompts.chats
+        each = math.ceil(self.config.completions / len(own))
+        asked = [one for source in own for one in source[:each]]
         if not asked:
             return
         self.policy.model.eval()

@@ -91,10 +91,8 @@ def refuse_another(state: Mapping[str, Any], own: Mapping[str, Any], num_envs: i
     missing = [name for name in own if name not in state]
     if missing:
         raise ConfigError(f"the state has no {', '.join(missing)}. Give all that state_dict() returned.")
-    if state["world"] != own["world"]:
-        raise ConfigError(f"the state is of {state['world']}, not of {own['world']}. Make the world it was saved from.")
-    if len(state["episode_seed"]) != num_envs:
-        have, want = f"{len(state['episode_seed'])} × {own['world']}", f"{num_envs} × {own['world']}"
+    if state["world"] != own["world"] or len(state["episode_seed"]) != num_envs:
+        have, want = f"{len(state['episode_seed'])} × {state['world']}", f"{num_envs} × {own['world']}"
         raise ConfigError(f"the state is of {have}, not of {want}. Make the world with the saved settings.")
     for name, there in own.items():
         given = state[name]
