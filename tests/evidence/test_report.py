@@ -244,6 +244,19 @@ def page():
     return Page(build_report(example()))
 
 
+def test_text_is_shown_as_it_stands_and_never_as_markup(tmp_path):
+    said = "› <b>how</b>?\nno & never\n"
+    (tmp_path / "replies.txt").write_text(said, encoding="utf-8")
+    media = (
+        Media("text", "replies", "what was said", tmp_path / "replies.txt"),
+        Media("text", "gone", "a", tmp_path / "no.txt"),
+    )
+    html = build_report(example(lambda index: media))
+    assert Page(html).text.count("› <b>how</b>?") == 3
+    assert "<b>how" not in html
+    assert "gone is not shown: its file could not be read." in Page(html).text
+
+
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
