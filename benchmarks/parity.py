@@ -272,10 +272,11 @@ def pettingzoo_accepts(id: str) -> None:
 
 
 def accepted(kind: str, accepts: Callable[[str], None]) -> dict[str, Any]:
-    """Every registered world of a kind through a checker; the record of it."""
+    """Every safety world of a kind through a checker; the record of it."""
     from trueline.core import registry
 
-    names, failed, started = [entry.name for entry in registry.entries(kind)], {}, time.process_time()
+    entries = [entry for entry in registry.entries(kind) if entry.target.startswith("trueline.safety.")]
+    names, failed, started = [entry.name for entry in entries], {}, time.process_time()
     for name in names:
         try:
             accepts(name)

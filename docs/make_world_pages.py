@@ -80,7 +80,10 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "Safety2x3Walker2dVelocity-v0",
         ),
     ),
-    "MultiGoal": ("multi_agent", ("Safety{Point,Ant}MultiGoal{0,1,2}-v0",)),
+    "MultiGoal": (
+        "multi_agent",
+        (f"Safety{_ALL}MultiGoal{{0,1,2}}{{,Vision}}-v0", f"Safety{_DRIVABLE}MultiGoal{{0,1,2}}Debug-v0"),
+    ),
     "Planar": ("planar", ("Planar{Point,Car}{Goal0,Goal1,Goal2,Circle0,Circle1,Circle2,Run0}-v0",)),
     "Exact CMDPs": (
         "exact",
@@ -404,17 +407,17 @@ def teams() -> str:
 
 def multi_goal_columns() -> str:
     """Observation columns of two agents."""
-    rows = []
+    rows, names_of = [], [name.title() for name in AGENTS]
     for level in range(3):
         cells = []
-        for name in ("Point", "Ant"):
+        for name in names_of:
             world = MULTI_GOALS[f"Safety{name}MultiGoal{level}-v0"]
             size = world.observation_size
             own = f"0–{world.agent.senses - 1}"
             cells.append(f"{own}; {', '.join(_rings(world))}; the second from {size}: {2 * size}")
         names = ", ".join(thing.name.replace("_", " ") for thing in world.rings)
         rows.append((f"MultiGoal{level}", names, *cells))
-    return _table(("world", "lidar rings in order", "Point: own, rings; all", "Ant: own, rings; all"), rows)
+    return _table(("world", "lidar rings in order", *(f"{name}: own, rings; all" for name in names_of)), rows)
 
 
 def planar() -> str:
@@ -779,7 +782,11 @@ def _runner(name: str, parts: Mapping[int, tuple[float, float, float]]) -> Pictu
     for joint, angle in _POSES.get(name, {}).items():
         data.joint(joint).qpos = angle
     mujoco.mj_forward(model, data)
-    picture: Picture = painter.draw("fixednear" if name == "Ant" else "track")
+    view: str | mujoco.MjvCamera = "track"
+    if name == "Ant":  # wider than its cameras see
+        view = mujoco.MjvCamera()
+        view.lookat, view.distance, view.azimuth, view.elevation = data.qpos[:3], 3.6, 90.0, -35.0
+    picture: Picture = painter.draw(view)
     painter.close()
     return picture
 

@@ -429,3 +429,28 @@ def test_steps_out_of_turn_or_shape_are_refused(sg):
         env.step(STILL)
     with pytest.raises(gymnasium.error.ResetNeeded, match="over"):
         env.step(STILL)
+
+
+@pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyHopperVelocity-v1"])
+def test_an_action_that_is_no_number_is_refused_and_an_infinite_one_clipped(sg, id):
+    # Under the original MuJoCo puts all numbers of such an action to 0; see docs/migrating_from_safety_gymnasium.md.
+    env, other = sg.make(id), sg.make(id)
+    for each in (env, other):
+        each.reset(seed=0)
+    action = np.zeros(env.action_space.shape)
+    action[0] = np.nan
+    with pytest.raises(ConfigError, match=f"{id} was given"):
+        env.step(action)
+    action[0] = np.inf
+    clipped = np.clip(action, env.action_space.low, env.action_space.high)
+    np.testing.assert_array_equal(env.step(action)[0], other.step(clipped)[0])
+
+
+def test_a_closed_environment_says_so(sg):
+    env = sg.make("SafetyPointGoal1-v0")
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    for call in (lambda: env.step(np.zeros(2)), lambda: env.reset(seed=1)):
+        with pytest.raises(ConfigError, match="SafetyPointGoal1-v0 is closed"):
+            call()

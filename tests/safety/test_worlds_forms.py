@@ -199,3 +199,19 @@ def test_sleeping_worlds_keep_the_contract():
 def test_an_unknown_option_is_named_with_what_is_known(option, value):
     with pytest.raises(ConfigError, match=f"{option} is '{value}' for SafetyPointGoal1-v0. Give '"):
         make_world("SafetyPointGoal1-v0", 1, **{option: value})
+
+
+@pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyHopperVelocity-v1", "TruelineMobileArmCloseDrawer-v0",
+                                "PlanarPointGoal1-v0"])  # fmt: skip
+def test_where_nothing_ended_both_observations_are_one_array_and_where_something_did_they_are_not(id):
+    env = make(id, num_envs=2)
+    env.reset(seeds(0, 1))
+    still = np.zeros((2, *env.action_space.shape))
+    step = env.step(still)
+    assert np.shares_memory(step.obs, step.final_obs)
+    env._elapsed[0] = env.max_episode_steps - 1
+    step = env.step(still)
+    assert step.truncated.tolist() == [True, False]
+    assert not np.shares_memory(step.obs, step.final_obs)
+    np.testing.assert_array_equal(step.obs[1], step.final_obs[1])
+    assert (step.obs[0] != step.final_obs[0]).any()

@@ -21,7 +21,7 @@ from trueline.rl.env import Obs, SeedSource, Stateful, Step, VectorEnv
 
 __all__ = ["MultiAgentStep", "MultiAgentVectorEnv", "as_one", "check_multi_agent"]
 
-ByAgent = dict[str, NDArray[Any]]
+ByAgent = dict[str, Any]  # agent -> [N, …], or a dict of such by part
 
 
 @dataclass(slots=True)
@@ -138,6 +138,13 @@ def _by_agent(what: str, obs: Any, everyone: set[str]) -> Iterator[str]:
         yield f"{what} observations that are not a dict with one array per agent."
 
 
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """An agent's observation or its space under one name, or, where it is a dict, under a name for each part."""
+    if isinstance(value, dict | gym.spaces.Dict):
+        return {f"{name}/{key}": part for key, part in value.items()}
+    return {name: value}
+
+
 class _Joint:
     """A multi-agent world as a vector world: one agent that sees what all see and the state, and moves all.
 
@@ -147,8 +154,10 @@ class _Joint:
     def __init__(self, world: MultiAgentVectorEnv) -> None:
         self.world, self.id, self.num_envs = world, world.id, world.num_envs
         self.max_episode_steps = world.max_episode_steps
-        parts = {f"obs/{agent}": world.observation_spaces[agent] for agent in world.agents}
-        self.observation_space: gym.Space[Any] = gym.spaces.Dict({**parts, "state": world.state_space})
+        spaces: dict[str, gym.Space[Any]] = {"state": world.state_space}
+        for agent in world.agents:
+            spaces |= _flat(f"obs/{agent}", world.observation_spaces[agent])
+        self.observation_space: gym.Space[Any] = gym.spaces.Dict(spaces)
         rewards = [f"{agent}/reward" for agent in world.agents]
         self.costs = (*rewards, *(f"{agent}/{cost}" for agent in world.agents for cost in world.costs))
         self.action_space, self._widths = self._together([world.action_spaces[agent] for agent in world.agents])
@@ -187,7 +196,10 @@ class _Joint:
 
     def _joined(self, obs: Obs, state: NDArray[Any]) -> Obs:
         assert isinstance(obs, dict)
-        return {**{f"obs/{agent}": value for agent, value in obs.items()}, "state": state}
+        joined: dict[str, NDArray[Any]] = {"state": state}
+        for agent, value in obs.items():
+            joined |= _flat(f"obs/{agent}", value)
+        return joined
 
     def reset(self, seeds: NDArray[np.uint32] | None = None) -> Obs:
         return self._joined(self.world.reset(seeds), self.world.state())

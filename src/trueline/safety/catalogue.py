@@ -135,18 +135,39 @@ VARIANTS: tuple[Entry, ...] = tuple(
     if world.name.startswith(tuple(f"Safety{agent}" for agent in agents))
 )
 
+_PAIRS = "tests/safety/test_multi_goal.py::"
+_PAIR_VIEWS = {
+    "": ("", ""),
+    "Vision": (
+        ", with the pictures of both agents' cameras",
+        _PAIRS + "test_a_vision_id_shows_what_both_agents_see_and_a_debug_id_is_the_plain_world",
+    ),
+    "Debug": (
+        ", the first of them driven by hand",
+        _PAIRS + "test_a_vision_id_shows_what_both_agents_see_and_a_debug_id_is_the_plain_world",
+    ),
+}
+
 MULTI_GOALS: tuple[Entry, ...] = tuple(
     Entry(
         kind="multi-agent env",
-        name=f"Safety{agent}MultiGoal{level}-v0",
+        name=f"Safety{agent}MultiGoal{level}{view}-v0",
         target="trueline.safety.worlds.multi_goal:make_multi_goal",
-        summary=f"two {agent}s reach goals of their own {summary}",
+        summary=f"two {agent}s reach goals of their own {summary}{how}",
         reference="Safety-Gymnasium's repository (Ji et al. 2023), MultiGoal",
-        level="peer",
-        test="tests/safety/test_multi_goal.py::test_layouts_are_the_originals_bit_for_bit",
-        family="MultiGoal",
+        # The original has ids for five bodies and models for two.
+        level="peer" if agent in ("Point", "Ant") and not view else "property",
+        test=test
+        or _PAIRS
+        + (
+            "test_layouts_are_the_originals_bit_for_bit"
+            if agent in ("Point", "Ant")
+            else "test_each_of_two_bodies_moves_as_the_single_one_does"
+        ),
+        family=f"MultiGoal {view}".rstrip(),
     )
-    for agent in ("Point", "Ant")
+    for view, (how, test) in _PAIR_VIEWS.items()
+    for agent in (("Point", "Car", "Racecar") if view == "Debug" else _AGENTS)
     for level, summary in enumerate(
         (
             "in one room",
