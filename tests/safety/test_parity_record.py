@@ -39,7 +39,9 @@ def test_nothing_failed_and_every_world_was_checked():
         kind: INTERFACES[name]["worlds"]
         for kind, name in (("env", "gymnasium check_env"), ("multi-agent env", "pettingzoo parallel_api_test"))
     }
-    assert all(checked[kind] >= sum(entry.kind == kind for entry in catalogue.ENTRIES) > 0 for kind in checked)
+    # The view of a Goal world as coordinates belongs to the planners, and is no world of the original.
+    ours = [entry for entry in catalogue.ENTRIES if entry.target.startswith("trueline.safety.")]
+    assert all(checked[kind] >= sum(entry.kind == kind for entry in ours) > 0 for kind in checked)
 
 
 def test_its_sums_are_those_of_its_rows_and_its_tests_exist():
