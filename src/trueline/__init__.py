@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trueline import cycle
-    from trueline.api import CycleResult, RunResult, audit, load, make, reproduce, resume, sweep, train
+    from trueline.api import CycleResult, RunResult, audit, load, make, reproduce, resume, search, sweep, train
 
     __version__: str
 
@@ -22,6 +22,7 @@ __all__ = [
     "make",
     "reproduce",
     "resume",
+    "search",
     "sweep",
     "train",
 ]
