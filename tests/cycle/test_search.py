@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -105,8 +104,8 @@ def test_settings_that_a_trial_could_not_be_trained_with_are_refused_before_anyt
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is not None, reason="Optuna is installed")
-def test_without_optuna_a_search_is_one_sentence(spec, tmp_path):
+def test_without_optuna_a_search_is_one_sentence(spec, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtra, match="a search for settings needs the extra 'search'"):
         run_search(spec, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
@@ -196,7 +195,6 @@ def test_a_preset_lies_under_every_trial(optuna, tmp_path):
 
 
 def test_optuna_itself_finds_the_best_settings(tmp_path):
-    pytest.importorskip("optuna")
     space = {"rate": {"low": 1e-4, "high": 0.5, "log": True}, "size": {"low": 1, "high": 8}, "layers": [[8], [16, 16]]}
     spec = build(SearchSpec, {"recipe": "searched", "trials": 40, "parallel": 4, "space": space})
     best = run_search(spec, root=tmp_path, id="s")[1][0]
