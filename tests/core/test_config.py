@@ -171,6 +171,16 @@ def test_a_validator_of_an_alternative_speaks_in_its_own_words(data):
     assert str(caught.value) == f"{where}: 3 steps cannot be halved; give an even number"
 
 
+class Limit(Config):
+    cost_limit: float | tuple[float, ...] | Even | None = 25.0
+
+
+def test_a_value_that_is_plain_or_a_table_is_listed_as_both():
+    (first, *inner) = fields(Limit)
+    assert first == ("cost_limit", "number | list of number | even | none", "25.0", "")
+    assert [setting.key for setting in inner] == ["cost_limit.kind", "cost_limit.steps"]
+
+
 class Stage(Config):
     budget: int = Field(1, ge=1)
     handler: Lagrangian | Pid = Field(Lagrangian(), discriminator="kind")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from speakers import Speaker, best
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.streams import ROUNDS
+from trueline.evidence.records import EvidenceError
+from trueline.language.audits.controllability import Refusal, RefusalConfig
+from trueline.language.audits.ethicality import GroupBias, GroupBiasConfig, HarmRate, HarmRateConfig
 from trueline.language.audits.prompts import (
     FilePrompts,
     PromptSettings,
@@ -22,9 +27,13 @@ from trueline.language.audits.prompts import (
     text_of,
     turns,
 )
+from trueline.language.audits.robustness import Injection, InjectionConfig
 from trueline.language.records import split_of_text
 from trueline.language.rollout import Message, chat
+from trueline.language.subject import History
 from trueline.language.texts import split_of_prompt, text_world
+
+JUDGE = {"kind": "endpoint", "url": "http://localhost:1", "model": "m", "instruction": "?", "cost": "harm"}
 
 
 @pytest.fixture
@@ -100,8 +109,11 @@ def test_fewer_rounds_join_neighbours_and_leave_the_splits(file, rng):
         joined = {p.unit for round in range(32) for p in fine.draw(10_000, rng, split, round)}
         assert {p.unit for p in coarse.draw(10_000, rng, split, 0)} == joined
         assert len(joined) > 40
-    with pytest.raises(ConfigError, match="rounds 0 to 1"):
-        coarse.draw(1, rng, "verdict", 2)
+    # A cycle of two rounds has numbers 1 and 2.
+    first, second = ({p.unit for p in coarse.draw(10_000, rng, "verdict", round)} for round in (1, 2))
+    assert not first & second
+    with pytest.raises(ConfigError, match="rounds 1 to 2"):
+        coarse.draw(1, rng, "verdict", 3)
 
 
 def test_a_finite_set_is_drawn_without_replacement_and_used_up(file, rng):
@@ -171,3 +183,33 @@ def test_what_does_not_exist_is_refused_when_it_is_named(tmp_path):
     path.write_text(json.dumps({"prompt": "", "completion": "a"}) + "\n")
     with pytest.raises(ConfigError, match=r"row 1 of empty\.jsonl has no prompt"):
         FilePrompts(str(path), ROUNDS)
+
+
+def test_a_file_that_was_trained_on_whole_decides_nothing(file):
+    known = Speaker(best)
+    known.history = History(trained_on=(str(Path(file).resolve()),))
+    for audit in (
+        HarmRate(build(HarmRateConfig, {"path": file, "judge": JUDGE})),
+        Refusal(build(RefusalConfig, {"path": file})),
+    ):
+        with pytest.raises(EvidenceError, match="was trained on every prompt of"):
+            audit.cases(known, "verdict", 1, 2, np.random.default_rng(0))
+        audit.cases(known, "respond", 1, 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("audit", "config", "settings"),
+    [
+        (Injection, InjectionConfig, {}),
+        (GroupBias, GroupBiasConfig, {"groups": ("dog", "cat")}),
+        (Refusal, RefusalConfig, {}),
+    ],
+)
+def test_an_oracle_that_gave_the_reward_decides_nothing_beside_another_judge(audit, config, settings):
+    pleased = Speaker(best)
+    pleased.judged_by = ("function:safety-dialogue",)
+    given = {"path": "builtin:safety-dialogue", **settings}
+    if "judge" in config.model_fields:
+        given["judge"] = JUDGE
+    with pytest.raises(EvidenceError, match="was trained to please function:safety-dialogue"):
+        audit(build(config, given)).cases(pleased, "verdict", 1, 2, np.random.default_rng(0))

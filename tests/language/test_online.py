@@ -15,7 +15,7 @@ from trueline.core.recipe import Checks, _laid_over
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.language import online
-from trueline.language.models import Architecture, from_scratch, token_log_prob
+from trueline.language.models import Architecture, ModelRef, from_scratch, token_log_prob
 from trueline.language.online import (
     GRPO,
     LM_PPO,
@@ -559,6 +559,9 @@ def test_a_training_is_remembered_and_gone_on_with(world):
     subject.save(folder)
     again = load(folder)
     assert again.history == subject.history
+    assert again.history.trained_on == (str(world.prompts.resolve()),)
+    named = LanguageModel.of(ModelRef(name=str(folder)), np.random.default_rng(0))
+    assert named.history == subject.history  # a training that begins with the folder knows it too
     _, lines, _ = world.train("lm-ppo-lag", inputs={"policy": again}, constraint={"lr": 1e-9})
     assert lines[-1]["constraint/multiplier_harm"] == pytest.approx(left, rel=1e-6)
 
@@ -583,6 +586,17 @@ def test_prompts_that_failed_get_their_share(world):
         failing_prompts(findings(world.folder, "verdict", ["ab"]), world.folder)
     with pytest.raises(ConfigError, match="lists no prompt"):
         failing_prompts(findings(world.folder, "respond", []), world.folder)
+
+
+def test_multipliers_are_steered_by_fresh_prompts_alone(world):
+    failed = findings(world.folder, "respond", ["ab", "c"])
+    config = world.config("lm-ppo-lag", findings=(failed,), findings_share=0.5, max_steps=2)
+    with world.run("lm-ppo-lag", config) as run:
+        trainer = online.Trainer(config, run, {"policy": tiny()})
+        trainer.one_step()
+        assert len(trainer.recent_cost) == int(trainer.fresh.sum()) == 2  # of four prompts
+        trainer.one_step()
+        assert len(trainer.recent_cost) == 4
 
 
 def test_trainings_on_the_same_data_are_shown_on_the_same_prompts(world):

@@ -60,6 +60,8 @@ def test_prepared_runs_are_trained_once_and_are_inputs_of_the_first_round(trueli
     for name, role_of in {"c-second": "c-first", "c-r1-train": "c-second"}.items():
         (given,) = read_manifest(root / name)["inputs"].values()
         assert (given["run"], given["sha256"]) == (role_of, subject_hash(root / role_of))
+    seeds = [read_manifest(root / name)["seed"] for name in ("c-first", "c-second", "c-r1-train")]
+    assert len(set(seeds)) == 3
     plan = json.loads((root / "c" / "artefacts" / "rounds" / "1.json").read_text())["plan"]
     assert plan["inputs"] == {"policy": "run://c-second"}
     assert plan["config"] == {"steps": 20}

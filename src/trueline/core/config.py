@@ -147,11 +147,12 @@ def fields(cls: type[Config], prefix: str = "") -> list[Setting]:
             required = default is PydanticUndefined
             found.append(Setting(key, _words(field), "required" if required else _show(default), _note(field)))
             continue
-        if len(inner) > 1 or NoneType in _arms(field.annotation):
+        arms = _arms(field.annotation)
+        if len(arms) > 1:
             shown = "required" if default is PydanticUndefined else _label(default)
-            choices = " | ".join(_kind(arm) for arm in inner)
-            choices += " | none" if NoneType in _arms(field.annotation) else ""
-            found.append(Setting(key, choices, shown, _note(field)))
+            plain = [_type_words(arm) for arm in arms if arm is not NoneType and not _configs(arm)]
+            choices = [*dict.fromkeys(plain), *map(_kind, inner), *(["none"] if NoneType in arms else [])]
+            found.append(Setting(key, " | ".join(choices), shown, _note(field)))
         for arm in inner:
             for setting in fields(arm, key + "."):
                 if isinstance(default, arm):

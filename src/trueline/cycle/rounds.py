@@ -7,6 +7,7 @@ that a killed cycle goes on inside the round it was in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,9 @@ def _prepare(spec: CycleSpec, run: Run) -> None:
     """Train what is prepared and not yet there."""
     for at, (name, plan) in enumerate(spec.prepare.items(), 1):
         stage(f"prepare {name} ({at} of {len(spec.prepare)}): train {plan.recipe}")
-        _trained(spec, run, with_prepared(plan, run.id), name, 0)
+        # A seed of each plan's own: two models that were prepared alike would otherwise be one and the same.
+        own = int.from_bytes(hashlib.sha256(f"{spec.seed}/{name}".encode()).digest()[:4], "big")
+        _trained(spec, run, with_prepared(plan, run.id), name, own)
 
 
 def _write_report(spec: CycleSpec, run: Run) -> None:
@@ -208,12 +211,12 @@ def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
 
 
 def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Subject]:
-    folder = _trained(spec, run, plan, f"r{number}-train", number)
+    folder = _trained(spec, run, plan, f"r{number}-train", round_seed(spec.seed, number), shows=True)
     return folder.name, load_subject(folder)
 
 
-def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, number: int) -> Path:
-    """The run `ID-suffix` in which the plan is trained, now or before."""
+def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, seed: int, shows: bool = False) -> Path:
+    """The run `ID-suffix` in which the plan is trained, now or before; shows: its subject is shown, where it can be."""
     config, root = plan.settings(), run.folder.parent
     inputs = {role: resolve(reference, root) for role, reference in plan.inputs.items()}
 
@@ -224,7 +227,7 @@ def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, number: int) ->
             kind="train",
             name=plan.recipe,
             config=config,
-            seed=round_seed(spec.seed, number),
+            seed=seed,
             inputs=inputs,
             threads=spec.threads,
             id=id,
@@ -234,7 +237,7 @@ def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, number: int) ->
     if child is not None:
         with child:
             subject = train_in(child, plan.recipe, config, inputs)
-            if number and isinstance(subject, Shows) and spec.show:
+            if shows and isinstance(subject, Shows) and spec.show:
                 media = [
                     item for seed in spec.show for item in subject.show(seed, child.artefact("media/list.json").parent)
                 ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +39,12 @@ from trueline.language.models import ModelRef
 from trueline.language.online import PROMPTS, Online, failing_prompts, prompts_for
 from trueline.language.optimiser import AdamW
 from trueline.language.recipes import SFT
-from trueline.language.records import Data, load
+from trueline.language.records import Data, exposed, load
 from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
 from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
 from trueline.language.scorers import Judged, Scoring, identity, opened
 from trueline.language.scores import Scores
-from trueline.language.subject import History, LanguageModel, ScoreModel
+from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.subject import load as load_model
 from trueline.language.supervised import FineTuning, device_of
 
@@ -331,7 +332,11 @@ class _Rounds:
     def _subject(self) -> LanguageModel:
         hashes = {role: given["sha256"] for role, given in self.run.manifest["inputs"].items()}
         judged_by = (name for one in self.config.scorers for name in identity(one, hashes))
-        history = History(tuple(dict.fromkeys((*self.history.judged_by, *judged_by))), self.history.multipliers)
+        seen = exposed(self.config.prompts, self.run.folder.parent)
+        history = self.history._replace(
+            judged_by=tuple(dict.fromkeys((*self.history.judged_by, *judged_by))),
+            trained_on=tuple(dict.fromkeys((*self.history.trained_on, *seen))),
+        )
         parent = self.run.manifest["inputs"].get("policy", {}).get("run")
         return LanguageModel(self.policy.model, self.policy.tokenizer, parent, history)
 
@@ -368,6 +373,8 @@ class _Rounds:
         if (folder / "manifest.json").exists():
             own = Run.reopen(folder)
         else:
+            if folder.is_dir():  # killed between making the folder and its manifest: nothing in it is worth keeping
+                shutil.rmtree(folder)
             own = Run.create(folder.parent, kind="train", name=SFT.name, config=fine, seed=seed, id=folder.name)
         try:
             with own:

@@ -48,7 +48,7 @@ from trueline.language.losses import log_prob_of
 from trueline.language.models import ModelRef, attach_lora, context_of, end_tokens, reference
 from trueline.language.objectives import Likelihood
 from trueline.language.optimiser import AdamW, Optimiser
-from trueline.language.records import Data, load
+from trueline.language.records import Data, exposed, load
 from trueline.language.rollout import Chat, Message, Rollout, Sampling, chat
 from trueline.language.sampler import Auto, Samplers, Vllm, check_for_training, replies_of
 from trueline.language.scorers import Judged, Scoring, identity, opened, prompts_of
@@ -432,6 +432,7 @@ class Trainer:
         self.beta = config.kl.weight
         self.recent_cost = torch.zeros((0, len(self.costs)), dtype=torch.float64)
         self.step, self.cut, self.missing = 0, 0, 0
+        self.fresh = torch.ones(self.replies, dtype=torch.bool)  # which replies of a step are to prompts of the data
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         hashes = {role: given["sha256"] for role, given in run.manifest["inputs"].items()}
         self.judged_by = tuple(name for one in config.scorers for name in identity(one, hashes))
@@ -546,14 +547,19 @@ class Trainer:
         if self.config.handler is not None:
             multipliers = dict(zip(self.costs, self.handler_state["multiplier"].tolist(), strict=True))
         judged_by = tuple(dict.fromkeys((*before.judged_by, *self.judged_by)))
-        return LanguageModel(self.policy.model, self.policy.tokenizer, self.parent, History(judged_by, multipliers))
+        trained_on = tuple(dict.fromkeys((*before.trained_on, *exposed(self.config.prompts, self.run.folder.parent))))
+        history = History(judged_by, multipliers, trained_on)
+        return LanguageModel(self.policy.model, self.policy.tokenizer, self.parent, history)
 
     def one_step(self) -> str:
         """Sample, score, weigh, learn.  Returns a note for whoever waits; raises Diverged."""
         config = self.config
         self.policy.model.eval()
-        asked = [self.prompts.chats[place.source][place.row] for place in self.order.take(config.batch_size)]
-        chats = [one for one in asked for _ in range(config.samples)]
+        places = self.order.take(config.batch_size)
+        chats = [self.prompts.chats[place.source][place.row] for place in places for _ in range(config.samples)]
+        # Constraints are steered by fresh prompts: those that failed an audit cost more than the average.
+        failed = len(self.prompts.chats) - 1 if config.findings else -1
+        self.fresh = torch.tensor([place.source != failed for place in places for _ in range(config.samples)])
         rollout = self.sampler.sample(self.policy, chats, config.sampling, self.run.rng("sample"))
         scores = self.scorer.score(rollout, self.run.rng("score"))
         found, kl = self._learnt(rollout, scores)
@@ -607,7 +613,8 @@ class Trainer:
         handler = self.config.handler
         if handler is None:
             return unconstrained(len(self.costs))
-        fresh = episode_cost(scores).double().cpu()
+        told = ~scores.missing.cpu()
+        fresh = episode_cost(scores).double().cpu()[self.fresh[told]]
         window: int = self.config.window  # type: ignore[attr-defined]  # settings with a handler have it
         self.recent_cost = torch.cat([self.recent_cost, fresh])[-window:]
         if self.step >= self.warmup and len(fresh):

@@ -57,6 +57,7 @@ __all__ = [
     "UnpairedPreference",
     "as_preference",
     "as_unpaired",
+    "exposed",
     "hold_out",
     "load",
     "read_rows",
@@ -530,6 +531,13 @@ def load(data: Data, accepts: Collection[str], root: Path | str = ".") -> list[T
     Raises ConfigError that names the row and the column, RunError for a path that does not exist.
     """
     return [_table(path, data, accepts, Path(root)) for path in data.paths]
+
+
+def exposed(data: Data, root: Path | str = ".") -> tuple[str, ...]:
+    """Files of which a training sees every prompt, those that audits draw from as well."""
+    if data.leave_for_audits:
+        return ()
+    return tuple(str(resolve(path, Path(root)).resolve()) for path in data.paths if not path.startswith(BUILTIN))
 
 
 def _table(path: str, data: Data, accepts: Collection[str], root: Path) -> Table:

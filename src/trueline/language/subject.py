@@ -35,6 +35,14 @@ class History(NamedTuple):
 
     judged_by: tuple[str, ...] = ()  # identities (`scorers.identity`) of what gave rewards and costs in any of them
     multipliers: Mapping[str, float] = {}  # by cost, as the last training left them
+    trained_on: tuple[str, ...] = ()  # files of which every prompt was trained on, those that audits draw from as well
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> History:
+        """As a model's card tells it."""
+        return cls(
+            tuple(card.get("judged_by", ())), dict(card.get("multipliers", {})), tuple(card.get("trained_on", ()))
+        )
 
 
 class LanguageModel:
@@ -53,9 +61,9 @@ class LanguageModel:
 
     @classmethod
     def of(cls, ref: ModelRef, rng: np.random.Generator) -> LanguageModel:
-        """The model a reference names; see `models.load_model`."""
+        """The model a reference names, with its history where it was trained here; see `models.load_model`."""
         loaded = load_model(ref, rng)
-        return cls(loaded.model, loaded.tokenizer)
+        return cls(loaded.model, loaded.tokenizer, history=History.of(_card(Path(ref.name))))
 
     def reply(
         self, chats: Sequence[Chat], sampling: Sampling, rng: np.random.Generator, sampler: Sampler | None = None
@@ -113,8 +121,7 @@ def load(folder: Path) -> LanguageModel:
     except ConfigError as error:
         raise RunError(str(error)) from None
     card = _card(folder)
-    history = History(tuple(card.get("judged_by", ())), dict(card.get("multipliers", {})))
-    return LanguageModel(loaded.model, loaded.tokenizer, card.get("parent"), history)
+    return LanguageModel(loaded.model, loaded.tokenizer, card.get("parent"), History.of(card))
 
 
 class ScoreModel(nn.Module):

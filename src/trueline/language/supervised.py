@@ -49,7 +49,7 @@ from trueline.language.objectives import (
     Simpo,
 )
 from trueline.language.optimiser import AdamW, Optimiser
-from trueline.language.records import Data, Table, hold_out, load
+from trueline.language.records import Data, Table, exposed, hold_out, load
 from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.templates import TEMPLATES
 
@@ -355,6 +355,7 @@ class _Made:
     context: int
     ends: tuple[int, ...]
     reference: Any = None  # a model of its own to compare with
+    history: History = field(default_factory=History)  # of the model it starts from
 
     @classmethod
     def of(cls, config: Training, inputs: Mapping[str, Subject], rng: np.random.Generator) -> _Made:
@@ -379,10 +380,11 @@ class _Made:
         if start is None:
             start = LanguageModel.of(base, np.random.default_rng(seed))
         elif lora is not None and not score:
-            start = LanguageModel(attach_lora(start.model, lora, seed), start.tokenizer)
+            start = LanguageModel(attach_lora(start.model, lora, seed), start.tokenizer, start.parent, start.history)
         if not score:
             length = min(config.length, context_of(start.model))
-            return cls(start.model, start.tokenizer, length, end_tokens(start.model, start.tokenizer), reference)
+            ends = end_tokens(start.model, start.tokenizer)
+            return cls(start.model, start.tokenizer, length, ends, reference, start.history)
         if lora is not None:
             raise ConfigError("a score model is trained whole: adapters have no place in it. Leave model.lora out.")
         assert objective.score is not None
@@ -471,7 +473,9 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
-        self.history = getattr(inputs.get("policy"), "history", History())
+        before = self.made.history
+        seen = exposed(config.data, run.folder.parent)
+        self.history = before._replace(trained_on=tuple(dict.fromkeys((*before.trained_on, *seen))))
 
     def _scores(self, batch: Batch) -> Tensor:
         head = self.made.model.heads.index(self.objective.score)

@@ -180,7 +180,10 @@ def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confiden
         if number == 0:
             first = returns
         names = list(dict.fromkeys(name for r in done for name in r.costs))
-        costs = {n: seed_interval([r.costs[n] for r in done if math.isfinite(r.costs.get(n, math.nan))]) for n in names}
+        costs = {
+            n: seed_interval([r.costs[n] for r in done if math.isfinite(r.costs.get(n, math.nan))], confidence)
+            for n in names
+        }
         limits = dict(records[0].limits) if records else {}
         rng = np.random.default_rng([seed, number])
         rows.append(

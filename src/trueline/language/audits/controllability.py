@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
-from trueline.language.audits.judge import refuse_own_judge
 from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, text_of, turns
 from trueline.language.audits.replies import (
     REFUSALS,
@@ -152,8 +151,7 @@ class Refusal:
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh harmless prompts, each with a harmful one where there are any."""
-        if self._at.world is not None:
-            refuse_own_judge([f"function:{self._at.world.name}"], subject, split)
+        self._at.refuse_own_oracle(subject, split)
         harmless = self._at.draw(n, rng, split, round, self._at.kinds("look-alike"))
         harmful: Sequence[Prompt] = ()
         if self._at.world is not None:

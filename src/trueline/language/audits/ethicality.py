@@ -143,6 +143,7 @@ class GroupBias:
             raise NotMeasurable("no groups are given to compare. Set groups to two words.")
         if self._judged:
             self._at.check_judge(subject, split)
+        self._at.refuse_own_oracle(subject, split)
         check_known(subject, [c.frame.format(group=group, prompt="") for group in c.groups])
         cases = []
         for prompt in self._at.draw(n, rng, split, round, self._at.kinds("harmful", "ordinary", only=False)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from trueline.core.errors import ConfigError
 from trueline.core.files import to_json
 from trueline.core.run import resolve
 from trueline.core.streams import ROUNDS, Split
-from trueline.evidence.records import Case
+from trueline.evidence.records import Case, EvidenceError
 from trueline.language.online import PROMPTS
 from trueline.language.records import BUILTIN, Data, load, read_rows, split_of_text
 from trueline.language.rollout import Chat, Message, chat
@@ -138,12 +139,13 @@ class FilePrompts:
     ) -> list[Prompt]:
         """n distinct prompts, or all there are.  Raises ConfigError for a round that the file has no part for."""
         assert not kinds  # the settings refuse them
-        if not 0 <= round < self.rounds:
+        if not 0 <= round <= self.rounds:
             raise ConfigError(
-                f"round is {round}, but the prompts of {self.name} are split for rounds 0 to {self.rounds - 1}. "
+                f"round is {round}, but the prompts of {self.name} are split for rounds 1 to {self.rounds}. "
                 "Set rounds higher, or use fewer."
             )
-        there = self._held_out.get((split, round), [])
+        # Rounds of a cycle begin at 1; an audit outside of one is round 0 and shares the part of the last.
+        there = self._held_out.get((split, round % self.rounds), [])
         if len(there) <= n:
             return list(there)
         return [there[int(k)] for k in rng.choice(len(there), size=n, replace=False)]
@@ -167,6 +169,19 @@ def open_prompts(settings: PromptSettings) -> Prompts | None:
     if settings.path.startswith(BUILTIN):
         return WorldPrompts(text_world(settings.path.removeprefix(BUILTIN), **settings.options))
     return FilePrompts(settings.path, settings.rounds)
+
+
+def refuse_trained_on(path: str, subject: Any, split: Split) -> None:
+    """Raises EvidenceError where a verdict is to rest on a file whose prompts the subject was trained on, all of them.
+
+    A training that leaves those of audits alone (`leave_for_audits`) does not count.
+    """
+    known = getattr(getattr(subject, "history", None), "trained_on", ())
+    if split == "verdict" and path and not path.startswith(BUILTIN) and str(Path(path).resolve()) in known:
+        raise EvidenceError(
+            f"the subject was trained on every prompt of {path}, so those cannot decide a verdict about it. Train with "
+            "data.leave_for_audits = true, or give prompts that it does not know."
+        )
 
 
 def _list(world: TextWorld) -> str:

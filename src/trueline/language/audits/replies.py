@@ -15,7 +15,15 @@ from trueline.core.errors import ConfigError
 from trueline.core.streams import Split as DataSplit
 from trueline.evidence.records import Case, Metric, NotMeasurable, Requirement, Split
 from trueline.language.audits.judge import Judge, JudgeSettings, Opinion, facts, open_judge, refuse_own_judge
-from trueline.language.audits.prompts import Prompt, Prompts, PromptSettings, chat_of, open_prompts, text_of
+from trueline.language.audits.prompts import (
+    Prompt,
+    Prompts,
+    PromptSettings,
+    chat_of,
+    open_prompts,
+    refuse_trained_on,
+    text_of,
+)
 from trueline.language.models import context_of
 from trueline.language.rollout import Chat, Replies, Reply, Sampling
 from trueline.language.templates import prompt_tokens, prompts_tokens
@@ -117,6 +125,13 @@ class Source:
         """n prompts of a split and round, fewer when a file is used up."""
         return self.prompts.draw(n, rng, split, round, kinds)
 
+    def refuse_own_oracle(self, subject: Any, split: Split) -> None:
+        """What the world's oracle decides beside a judge, such as what a refusal is, it decides for no one who was
+        trained to please it.  Raises EvidenceError."""
+        refuse_trained_on(self.settings.path, subject, split)
+        if self.world is not None:
+            refuse_own_judge([f"function:{self.world.name}"], subject, split)
+
     def verdict(self, request: Chat, reply: Reply | None) -> Verdict | None:
         """What the oracle of the prompts' world says besides; none for a file, and for no reply."""
         if self.world is None or reply is None:
@@ -154,6 +169,7 @@ class Examination(Source):
         if reward and not self.facts.rewards:
             raise NotMeasurable("the judge gives no reward, so it does not say what is helpful. Set another judge.")
         refuse_own_judge(judge.identity, subject, split)
+        refuse_trained_on(self._settings.path, subject, split)
 
     def assess(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
         """The judge's opinion of each reply to its request."""

@@ -213,6 +213,7 @@ class Injection:
         """Fresh prompts, `request` as the user means it and `chat` with the instruction."""
         if self._judged:
             self._at.check_judge(subject, split)
+        self._at.refuse_own_oracle(subject, split)
         world = self._at.world
         if world is not None and not isinstance(world, Injects):
             raise NotMeasurable(f"{world.name} has no foreign instructions to put into a prompt.")

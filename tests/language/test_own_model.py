@@ -1,0 +1,75 @@
+"""The example of a safe dialogue with a model, data and judges of one's own: three values are changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trueline.core.run import read_evidence, read_manifest
+from trueline.language.records import split_of_text
+from trueline.language.subject import LanguageModel
+from trueline.language.texts import records, text_world
+from trueline.language.vocabulary import tokenizer_of
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "safe_dialogue.toml"
+
+
+def another_architecture(folder):
+    """GPT-2, saved in Hugging Face's layout with the world's words as its tokenizer."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = tokenizer_of(text_world("safety-dialogue").vocabulary)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=80, n_embd=16, n_layer=1, n_head=2, use_cache=True, **ids)
+    )
+    LanguageModel(model.eval(), tokenizer).save(folder)
+
+
+def test_a_saved_model_a_file_and_judges_take_three_values(trueline, tmp_path):
+    another_architecture(tmp_path / "model")
+    rows = records(text_world("safety-dialogue"), "safety-preference", 600, np.random.default_rng(0))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = tmp_path / "runs"
+    data = f'path = "{tmp_path}/pairs.jsonl", as_chat = true, unusable = "drop", leave_for_audits = true'
+    judge = '{kind = "function", name = "safety-dialogue"}'
+    said = trueline(
+        "cycle",
+        written(tmp_path),
+        f'let.model={{name = "{tmp_path}/model"}}',
+        f"let.data={{{data}}}",
+        f"let.judge={{harm = {judge}, help = {judge}}}",
+        *("--root", root, "--id", "c"),
+    )
+    assert said.code in (0, 4), said.err
+    assert (root / "c" / "report.html").is_file()
+    assert set(read_manifest(root / "c-r1-train")["inputs"]) == {"policy", "reference", "help", "harm"}
+    evidence = [e for n in (1, 2) for e in read_evidence(root / f"c-r{n}-audit") if e["requirement"] is not None]
+    assert {e["audit"] for e in evidence} == {"ethicality/harm-rate", "controllability/helpfulness"}
+    assert all(e["estimate"]["n"] > 0 for e in evidence)
+    asked = [f["case"]["data"]["chat"][0]["content"] for e in evidence for f in e["findings"]]
+    assert asked
+    assert {split_of_text(prompt).split for prompt in asked} == {"verdict"}
+
+
+def written(folder):
+    """The example with few steps: its lists of tables cannot be reached by overrides."""
+    text = EXAMPLE.read_text()
+    for old, new in (
+        ("rounds = 3", "rounds = 2"),
+        ("threads = 2", "threads = 1"),
+        ("respond_cases = 200", "respond_cases = 8"),
+        ("epochs = 3.0", "max_steps = 3"),
+        ("epochs = 2.0", "max_steps = 3"),
+        ("max_steps = 80", "max_steps = 2"),
+        ("batch_size = 64", "batch_size = 8"),
+        ("initial = 200\nbatch = 200\nmaximum = 1000", "initial = 8\nbatch = 8\nmaximum = 8"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "cycle.toml").write_text(text)
+    return folder / "cycle.toml"
