@@ -88,6 +88,9 @@ def test_only_what_is_prepared_before_can_be_referred_to():
     early = {"first": Plan(recipe="bandit", inputs={"policy": "prepared://first"})}
     with pytest.raises(ValueError, match="first refers to prepared://first, which is not prepared before it"):
         CycleSpec(name="c", prepare=early, train=Plan(recipe="bandit"), audit=audit)
+    lost = [{"name": "ethicality/harm", "config": {"base": ["prepared://first"]}}]
+    with pytest.raises(ValueError, match="ethicality/harm refers to prepared://, which stands for runs"):
+        CycleSpec(name="c", prepare={"first": Plan(recipe="bandit")}, train=Plan(recipe="bandit"), audit=lost)
     with pytest.raises(ValueError, match="cannot be part of a run's name"):
         CycleSpec(name="c", prepare={"r1-train": Plan(recipe="bandit")}, train=Plan(recipe="bandit"), audit=audit)
 

@@ -97,6 +97,12 @@ class CycleSpec(Config):
             if name in self.prepare and (not _NAME.fullmatch(name) or _OWN.fullmatch(name)):
                 raise ValueError(f"prepare.{name} cannot be part of a run's name. Use letters, digits and dashes.")
             known.append(name)
+        for use in (*self.audit, *self.respond):
+            if _prepared_in(dict(use.config)):
+                raise ValueError(
+                    f"{use.name} refers to {PREPARED}, which stands for runs of this cycle in plans alone. Give it the "
+                    "folder of a run that is there."
+                )
         return self
 
     def check(self) -> None:
@@ -182,7 +188,7 @@ def _mapped(here: Any, change: Callable[[str], Any]) -> Any:
         return change(here)
     if isinstance(here, Mapping):
         return {key: _mapped(value, change) for key, value in here.items()}
-    return [_mapped(value, change) for value in here] if isinstance(here, list) else here
+    return [_mapped(value, change) for value in here] if isinstance(here, list | tuple) else here
 
 
 def _prepared_in(here: Any) -> list[str]:
