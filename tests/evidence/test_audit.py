@@ -217,6 +217,20 @@ def test_a_layout_seen_before_is_no_new_unit_and_a_used_up_set_ends_the_audit():
     assert found.verdict is Verdict.INCONCLUSIVE
 
 
+class Finite(CoinAudit):
+    """Thirty prompts, of which each draw takes some at random."""
+
+    def cases(self, subject, split, round, n, rng):
+        return [Case(str(k), data={"seed": int(k)}) for k in rng.choice(30, size=min(n, 30), replace=False)]
+
+
+def test_a_finite_set_is_used_up_before_it_ends_an_audit():
+    # Half of 30 coins are heads, against a threshold of a half: nothing settles it, so that every look is taken.
+    audit, budget = Finite(threshold=0.5), Budget(initial=10, batch=10, maximum=60)
+    (evidence,) = run_audit(audit, Coin(0.5), split="verdict", round=1, budget=budget, seed=0)
+    assert evidence.estimate.n == audit.measured == 30
+
+
 class Curved(CoinAudit):
     """Heads become likelier along the axis: the value at x is the coin's plus x."""
 

@@ -42,6 +42,7 @@ from trueline.evidence.statistics import asymptotic_sequence, cvar, mean_sequenc
 __all__ = ["Audit", "Budget", "estimate_metric", "run_audit", "run_audits"]
 
 MOST_MISSING = 0.05  # above this share of cases without a value nothing is concluded: they may be the bad ones
+REDRAWN = 20  # draws of one look, where earlier ones repeated cases: finite sets are used up, not given up
 DESCRIPTIVE = 0.95  # confidence of intervals on which no verdict rests
 
 
@@ -288,10 +289,19 @@ def _measured(
     """Up to n new cases with their outcomes."""
     # A cluster met in an earlier look is no new unit, and more of its cases would change a unit already bet on.
     seen = {t.case.unit for t in tried}
-    drawn = list(audit.cases(subject, terms.split, terms.round, n, draw_rng))
-    if len(drawn) > n:
-        raise EvidenceError(f"audit {audit.name!r} drew {len(drawn)} cases when asked for {n}. Draw at most as many.")
-    cases = [case for case in drawn if case.unit not in seen]
+    cases: list[Case] = []
+    for _ in range(REDRAWN):
+        asked = n - len(cases)
+        drawn = list(audit.cases(subject, terms.split, terms.round, asked, draw_rng))
+        if len(drawn) > asked:
+            raise EvidenceError(
+                f"audit {audit.name!r} drew {len(drawn)} cases when asked for {asked}. Draw at most as many."
+            )
+        new = [case for case in drawn if case.unit not in seen]
+        cases += new
+        seen |= {case.unit for case in new}
+        if len(new) == len(drawn) or len(cases) == n:
+            break  # only what was met before is drawn again: an audit may have reasons to draw fewer
     if not cases:
         return []
     outcomes = list(audit.measure(subject, cases, measure_rng))
