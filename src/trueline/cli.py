@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from trueline.core import registry
-from trueline.core.errors import ConfigError, RunError, Stopped, TruelineError, UnknownName, nearest, unknown
+from trueline.core.errors import LISTED, ConfigError, RunError, Stopped, TruelineError, UnknownName, nearest, unknown
 
 if TYPE_CHECKING:
     from trueline.core.registry import Entry
@@ -30,18 +30,7 @@ __all__ = ["app", "main"]
 
 FAILED, UNSETTLED, INTERRUPTED = 4, 5, 130
 
-KINDS = {
-    "recipes": "recipe",
-    "envs": "env",
-    "multi-agent-envs": "multi-agent env",
-    "audits": "audit",
-    "claims": "claim",
-    "responses": "response",
-    "subjects": "subject",
-    "benchmarks": "benchmark",
-    "text-data": "text-data",
-    "scorers": "scorer",
-}
+KINDS = {word: kind for kind, word in LISTED.items()}
 
 app = typer.Typer(
     name="trueline",

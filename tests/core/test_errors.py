@@ -9,6 +9,12 @@ from trueline.core.errors import BadWorld, Diverged, MissingExtra, Stopped, True
 def test_an_unknown_name_is_answered_with_the_nearest_and_where_to_look():
     text = unknown("recipe", "ppo-lga", ["ppo-lag", "trpo-lag", "cpo"])
     assert text == "no recipe is called 'ppo-lga'. Did you mean 'ppo-lag'? `trueline list recipes` shows all 3."
+    assert "`trueline list multi-agent-envs` shows all 1." in unknown("multi-agent env", "a", ["b"])
+    assert "`trueline list text-data` shows all 1." in unknown("text-data", "a", ["b"])
+    # What no registry holds is named outright.
+    assert unknown("text world", "cypher", ["cipher", "essay"]).endswith(
+        "Did you mean 'cipher'? There are cipher, essay."
+    )
 
 
 def test_no_nearest_name_is_invented():

@@ -130,6 +130,23 @@ def nearest(given: str, known: Collection[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+LISTED = {  # kinds of registered names, and what `trueline list` calls them
+    "recipe": "recipes",
+    "env": "envs",
+    "multi-agent env": "multi-agent-envs",
+    "audit": "audits",
+    "claim": "claims",
+    "response": "responses",
+    "subject": "subjects",
+    "benchmark": "benchmarks",
+    "text-data": "text-data",
+    "scorer": "scorers",
+}
+
+
 def unknown(kind: str, given: str, known: Collection[str]) -> str:
-    """The sentence for a name nothing is registered under, with the nearest name and where to see them all."""
-    return f"no {kind} is called {given!r}.{nearest(given, known)} `trueline list {kind}s` shows all {len(known)}."
+    """The sentence for a name that there is not, with the nearest name and where to see them all."""
+    everything = f"There are {', '.join(known)}."
+    if kind in LISTED:
+        everything = f"`trueline list {LISTED[kind]}` shows all {len(known)}."
+    return f"no {kind} is called {given!r}.{nearest(given, known)} {everything}"
