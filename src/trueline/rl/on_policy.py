@@ -37,7 +37,6 @@ from trueline.rl.augmentation.saute import Saute
 from trueline.rl.augmentation.world import Augmented, Budget, Played
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.distributions import Distribution
-from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, Weights, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -45,7 +44,7 @@ from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
+from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import NetworkPolicy, WorldRef, made
 from trueline.rl.recurrent import Gru, RecurrentActorCritic, segments, sequences
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -53,13 +52,13 @@ from trueline.rl.training import (
     FAILED_FROM,
     MOST_MET,
     Averaged,
+    as_trained,
     failing_layouts,
     held,
     learnt_by,
     limits_of,
     limits_over,
     one_world,
-    played_under,
     refuse_divergence,
     run_epochs,
     shown,
@@ -260,7 +259,8 @@ class OnPolicyRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
-            env = as_trained(config, world, np.random.default_rng(0), root=root)
+            rng = np.random.default_rng(0)
+            env = as_trained(world, _cost_limit(config), config.disturbance, rules_of(config), rng, root=root)
             ObservationCodec.of(env.observation_space)
             ActionCodec.of(env.action_space)
 
@@ -292,23 +292,6 @@ def rules_of(config: OnPolicy) -> Augmentation | None:
     if isinstance(config, Limited) and not isinstance(config.limit_on, Expected):
         return config.limit_on
     return None
-
-
-def as_trained(
-    config: OnPolicy,
-    world: VectorEnv,
-    rng: np.random.Generator,
-    learnt: Mapping[str, Any] | None = None,
-    root: Path | None = None,
-) -> VectorEnv:
-    """The world as training meets it: disturbed by draws from `rng`, and around that the rules of the row.
-
-    learnt: parameters of the rules that an earlier training came to; root: the folder of runs, for calibrated limits.
-    Raises ConfigError for limits, a disturbance or rules that do not fit the world, and for rules whose limit moves.
-    """
-    limits = limits_over(_cost_limit(config), world, root)
-    env = disturbed(world, config.disturbance, rng) if config.disturbance else world
-    return played_under(env, rules_of(config), limits, learnt)
 
 
 # --- estimates ---
@@ -437,7 +420,16 @@ class Trainer:
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
         drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
-        self.env = as_trained(config, world, drawn, learnt_by(parent, rules_of(config)), run.folder.parent)
+        rules = rules_of(config)
+        self.env = as_trained(
+            world,
+            _cost_limit(config),
+            config.disturbance,
+            rules,
+            drawn,
+            learnt_by(parent, rules),
+            run.folder.parent,
+        )
         self.rules = self.env if isinstance(self.env, Augmented) else None
         observation = ObservationCodec.of(self.env.observation_space)
         steps = config.steps_per_epoch // config.num_envs

@@ -24,6 +24,7 @@ from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.world import Augmented, augmented
 from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.schedule import CostLimit, Limits
+from trueline.rl.perturb import Disturbance, disturbed
 from trueline.rl.policy import NetworkPolicy
 from trueline.rl.worlds import make
 
@@ -32,13 +33,13 @@ __all__ = [
     "MOST_MET",
     "Averaged",
     "Loop",
+    "as_trained",
     "failing_layouts",
     "held",
     "learnt_by",
     "limits_of",
     "limits_over",
     "one_world",
-    "played_under",
     "refuse_divergence",
     "run_epochs",
     "shown",
@@ -99,7 +100,7 @@ def limits_of(cost_limit: CostLimit | None, env: VectorEnv, root: Path | None = 
 # --- rules ---
 
 
-def played_under(
+def _played_under(
     env: VectorEnv, rules: Augmentation | None, limits: Limits, learnt: Mapping[str, Any] | None = None
 ) -> VectorEnv:
     """`env` as training meets it under the rules of a row; `env` itself where they are the world's own.
@@ -116,6 +117,25 @@ def played_under(
             "limit, or Simmer's augmentation.rise for a budget that grows."
         )
     return augmented(env, rules, limits.at(1.0), learnt)
+
+
+def as_trained(
+    world: VectorEnv,
+    cost_limit: CostLimit | None,
+    disturbance: Disturbance | None,
+    rules: Augmentation | None,
+    rng: np.random.Generator,
+    learnt: Mapping[str, Any] | None = None,
+    root: Path | None = None,
+) -> VectorEnv:
+    """The world as training meets it: disturbed by draws from `rng`, and around that the rules of the row.
+
+    learnt: parameters of the rules that an earlier training came to; root: the folder of runs, for calibrated limits.
+    Raises ConfigError for limits, a disturbance or rules that do not fit the world, and for rules whose limit moves.
+    """
+    limits = limits_over(cost_limit, world, root)
+    env = disturbed(world, disturbance, rng) if disturbance else world
+    return _played_under(env, rules, limits, learnt)
 
 
 def learnt_by(parent: Subject | None, rules: Augmentation | None) -> Mapping[str, Any] | None:

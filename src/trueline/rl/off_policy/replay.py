@@ -6,7 +6,6 @@ reward and for each cost, with a discount of its own each. m is `n_step`, or les
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.core.segments import Segments
+from trueline.rl.ring import Ring
 
 
 class Transitions(NamedTuple):
@@ -29,66 +28,12 @@ class Transitions(NamedTuple):
     after: Tensor  # [B, D] the observation m steps later, the last one of an episode that was cut off
 
 
-class Replay:
-    """The last `capacity` rows, each row's parts side by side so that a sample is one gather.
-
-    Memory: 4·(2D + A + 2(1 + K)) bytes a row, taken as rows come. `record` appends what is new to a segment on disk and
-    returns the cursor that a checkpoint stores; every transition of the run stays there.
-    """
+class Replay(Ring[Transitions]):
+    """The last `capacity` transitions: 4·(2D + A + 2(1 + K)) bytes each."""
 
     def __init__(self, capacity: int, obs: int, action: int, costs: int, folder: Path) -> None:
         """obs: D, action: A, costs: K; folder: where the segments lie."""
-        self.capacity = capacity
-        signals = 1 + costs
-        self.widths = [obs, action, signals, signals, obs]
-        # Zeros that are never written cost no memory: the system gives a page when it is first touched.
-        self._rows = torch.from_numpy(np.zeros((capacity, sum(self.widths)), dtype=np.float32))
-        self._segments = Segments(folder)
-        self.total = 0  # rows ever added; row i lies at i % capacity
-        self._recorded = 0
-
-    def __len__(self) -> int:
-        return min(self.total, self.capacity)
-
-    def add(self, rows: Transitions) -> None:
-        """Append R ≤ capacity rows; the oldest give way."""
-        added = len(rows.obs)
-        if not added:
-            return
-        if self.total + added - self._recorded > self.capacity:
-            self._record()  # or rows would be overwritten that no segment holds yet
-        self._write(torch.cat(list(rows), dim=1))
-
-    def _write(self, rows: Tensor) -> None:
-        at = torch.arange(self.total, self.total + len(rows)) % self.capacity
-        self._rows[at] = rows
-        self.total += len(rows)
-
-    def sample(self, size: int, rng: torch.Generator) -> Transitions:
-        """`size` rows, drawn uniformly with replacement."""
-        index = torch.randint(len(self), (size,), generator=rng)
-        return Transitions(*self._rows.index_select(0, index).split(self.widths, dim=1))
-
-    def _record(self) -> None:
-        if self.total > self._recorded:
-            at = torch.arange(self._recorded, self.total) % self.capacity
-            self._segments.append({"rows": self._rows[at].numpy()})
-            self._recorded = self.total
-
-    def record(self) -> dict[str, Any]:
-        """What is new goes to disk; returns where it stands. Raises DiskError when the disk is full."""
-        self._record()
-        return self._segments.cursor()
-
-    def restore(self, cursor: Mapping[str, Any] | None) -> None:
-        """Go back to a cursor, or to nothing.  Raises CheckpointError for a segment that is missing or was altered."""
-        self._segments.rewind(cursor or {"segments": []})
-        self.total = self._recorded = 0
-        found = self._segments.read(last=self.capacity)
-        self.total = self._segments.rows - (len(found["rows"]) if found else 0)
-        if found:
-            self._write(torch.from_numpy(found["rows"]))
-        self._recorded = self.total
+        super().__init__(Transitions, [obs, action, 1 + costs, 1 + costs, obs], capacity, folder)
 
 
 @dataclass(slots=True)

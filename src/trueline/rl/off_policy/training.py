@@ -45,20 +45,20 @@ from trueline.rl.handlers.schedule import CostLimit
 from trueline.rl.off_policy.networks import ActorQ, Guide, Learner, QNetwork, QPolicy, Shape, described
 from trueline.rl.off_policy.replay import NStep, Replay, Transitions
 from trueline.rl.off_policy.sac import Sac
-from trueline.rl.perturb import Disturbance, NoisySensors, disturbed
+from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
     FAILED_FROM,
     MOST_MET,
     Averaged,
+    as_trained,
     failing_layouts,
     held,
     learnt_by,
     limits_of,
     limits_over,
     one_world,
-    played_under,
     refuse_divergence,
     run_epochs,
     shown,
@@ -211,7 +211,8 @@ class OffPolicyRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
-            env = as_trained(config, world, np.random.default_rng(0), root=root)
+            rng = np.random.default_rng(0)
+            env = as_trained(world, _cost_limit(config), config.disturbance, rules_of(config), rng, root=root)
             network = _network(config, env, torch.Generator().manual_seed(0))
             config.update.learner(network)
 
@@ -241,23 +242,6 @@ def rules_of(config: OffPolicy) -> Augmentation | None:
     if isinstance(config, Constrained) and not isinstance(config.limit_on, Expected):
         return config.limit_on
     return None
-
-
-def as_trained(
-    config: OffPolicy,
-    world: VectorEnv,
-    rng: np.random.Generator,
-    learnt: Mapping[str, Any] | None = None,
-    root: Path | None = None,
-) -> VectorEnv:
-    """The world as training meets it: disturbed by draws from `rng`, and around that the kind of limit.
-
-    learnt: parameters of the kind that an earlier training came to; root: the folder of runs, for calibrated limits.
-    Raises ConfigError for limits, a disturbance or a kind that do not fit the world.
-    """
-    limits = limits_over(_cost_limit(config), world, root)
-    env = disturbed(world, config.disturbance, rng) if config.disturbance else world
-    return played_under(env, rules_of(config), limits, learnt)
 
 
 def _network(config: OffPolicy, world: VectorEnv, rng: torch.Generator) -> ActorQ:
@@ -304,7 +288,16 @@ class Trainer:
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
         drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
-        self.env = as_trained(config, world, drawn, learnt_by(parent, rules_of(config)), run.folder.parent)
+        rules = rules_of(config)
+        self.env = as_trained(
+            world,
+            _cost_limit(config),
+            config.disturbance,
+            rules,
+            drawn,
+            learnt_by(parent, rules),
+            run.folder.parent,
+        )
         self.rules = self.env if isinstance(self.env, Augmented) else None
         self.codec = ObservationCodec.of(self.env.observation_space)
         self.network = _network(config, self.env, run.torch_rng("networks"))

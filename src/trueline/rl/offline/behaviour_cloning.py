@@ -110,10 +110,6 @@ class Cloning(Config):
         loss = learner.improve_policy(batch.obs, lambda policy: cloning_loss(policy, batch.action), self.grad_norm)
         return {"policy_loss": loss}
 
-    def cost_at(self, learner: Learner, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """No handler steers a clone."""
-        raise NotImplementedError
-
 
 class VaeLearner:
     """A generator and its moments."""
@@ -175,7 +171,3 @@ class VaeCloning(Config):
         loss.backward()
         learner.vae_adam.step(self.grad_norm)
         return {"vae_loss": loss.detach()}
-
-    def cost_at(self, learner: VaeLearner, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """No handler steers a clone."""
-        raise NotImplementedError

@@ -191,7 +191,3 @@ class Coptidice(Config):
         )
         report = {"dual_loss": loss.detach(), "policy_loss": policy_loss, "weight": weight.mean()}
         return report | {f"multiplier_{k}": value for k, value in enumerate(learner.own["multiplier"])}
-
-    def cost_at(self, learner: DiceLearner, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """No handler steers it: the multiplier is its own."""
-        raise NotImplementedError

@@ -169,10 +169,6 @@ class Cpq(Config):
         learner.actor.follow(self.polyak)
         return {**report, "floor": floor}
 
-    def cost_at(self, learner: CpqLearner, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """No handler steers it: it keeps its limits by itself."""
-        raise NotImplementedError
-
     # --- continuous actions ---
 
     def _learn_an_action(

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -106,8 +106,13 @@ class Update(Protocol):
         """One gradient step on normalised rows; first [B, D] begin episodes. Returns numbers, logged as update/NAME."""
         ...
 
+
+@runtime_checkable
+class Steers(Protocol):
+    """Ability of an update: it tells what a handler steers by."""
+
     def cost_at(self, learner: Any, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """Q_c(s, π) [B, K]: what a handler steers by."""
+        """Q_c(s, π) [B, K]."""
         ...
 
 
@@ -163,7 +168,7 @@ class OfflineRecipe:
         needs = "reward"
         if issubclass(self.Config, Limited):
             needs = "weights" if issubclass(self.Config, Constrained) else "limits"
-        if needs not in self.update.takes:
+        if needs not in self.update.takes or (needs == "weights" and not isinstance(self.update, Steers)):
             raise ConfigError(
                 f"recipe {self.name!r} has an update that goes by {' or '.join(self.update.takes)}, and a Config for "
                 f"{needs}. Use Offline for the reward alone, Constrained for weights, Limited for limits."
@@ -378,6 +383,7 @@ class Trainer:
         self.total_steps += 1
         if self.handler is not None:
             assert isinstance(self.config, Constrained)
+            assert isinstance(self.update, Steers)  # or the row would have been refused
             cost = self.update.cost_at(self.learner, first, rng)
             for name, value in zip(self.limited, cost.mean(0), strict=True):
                 report[f"cost_at_start_{name}"] = value

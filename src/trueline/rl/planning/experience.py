@@ -7,16 +7,15 @@ Every so manieth row is held out, for good and for all members, so that an error
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trueline.core.segments import Segments
+from trueline.rl.ring import Ring
 
 
 class Seen(NamedTuple):
@@ -31,70 +30,12 @@ class Seen(NamedTuple):
     counts: Tensor  # [B, E] times the row is in each member's sample; 0 for all where it is held out
 
 
-class Experience:
-    """The last `capacity` rows, and all of them in segments on disk; see `off_policy.replay` for both."""
+class Experience(Ring[Seen]):
+    """The last `capacity` decisions."""
 
     def __init__(self, capacity: int, obs: int, action: int, costs: int, members: int, folder: Path) -> None:
         """obs: D, action: A, costs: K, members: E; folder: where the segments lie."""
-        self.capacity = capacity
-        self.widths = [obs, action, 1 + costs, 1, obs, 1, members]
-        # Zeros that are never written cost no memory: the system gives a page when it is first touched.
-        self._rows = torch.from_numpy(np.zeros((capacity, sum(self.widths)), dtype=np.float32))
-        self._segments = Segments(folder)
-        self.total = 0  # rows ever added; row i lies at i % capacity
-        self._recorded = 0
-
-    def __len__(self) -> int:
-        return min(self.total, self.capacity)
-
-    def add(self, rows: Seen) -> None:
-        """Append R ≤ capacity rows; the oldest give way."""
-        added = len(rows.obs)
-        if not added:
-            return
-        if self.total + added - self._recorded > self.capacity:
-            self._record()  # or rows would be overwritten that no segment holds yet
-        self._write(torch.cat(list(rows), dim=1))
-
-    def _write(self, rows: Tensor) -> None:
-        at = torch.arange(self.total, self.total + len(rows)) % self.capacity
-        self._rows[at] = rows
-        self.total += len(rows)
-
-    def all(self) -> Seen:
-        """Every row in memory, as views."""
-        return Seen(*self._rows[: len(self)].split(self.widths, dim=1))
-
-    def since(self, number: int) -> Seen:
-        """The rows from number `number` on, as far as they are still there."""
-        at = torch.arange(max(number, self.total - len(self)), self.total) % self.capacity
-        return Seen(*self._rows[at].split(self.widths, dim=1))
-
-    def sample(self, size: int, rng: torch.Generator) -> Seen:
-        """`size` rows, drawn uniformly with replacement, held out or not."""
-        index = torch.randint(len(self), (size,), generator=rng)
-        return Seen(*self._rows.index_select(0, index).split(self.widths, dim=1))
-
-    def _record(self) -> None:
-        if self.total > self._recorded:
-            at = torch.arange(self._recorded, self.total) % self.capacity
-            self._segments.append({"rows": self._rows[at].numpy()})
-            self._recorded = self.total
-
-    def record(self) -> dict[str, Any]:
-        """What is new goes to disk; returns where it stands. Raises DiskError when the disk is full."""
-        self._record()
-        return self._segments.cursor()
-
-    def restore(self, cursor: Mapping[str, Any] | None) -> None:
-        """Go back to a cursor, or to nothing.  Raises CheckpointError for a segment that is missing or was altered."""
-        self._segments.rewind(cursor or {"segments": []})
-        self.total = self._recorded = 0
-        found = self._segments.read(last=self.capacity)
-        self.total = self._segments.rows - (len(found["rows"]) if found else 0)
-        if found:
-            self._write(torch.from_numpy(found["rows"]))
-        self._recorded = self.total
+        super().__init__(Seen, [obs, action, 1 + costs, 1, obs, 1, members], capacity, folder)
 
 
 def bootstrap(first: int, rows: int, members: int, held_out: float, rng: np.random.Generator) -> NDArray[np.float32]:
