@@ -322,13 +322,16 @@ def _one(_: Medians) -> float:
 
 
 def _steps(id: str, num_envs: int, quick: bool) -> int:
-    """Steps of each environment in a sample: a whole episode of one, a share of it of many, so that none takes long."""
-    running = "Velocity" in id
+    """Steps of each environment in a sample: a whole episode of one, a share of it of many, so that none takes long.
+
+    Nor should one be so short that a moment's noise decides it: Circle, the quickest, takes more steps than the others.
+    """
+    running, quickest = "Velocity" in id, "Circle" in id and not quick
     if num_envs == 1:
-        return (1000 if quick else 5000) if running else (500 if "Circle" in id else 1000)
+        return (1000 if quick else 5000) if running else (2500 if quickest else 500 if "Circle" in id else 1000)
     if num_envs == FEW:
-        return (250 if quick else 500) if running else (125 if quick or "Circle" in id else 250)
-    return 100 if running else 25
+        return (250 if quick else 500) if running else (125 if quick else 400 if quickest else 250)
+    return 100 if running or quickest else 25
 
 
 def _batched(side: str, id: str, num_envs: int, quick: bool) -> Contestant:
