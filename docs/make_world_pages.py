@@ -32,6 +32,7 @@ from trueline.safety.worlds import WORLDS, make_world, open_world
 from trueline.safety.worlds.agents import AGENTS, Agent
 from trueline.safety.worlds.costs import Beyond, Cost, Inside, Moving, Touching, TouchingScenery, WrongButton
 from trueline.safety.worlds.courses import STAGES
+from trueline.safety.worlds.engine import NavigationWorlds
 from trueline.safety.worlds.manipulation import MANIPULATION, make_manipulation
 from trueline.safety.worlds.manipulation_agents import HAND_TEAMS, make_hand_agents
 from trueline.safety.worlds.multi_goal import MULTI_GOALS, make_multi_goal
@@ -577,7 +578,7 @@ GALLERIES: dict[str, Gallery] = {
         for task in ("Goal", "Button", "Push")
     },
     "pictures-Race": _views(_levels("Race"), "fixedfar++"),
-    "pictures-FormulaOne": _views(_levels("FormulaOne"), "fixedfar++"),
+    "pictures-FormulaOne": _views(_levels("FormulaOne"), "behind the agent"),
     "pictures-fading": Gallery(
         tuple(f"after {steps} steps" for steps in FADED_AFTER),
         (tuple((f"fading-{steps}.jpg", f"PointFadingHard2 after {steps} steps") for steps in FADED_AFTER),),
@@ -621,23 +622,40 @@ GALLERIES: dict[str, Gallery] = {
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 _PIXELS = 320
+_LARGE = 480  # pixels, of pictures that show much
 _SEED = np.array([3], np.uint32)
+_COURSE_SEED = np.array([4], np.uint32)  # of FormulaOne, whose next stage is then straight ahead
 
 
-def _cropped(picture: Picture, up: int = 0) -> Picture:
+def _cropped(picture: Picture, up: int = 0, size: int = _PIXELS) -> Picture:
     """The middle of a picture, or what lies so many pixels above it."""
-    top, left = ((side - _PIXELS) // 2 for side in picture.shape[:2])
-    return picture[top - up : top - up + _PIXELS, left : left + _PIXELS]
+    top, left = ((side - size) // 2 for side in picture.shape[:2])
+    return picture[top - up : top - up + size, left : left + size]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a view from above shows besides a scene: a frame of its own, boxes in their true size, numbered places."""
+    """What a view from above shows besides a scene: a frame of its own, boxes in their true size, numbered places.
+
+    enlarged: by how much the agent and its goal are, where they would be too small to be seen.
+    """
 
     half_m: float | None = None
     centre_m: tuple[float, float] = (0.0, 0.0)
     boxes: tuple[Solid, ...] = ()
     numbered: tuple[tuple[float, float], ...] = ()
+    inches: float = 3.2
+    enlarged: float = 1.0
+
+
+def _named(shape: Mapping[str, Any], enlarged: float) -> dict[str, Any]:
+    """A shape of a scene as a legend calls and shows it: lines are drawn opaque, for little of them is seen."""
+    name, colour, radius = shape["name"].replace("_", " "), shape["colour"], shape["radius"]
+    if enlarged > 1.0 and name in ("agent", "goal"):
+        name, radius = f"{name} × {enlarged:g}", radius * enlarged
+    if shape["kind"] == "line":
+        name, colour = "lines", colour[:3]
+    return {**shape, "name": name, "colour": colour, "radius": radius}
 
 
 def _from_above(scene: dict[str, Any], plan: Plan = Plan()) -> Picture:
@@ -648,11 +666,12 @@ def _from_above(scene: dict[str, Any], plan: Plan = Plan()) -> Picture:
 
     from trueline.rl.filmstrip import top_view
 
-    figure = Figure(figsize=(3.2, 3.6), dpi=100)
+    figure = Figure(figsize=(plan.inches, plan.inches + 0.4), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.01, 0.12, 0.98, 0.87))
-    # A scene has scenery as lines; here it is seen in full.
-    shapes = [shape for shape in scene["shapes"] if shape.get("name") != "scenery"]
+    names = 0.432 / (plan.inches + 0.4)  # share of the height, below
+    axes = figure.add_axes((0.01, names, 0.98, 0.99 - names))
+    # A scene has scenery as blocks of its own; here boxes are seen in full.
+    shapes = [_named(shape, plan.enlarged) for shape in scene["shapes"] if shape.get("name") != "scenery"]
     top_view(axes, {**scene, "shapes": shapes})
     named = {shape["name"]: shape["colour"] for shape in shapes}
     for box in plan.boxes:
@@ -680,10 +699,7 @@ def _from_above(scene: dict[str, Any], plan: Plan = Plan()) -> Picture:
     left, bottom = left + 0.03 * width, bottom + 0.03 * width
     axes.plot((left, left + metres), (bottom, bottom), color="black", linewidth=2)
     axes.text(left, bottom + 0.015 * width, f"{metres:g} m", fontsize=8)
-    handles = [
-        Patch(facecolor=colour, edgecolor="0.3", linewidth=0.5, label=name.replace("_", " "))
-        for name, colour in named.items()
-    ]
+    handles = [Patch(facecolor=colour, edgecolor="0.3", linewidth=0.5, label=name) for name, colour in named.items()]
     figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=8, frameon=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
@@ -697,25 +713,54 @@ def _draw_bodies() -> Iterator[tuple[str, Picture]]:
         env.close()
 
 
-def _draw_worlds(names: Sequence[str], far: str, plan: Plan = Plan()) -> Iterator[tuple[str, Picture]]:
+def _draw_worlds(
+    names: Sequence[str],
+    look: Callable[[NavigationWorlds], Picture],
+    plan: Plan = Plan(),
+    seed: NDArray[np.uint32] = _SEED,
+) -> Iterator[tuple[str, Picture]]:
     for name in names:
         env = make_world(f"SafetyPoint{name}-v0", 1)
-        env.reset(_SEED)
-        yield f"Point{name}.jpg", env.render(0, _PIXELS, _PIXELS, far)
+        env.reset(seed)
+        yield f"Point{name}.jpg", look(env)
         yield f"Point{name}-above.png", _from_above(env.scene(0), replace(plan, boxes=env.world.scenery))
         env.close()
 
 
+def _from(camera: str) -> Callable[[NavigationWorlds], Picture]:
+    return lambda env: env.render(0, _PIXELS, _PIXELS, camera)
+
+
+def _near(whole: int, up: int) -> Callable[[NavigationWorlds], Picture]:
+    """The middle of a picture from far away that is drawn `whole` pixels wide, from `up` pixels above it."""
+    return lambda env: _cropped(env.render(0, whole, whole, "fixedfar++"), up, _LARGE)
+
+
+def _behind(env: NavigationWorlds) -> Picture:
+    """The agent and its goal, seen from behind the agent."""
+    env.render(0, _LARGE, _LARGE)  # opens the painter and brings it to the present
+    there = env.located(0)
+    away = there["goal"][0, :2] - there["agent"][0, :2]
+    view = mujoco.MjvCamera()
+    view.lookat[:] = *(there["agent"][0, :2] + 0.8 * away / np.linalg.norm(away)), 0.3
+    view.distance, view.elevation = 3.0, -20.0
+    view.azimuth = math.degrees(math.atan2(away[1], away[0]))
+    picture: Picture = env._painters[_LARGE, _LARGE].draw(view)
+    return picture
+
+
 def _draw_navigation() -> Iterator[tuple[str, Picture]]:
     for task in ("Goal", "Button", "Push", "Circle"):
-        yield from _draw_worlds(_levels(task), "fixedfar")
-    yield from _draw_worlds(_levels("Run"), "track")
+        yield from _draw_worlds(_levels(task), _from("fixedfar"))
+    yield from _draw_worlds(_levels("Run"), _from("track"))
 
 
 def _draw_courses() -> Iterator[tuple[str, Picture]]:
-    yield from _draw_worlds(BUILDINGS, "fixedfar++", Plan(5.2))
-    yield from _draw_worlds(_levels("Race"), "fixedfar++", Plan(4.2, (0.1, -1.2)))
-    yield from _draw_worlds(_levels("FormulaOne"), "fixedfar++", Plan(29.0, (11.5, -11.0), numbered=STAGES))
+    large = _LARGE / 100
+    yield from _draw_worlds(BUILDINGS, _near(720, 0), Plan(4.5, inches=large))
+    yield from _draw_worlds(_levels("Race"), _near(820, 30), Plan(3.8, (0.3, -1.2), inches=large))
+    course = Plan(29.0, (11.5, -11.0), numbered=STAGES, inches=large, enlarged=8.0)
+    yield from _draw_worlds(_levels("FormulaOne"), _behind, course, _COURSE_SEED)
 
 
 def _draw_vision() -> Iterator[tuple[str, Picture]]:
@@ -785,7 +830,7 @@ def _runner(name: str, parts: Mapping[int, tuple[float, float, float]]) -> Pictu
     view: str | mujoco.MjvCamera = "track"
     if name == "Ant":  # wider than its cameras see
         view = mujoco.MjvCamera()
-        view.lookat, view.distance, view.azimuth, view.elevation = data.qpos[:3], 3.6, 90.0, -35.0
+        view.lookat, view.distance, view.azimuth, view.elevation = data.qpos[:3], 5.0, 90.0, -35.0
     picture: Picture = painter.draw(view)
     painter.close()
     return picture
@@ -833,18 +878,8 @@ def _draw_planar() -> Iterator[tuple[str, Picture]]:
         id = file.replace(".png", "-v0")
         env = make_planar(id, 1)
         env.reset(_SEED)
-        world, scene = PLANAR_WORLDS[id], env.scene(0)
-        kinds = [kind for kind, count in world.rings.items() for _ in range(count)]
-        shapes = [{**shape, "name": name} for shape, name in zip(scene["shapes"], [*kinds, "agent"], strict=True)]
-        for axis, limit in enumerate((world.limit_x_m, world.limit_y_m)):  # a scene leaves the lines out
-            for side in (-limit, limit) if limit < math.inf else ():
-                along = {
-                    "kind": "line",
-                    "radius": 40.0,
-                    "rot": math.pi / 2 * (1 - axis),
-                    "colour": [1.0, 0.0, 0.0, 1.0],
-                }
-                shapes.append({**along, "name": "lines", "xy": [side, 0.0] if axis == 0 else [0.0, side]})
+        scene = env.scene(0)
+        shapes = [{**shape, "name": "agent" if shape["name"] == "body" else shape["name"]} for shape in scene["shapes"]]
         yield file, _from_above({"extent": max(scene["extent"], 2.0), "shapes": shapes})
         env.close()
 

@@ -304,6 +304,54 @@ def test_the_task_of_a_goal_world_is_where_its_layout_says(sg):
     np.testing.assert_allclose(env.task.agent.mat @ env.task.agent.mat.T, np.eye(3), atol=1e-12)
 
 
+# What the peer's tasks of these names say: size, keepout and number of each kind.
+SIZES = {
+    "SafetyPointGoal2-v0": {"goal": (0.3, 0.305, 1), "hazards": (0.2, 0.18, 10), "vases": (0.1, 0.15, 10)},
+    "SafetyPointButton1-v0": {"goal": (0.2, 0.4, 1), "buttons": (0.1, 0.2, 4), "gremlins": (0.1, 0.4, 4)},
+    "SafetyCarPush2-v0": {"hazards": (0.3, 0.4, 4), "pillars": (0.2, 0.3, 4), "push_box": (0.125, 0.125, 1)},
+    "SafetyPointCircle2-v0": {"sigwalls": (3.5, 0.0, 4)},
+}
+
+
+@pytest.mark.parametrize("id", SIZES)
+def test_the_task_says_what_things_are_as_the_peers_does(sg, id):
+    env = sg.make(id)
+    env.reset(seed=0)
+    for kind, (size, keepout, number) in SIZES[id].items():
+        thing = getattr(env.task, kind)
+        assert (thing.size, thing.keepout, thing.num) == (size, keepout, number), kind
+    lidar = env.task.lidar_conf
+    assert (lidar.num_bins, lidar.exp_gain, lidar.type, lidar.alias) == (16, 1.0, "pseudo", True)
+    assert lidar.max_dist == (6.0 if "Circle" in id else 3.0)
+
+
+def test_a_goal_is_achieved_within_its_size(sg):
+    env = sg.make("SafetyPointGoalBase-v0", config={"Goal": {"locations": [(0.0, 0.0)], "size": 0.5}})
+    env.reset(seed=0)
+    world, goal = env.unwrapped.world, np.zeros(2)
+    layout = world.layout(0)
+    for away, achieved in ((0.51, False), (0.49, True)):
+        world.set_layout({0: {**layout, "agent": [goal + (away, 0.0)]}})
+        assert env.task.dist_goal() == pytest.approx(away)
+        assert env.task.goal_achieved is achieved
+    assert sg.make("SafetyPointCircle1-v0").task.goal_achieved is False
+    button = sg.make("SafetyPointButton1-v0")
+    with pytest.raises(AttributeError, match="info"):
+        _ = button.task.goal_achieved
+
+
+def test_what_a_view_shows_cannot_be_set(sg):
+    env = sg.make(GOAL)
+    env.reset(seed=0)
+    for view in (env.task, env.task.agent, env.task.goal, sg.make("SafetyPointMultiGoal1-v0").task):
+        for name in ("num_steps", "whatever"):
+            with pytest.raises(ConfigError, match=f"{name} was set to 5, but env.task is a view"):
+                setattr(view, name, 5)
+    with pytest.raises(AttributeError):
+        env.task.lidar_conf.num_bins = 8
+    assert env.task.num_steps == 1000
+
+
 @pytest.mark.parametrize("id", [ABLE, GOAL])
 def test_a_copy_goes_on_as_the_original_and_apart_from_it(sg, id):
     env = sg.make(id, max_episode_steps=4)
@@ -390,9 +438,21 @@ def test_depth_is_told_as_opengl_keeps_it():
     ("make", "says"),
     [
         (lambda sg: sg.make("SafetyPointGaol1-v0"), "SafetyPointGoal1-v0"),
+        (lambda sg: sg.make(None), "called None. Give an id"),
+        (lambda sg: sg.vector.make(ABLE, "3"), "num_envs is '3'"),
+        (lambda sg: sg.vector.make(ABLE, 2.5), "num_envs is 2.5"),
+        (lambda sg: sg.vector.make(ABLE, None), "num_envs is None"),
+        (lambda sg: sg.vector.make(ABLE, 2).step([[0.0], [0.0, 0.0]]), "they differ in length"),
+        (lambda sg: sg.make(ABLE, config={"num_steps": LIMIT + 1}), f"truncates at {LIMIT} itself"),
+        (lambda sg: sg.make(ABLE).reset(seed=1.0), "32-bit"),
+        (lambda sg: sg.make(ABLE).reset(seed=-1), "32-bit"),
+        (lambda sg: sg.make(ABLE).reset(seed="3"), "32-bit"),
         (lambda sg: sg.make("SafetyPointGoal1Gymnasium-v0"), "SafetyPointGoal1"),
         (lambda sg: sg.make(ABLE, render_mode="ansi"), "rgb_array"),
         (lambda sg: sg.make(ABLE, camera_id=9), "2 for vision"),
+        (lambda sg: sg.make(ABLE, camera_id="a"), "camera_id is 'a'"),
+        (lambda sg: sg.make(ABLE, camera_id=2.0), "camera_id is 2.0"),
+        (lambda sg: sg.make(ABLE, camera_name=5), "camera_name is 5"),
         (lambda sg: sg.make(ABLE, camera_id=1, camera_name="track"), "Give one"),
         (lambda sg: sg.make(ABLE, config={"agent_name": "Car"}), "'Point'"),
         (lambda sg: sg.make(ABLE, config={"observation_flaten": False}), "observation_flatten"),
@@ -429,6 +489,23 @@ def test_steps_out_of_turn_or_shape_are_refused(sg):
         env.step(STILL)
     with pytest.raises(gymnasium.error.ResetNeeded, match="over"):
         env.step(STILL)
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [([[0.0], [0.0, 0.0]], "no array"), (None, "no array"), ("ab", r"shape \(\)"), (np.array(["a", "b"]), "numbers")],
+)
+def test_an_action_that_is_no_array_of_numbers_is_refused_in_one_sentence(sg, action, says):
+    env = sg.make(ABLE, disable_env_checker=True)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=f"{ABLE} was given .*{says}"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint32(3)])
+def test_a_seed_may_be_numpys(sg, seed):
+    for env in (sg.make(GOAL), sg.make("SafetyHopperVelocity-v1"), gymnasium.make("SafetyPointGoal1Gymnasium-v0")):
+        np.testing.assert_array_equal(env.reset(seed=seed)[0], env.reset(seed=3)[0])
 
 
 @pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyHopperVelocity-v1"])

@@ -7,6 +7,7 @@ import pytest
 
 from trueline.compat.safety_gymnasium.composed import composed
 from trueline.compat.safety_gymnasium.ids import parse
+from trueline.compat.safety_gymnasium.levels import LEVEL_0
 from trueline.core.errors import ConfigError
 from trueline.safety.worlds import WORLDS
 
@@ -55,9 +56,21 @@ def base(id):
 @pytest.mark.parametrize("id", DESCRIBED)
 def test_a_described_world_is_the_registered_one(id):
     registered, described = WORLDS[id], composed(parse(base(id)), DESCRIBED[id])
-    assert described == replace(
-        registered, numeric=False, steps=1000
-    )  # the steps are num_steps, which this face counts
+    assert described == replace(registered, steps=1000)  # the steps are num_steps, which this face counts
+
+
+@pytest.mark.parametrize("task", LEVEL_0)
+@pytest.mark.parametrize("agent", ["Point", "Ant"])
+def test_level_0_by_the_repositorys_name_is_the_registered_task(sg, task, agent):
+    id = f"Safety{agent}{task.title()}0-v0"
+    described = composed(parse(base(id)), {key: value for key, value in LEVEL_0[task].items() if key != "num_steps"})
+    registered = WORLDS[id]
+    things = {thing.name: thing for thing in registered.things}
+    for thing in described.things:  # told apart by their colour alone, in which the original's differ too
+        assert replace(thing, colour=things[thing.name].colour) == things[thing.name]
+    assert replace(described, things=registered.things, steps=registered.steps) == registered
+    env = sg.make(base(id), config=LEVEL_0[task])
+    assert env.num_steps == (500 if task == "circle" else 1000)
 
 
 @pytest.mark.parametrize("id", ["SafetyPointGoal0-v0", "SafetyPointCircle2-v0"])
@@ -98,12 +111,43 @@ def test_a_key_of_the_lidar_changes_a_registered_task(sg):
     assert sg.vector.make("SafetyPointGoal1-v0", 2, config={"lidar_conf.num_bins": 10}).in_one_batch
 
 
+@pytest.mark.parametrize("id", ["SafetyPointCircle0-v0", "SafetyPointCircleBase-v0"])
+def test_longer_episodes_are_those_asked_for(sg, id):
+    steps = {"SafetyPointCircle0-v0": 500, "SafetyPointCircleBase-v0": 1000}[id] + 1
+    config = {"num_steps": steps} | (CIRCLE if "Base" in id else {})
+    env = sg.make(id, max_episode_steps=steps + 1, config=config)
+    plain = sg.make("SafetyPointCircle0-v0")
+    assert env.num_steps == env.task.num_steps == steps
+    np.testing.assert_array_equal(env.reset(seed=3)[0], plain.reset(seed=3)[0])
+    lengths = []
+    while not lengths:
+        *_, terminated, truncated, _ = env.step(np.zeros(2))
+        if terminated or truncated:
+            lengths.append((env.steps, terminated))
+    assert lengths == [(steps, False)]
+    assert sg.vector.make(id, 2, max_episode_steps=steps, config=config).in_one_batch
+
+
 GOAL = {"Goal": {}}
 
 
 @pytest.mark.parametrize(
     ("id", "config", "says"),
     [
+        ("SafetyPointGoalBase-v0", {"Goal": "x"}, "Goal is 'x'"),
+        ("SafetyPointGoalBase-v0", {"Goal": {"placements": 5}}, "Goal's placements is 5"),
+        ("SafetyPointGoalBase-v0", {"Goal": {"locations": [(1,)]}}, r"a list of places \(x, y\)"),
+        ("SafetyPointGoalBase-v0", {"Goal": {"keepout": "a"}}, "keepout 'a'"),
+        ("SafetyPointGoalBase-v0", {"Goal": {"alpha": None}}, "alpha None"),
+        ("SafetyPointGoalBase-v0", {**GOAL, "placements_conf.extents": 5}, "extents is .*4 numbers"),
+        ("SafetyPointGoalBase-v0", {**GOAL, "agent.placements": [(1, 2)]}, "agent.placements is .*4 numbers"),
+        ("SafetyPointGoalBase-v0", {**GOAL, "floor_conf.size": 3.5}, "floor_conf.size is .*3 numbers"),
+        ("SafetyPointGoal1-v0", {"num_steps": "3"}, "num_steps is '3'"),
+        ("SafetyPointGoal1-v0", {"num_steps": 2.0}, "whole number"),
+        ("SafetyPointGoal1-v0", {"vision_env_conf.vision_size": 5}, "vision_size is 5. Give"),
+        ("SafetyPointGoal1-v0", {"observation_flatten": "no"}, "observation_flatten is 'no'. Give True or False"),
+        ("SafetyPointGoal1-v0", [1], r"config is \[1\]"),
+        ("SafetyHopperVelocity-v1", {"num_steps": 1001}, "1001, but SafetyHopperVelocity-v1 truncates at 1000 itself"),
         ("SafetyPointGoalBase-v0", {}, "needs Goal"),
         ("SafetyPointGoalBase-v0", {**GOAL, "Hazard": {"num": 1}}, "'Hazards'"),
         ("SafetyPointGoalBase-v0", {"Goal": {"sise": 0.3}}, "'size'"),

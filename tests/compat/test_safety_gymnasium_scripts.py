@@ -49,6 +49,7 @@ import safety_gymnasium
 import safety_gymnasium.vector.utils.tile_images
 from safety_gymnasium.builder import Builder
 from safety_gymnasium.tasks.safe_multi_agent.safe_mujoco_multi import SafeMAEnv
+from safety_gymnasium.tasks.safe_navigation.goal.goal_configs import goal_level0
 from safety_gymnasium.utils.registration import make, register, safe_registry
 from safety_gymnasium.vector.async_vector_env import SafetyAsyncVectorEnv
 from safety_gymnasium.vector.sync_vector_env import SafetySyncVectorEnv
@@ -65,6 +66,7 @@ assert isinstance(env.unwrapped, Builder) and "SafetyPointGoal0-v0" in safe_regi
 assert env.task.num_steps == 1000  # through a wrapper of the script's own
 assert safety_gymnasium.vector.utils.tile_images.tile_images
 assert SafeMAEnv is safety_gymnasium.make_ma
+assert make("SafetyPointGoalBase-v0", config=goal_level0).task.goal.size == 0.3
 try:
     import safety_gymnasium.tasks.safe_isaac_gym.envs
 except ImportError as error:

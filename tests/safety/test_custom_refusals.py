@@ -142,6 +142,88 @@ def test_fields_things_and_tasks(fields, says):
     refused(lambda: world(**fields), says)
 
 
+@dataclass(frozen=True)
+class Own:
+    """A task of one's own, the distance to the goal; `wrong` names the part that returns something else, `as_`."""
+
+    wrong: str = ""
+    as_: str = ""
+    renews: str | None = None
+    ends: bool = False
+    stages: tuple = ()
+    target: None = None
+    touches: None = None
+
+    def given(self, part, out):
+        if part != self.wrong:
+            return out
+        return {
+            "column": out.reshape(len(out), -1)[:, :1],
+            "row": out.reshape(len(out), -1)[:, 0],
+            "scalar": 0.0,
+            "nan": np.full(out.shape, np.nan),
+            "numbers": out.astype(np.float64),
+            "whole": out.astype(np.int64),
+            "list": out.tolist(),
+            "twice": np.concatenate([out, out]),
+        }[self.as_]
+
+    def measure(self, scene):
+        where = "lava" if self.wrong == "lava" else "goal"
+        return self.given("measure", scene.ground_distance(where))
+
+    def achieved(self, scene, now):
+        return self.given("achieved", now[:, 0] < 0.3)
+
+    def reward(self, scene, before, now, achieved):
+        return self.given("reward", before[:, 0] - now[:, 0] + achieved)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "as_", "says"),
+    [
+        ("reward", "column", "the reward of the task Own is float64 [2, 1] for 2 environments"),
+        ("reward", "scalar", "the reward of the task Own is 0.0 for"),
+        ("reward", "nan", "the reward of the task Own is [nan, nan] for a small step"),
+        ("reward", "list", "the reward of the task Own is ["),
+        ("reward", "twice", "the reward of the task Own is float64 [4] for"),
+        ("reward", "whole", "the reward of the task Own is int64 [2] for"),
+        ("achieved", "column", "what the task Own has achieved is bool [2, 1] for"),
+        ("achieved", "numbers", "what the task Own has achieved is float64 [2] for"),
+        ("achieved", "scalar", "what the task Own has achieved is 0.0 for"),
+        ("measure", "row", "what the task Own measures is float64 [2] for"),
+        ("measure", "twice", "what the task Own measures is float64 [4, 1] for"),
+        ("measure", "scalar", "what the task Own measures is 0.0 for"),
+        ("lava", "", "the task Own asks the scene for 'lava', which is not there"),
+    ],
+)
+def test_a_task_of_ones_own_is_tried_as_its_rules_are(wrong, as_, says):
+    refused(lambda: world(task=Own(wrong, as_)), says)
+
+
+def test_a_task_of_ones_own_that_holds_is_let_through_and_pays():
+    env = open_world("Own-v0", world(task=Own(renews="place"), things=list(FULL)), 2)
+    env.reset(np.arange(2, dtype=np.uint32))
+    before = env.goal_distance() if hasattr(env, "goal_distance") else env._scene.ground_distance("goal")[:, 0]
+    step = env.step(np.ones((2, 2)))
+    np.testing.assert_allclose(step.reward, before - env._scene.ground_distance("goal")[:, 0], atol=1e-12)
+
+
+def test_what_is_derived_from_a_known_task_or_rule_is_tried_too():
+    @dataclass(frozen=True)
+    class Twice(ReachGoal):
+        def reward(self, scene, before, now, achieved):
+            return 2.0 * (before - now)
+
+    @dataclass(frozen=True)
+    class Deep(Inside):
+        def indicator(self, scene):
+            return scene.ground_distance(self.of).min(axis=1)
+
+    refused(lambda: world(task=Twice()), "the reward of the task Twice is float64 [2, 1]")
+    refused(lambda: world(Deep("c", "hazards", 0.2)), "the indicator of cost 'c' is float64 [2]")
+
+
 def test_an_agent_is_one_of_the_agents():
     refused(lambda: World("point", RunFar(), 1.0), "agent is 'point'", "POINT")
 

@@ -15,7 +15,7 @@ from gymnasium.wrappers import RecordVideo
 
 from trueline.core.errors import ConfigError
 from trueline.rl.to_gymnasium import MODES, Drawn, ToGymnasium, ToGymnasiumVector, register_all
-from trueline.rl.worlds import make
+from trueline.rl.worlds import make, make_multi_agent
 from trueline.safety.worlds.render import NoGraphics, Painter, visual_model
 from trueline.safety.worlds.table import WORLDS
 
@@ -64,7 +64,7 @@ def test_a_window_is_a_mode_where_there_is_a_display(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("DISPLAY", ":0")
     assert ToGymnasium(POINT).metadata["render_modes"][0] == "human"
-    assert "human" not in ToGymnasium("SafetyHopperVelocity-v1").metadata["render_modes"]
+    assert "human" not in ToGymnasium("PlanarPointGoal1-v0").metadata["render_modes"]
 
 
 @pytest.mark.parametrize("mode", ["rgb_array", "depth_array", "segmentation_array"])
@@ -166,6 +166,49 @@ def test_pettingzoo_draws_as_gymnasium_does(graphics):
     env.reset(seed=0)
     np.testing.assert_array_equal(env.render(), env.world.render(0, 40, 24, camera="vision1", mode="depth"))
     assert env.metadata["render_fps"] == 50.0
+
+
+@pytest.mark.parametrize("id", ["SafetyPointMultiGoal1-v0", "Safety2x3HalfCheetahVelocity-v0"])
+def test_pettingzoos_last_picture_of_an_episode_shows_its_end(graphics, id):
+    pytest.importorskip("pettingzoo")
+    from trueline.rl.to_pettingzoo import ToPettingZoo
+
+    env, world = ToPettingZoo(id, render_mode="rgb_array", **SMALL), make_multi_agent(id, 1)
+    env.reset(seed=3)
+    world.autoreset = False
+    world.reset(np.array([3], np.uint32))
+    elapsed = getattr(env.world, "_world", env.world)._elapsed
+    elapsed[:] = world.max_episode_steps - 2
+    actions = {agent: np.ones(space.shape) for agent, space in env.action_spaces.items()}
+    for k in range(2):
+        obs, *_, truncated, _ = env.step(actions)
+        seen = world.step({agent: action[None] for agent, action in actions.items()})
+        assert set(truncated.values()) == {k == 1}
+    np.testing.assert_array_equal(env.render(), world.render(0, 40, 24))
+    for agent, own in obs.items():
+        np.testing.assert_array_equal(own, seen.final_obs[agent][0])
+    np.testing.assert_array_equal(env.state(), seen.final_state[0])
+    _, infos = env.reset()
+    first = np.random.default_rng(3).integers(0, 2**32, size=1, dtype=np.uint32)  # seeds go on as before
+    assert infos["agent_0"]["episode_seed"] == first[0]
+    world.reset(first)
+    np.testing.assert_array_equal(env.render(), world.render(0, 40, 24))
+
+
+def test_where_pettingzoos_next_episode_has_begun_the_last_picture_stays(graphics):
+    pytest.importorskip("pettingzoo")
+    from trueline.rl.to_pettingzoo import ToPettingZoo
+
+    env = ToPettingZoo("TruelineHandOver-Finger-TwoAgents-v0", render_mode="rgb_array", **SMALL)
+    env.reset(seed=3)
+    before = env.render()
+    actions = {agent: np.ones(space.shape) for agent, space in env.action_spaces.items()}
+    while env.agents:
+        before = env.render()
+        env.step(actions)
+    np.testing.assert_array_equal(env.render(), before)
+    env.reset()
+    assert (env.render() != before).any()
 
 
 def test_a_window_shows_every_step():

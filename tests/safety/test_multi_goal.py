@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mujoco
@@ -14,8 +14,10 @@ import pytest
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.env import Stateful, Visible
 from trueline.rl.multi_agent import check_multi_agent
-from trueline.safety.worlds import make_world, open_world
+from trueline.safety.worlds import WORLDS, make_world, open_world
+from trueline.safety.worlds.costs import Touching
 from trueline.safety.worlds.layout import Stream, Unplaceable
+from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.multi_goal import (
     GOALS,
     MULTI_GOALS,
@@ -25,7 +27,10 @@ from trueline.safety.worlds.multi_goal import (
     draw_pair,
     make_multi_goal,
 )
+from trueline.safety.worlds.objects import Solid, buttons, gremlins, hazards, pillars, vases, walls
 from trueline.safety.worlds.render import NoGraphics, labels, visual_model
+from trueline.safety.worlds.tasks import ReachGoal
+from trueline.safety.worlds.world import Fade
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "multi_goal.json").read_text())
 SAME_PHYSICS = 1e-6
@@ -579,3 +584,77 @@ def test_an_episode_that_ends_shows_its_own_last_picture():
 def test_a_world_of_two_agents_is_not_opened_as_one_of_one():
     with pytest.raises(ConfigError, match=r"two agents.*goal_blue and goal_red.*MultiGoalWorlds"):
         open_world("Mine-v0", MULTI_GOALS["SafetyPointMultiGoal1-v0"], 1)
+
+
+# --- worlds of two agents of one's own --------------------------------------------------------------------------------
+
+PLAIN = MULTI_GOALS["SafetyPointMultiGoal1-v0"]
+HOME = PLAIN.things[:2]  # the two goals
+
+
+@dataclass(frozen=True)
+class FromAbove(ReachGoal):
+    """A task that measures two numbers."""
+
+    def measure(self, scene):
+        return np.repeat(scene.ground_distance("goal"), 2, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"things": (*HOME, pillars(3)), "rules": (Touching("c", "pillars"),)}, "has 'pillars'"),
+        ({"things": (*HOME, gremlins(2)), "rules": (Touching("c", "gremlins"),)}, "has 'gremlins'"),
+        ({"things": (*HOME, buttons(2)), "rules": ()}, "has 'buttons'"),
+        ({"things": (*HOME, walls(2, 1.125, 3.5)), "rules": ()}, "has 'sigwalls'"),
+        ({"things": (*HOME, replace(vases(2), name="pots")), "rules": ()}, "has 'pots'"),
+        ({"lidar": "rays"}, "lidar is 'rays'.*Leave it at 'bins'"),
+        ({"compass": 2}, "compass is 2.*Leave it at 0"),
+        ({"agent_within": ((-1.0, -1.0, 1.0, 1.0),)}, r"agent_within is .*Leave it at \(\)"),
+        ({"scenery": (Solid("box", (0.1, 0.1, 0.1), (1.0, 1.0, 0.1)),)}, "scenery is "),
+        ({"fades": (Fade("hazards", 10),)}, "fades is "),
+        ({"task": ReachGoal(ends=True)}, "renews by place"),
+        ({"task": ReachGoal(stages=((0.0, 1.0), (1.0, 0.0)))}, "renews by place"),
+        ({"task": FromAbove()}, "measures 2 numbers for each agent"),
+    ],
+)
+def test_what_two_agents_cannot_have_is_refused_where_their_world_is_made(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        MultiGoalWorlds("Mine-v0", replace(PLAIN, **changes), 1)
+
+
+def test_two_agents_need_two_goals():
+    with pytest.raises(ConfigError, match="has no goal_red"):
+        MultiGoalWorlds("Mine-v0", WORLDS["SafetyPointGoal1-v0"], 1)
+
+
+def test_no_room_for_two_agents_is_one_sentence():
+    crowded = replace(PLAIN, extent_m=0.9, things=(*HOME, hazards(30)))
+    with pytest.raises(ConfigError, match=r"Mine-v0 has no room for its '\w+' in a square of ±0\.9 m"):
+        MultiGoalWorlds("Mine-v0", crowded, 1).reset(seeds(0))
+
+
+@pytest.mark.parametrize("changes", [{"gain_per_m": 2.0}, {"leaks": False}, {"bins": 5}, {"sight_m": 2.0}])
+def test_two_agents_lidars_read_as_one_agents_of_the_same_world(changes):
+    world = replace(PLAIN, **({"sight_m": None} if "gain_per_m" in changes else {}), **changes)
+    env = MultiGoalWorlds("Mine-v0", world, 1, observe="own")
+    obs = env.reset(seeds(0))
+    for agent, body in zip(env.agents, env._bodies, strict=True):
+        ego = ego_xy(env._all, body.position, body.rotation)
+        expected = pseudo_lidar(
+            ego, env._ring, len(world.rings), world.bins, world.sight_m, world.gain_per_m, world.leaks
+        )
+        np.testing.assert_array_equal(obs[agent][:, world.agent.senses :], expected)
+    before = MultiGoalWorlds("Mine-v0", PLAIN, 1, observe="own").reset(seeds(0))["agent_0"]
+    assert before.shape != obs["agent_0"].shape or (before != obs["agent_0"]).any()
+
+
+@pytest.mark.parametrize(("clip", "paid"), [(10.0, 10.0), (0.5, 0.5), (None, 3e4)])
+def test_rewards_of_two_agents_are_clipped_as_their_world_says(clip, paid):
+    env = MultiGoalWorlds("Mine-v0", replace(PLAIN, reward_clip=clip), 1)
+    env.reset(seeds(0))
+    env._measured[:] = 3e4, 0.0  # agent_0 has come nearer by 30 km, and agent_1 has not
+    reward = env.step(still(env)).reward[0]
+    assert reward[0] == pytest.approx(paid, rel=1e-3)
+    away = -env._distances()[0, 1]
+    assert reward[1] == pytest.approx(max(away, -(clip or np.inf)), abs=1e-9)

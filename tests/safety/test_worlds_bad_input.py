@@ -248,3 +248,127 @@ def test_a_log_file_that_was_chosen_stays(tmp_path):
     finally:
         chosen.logto_file, chosen.logfile = before
         chosen.set()
+
+
+BEGINNING = {kind: kind for kind in ("navigation", "velocity", "rooms for two", "teams")}
+
+
+@pytest.mark.parametrize("kind", BEGINNING)
+@pytest.mark.parametrize(
+    "rows",
+    [np.array([True, False]), [True, False], 7, -1, [7], [-1], [0, 0], [0.0], ["0"], [[0]], [[0], [0, 1]], None],
+)
+def test_rows_to_begin_that_are_none_are_refused_and_nothing_begins(kind, rows):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    before = env.state_dict()["physics"]
+    refused(lambda: env.begin(rows), env.id, "Give whole numbers from 0 to 1, each once")
+    np.testing.assert_array_equal(env.state_dict()["physics"], before)
+
+
+@pytest.mark.parametrize("kind", BEGINNING)
+def test_no_rows_to_begin_begin_nothing(kind):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    seen = observed(env.step(acts(env)).obs)
+    for rows in ([], np.array([], np.intp)):
+        np.testing.assert_array_equal(observed(env.begin(rows)), seen)
+    refused(lambda: env.begin([1], np.array([1, 2], np.uint32)), "for 1 episodes")
+    begun = observed(env.begin([1], np.array([1], np.uint32)))
+    np.testing.assert_array_equal(begun[0], seen[0])
+    np.testing.assert_array_equal(begun[1], observed(env.reset(np.array([0, 1], np.uint32)))[1])
+
+
+LAID_OUT = ("navigation", "planar")
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+def test_no_layouts_lay_out_nothing(kind):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    seen, numbers = observed(env.step(acts(env)).obs), env.episode_seed.copy()
+    np.testing.assert_array_equal(env.set_layout({}), seen)
+    np.testing.assert_array_equal(env.episode_seed, numbers)
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+@pytest.mark.parametrize("key", [2, -1, "0", 0.0, True, None])
+def test_a_layout_of_an_environment_that_is_not_there_is_refused(kind, key):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    refused(lambda: env.set_layout({key: env.layout(0)}), f"for environment {key!r}. There are 0 to 1")
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+@pytest.mark.parametrize("layouts", [[1], None, {0: None}, {0: [1]}, "layout"])
+def test_what_are_no_layouts_is_refused(kind, layouts):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    refused(lambda: env.set_layout(layouts), env.id, repr(layouts), "Give a mapping")
+
+
+@pytest.mark.parametrize("kind", [*ALONE])
+@pytest.mark.parametrize("scale", ["a", None, [1.0], [1.0, -1.0], np.ones(3), {}, 0.0, np.nan])
+def test_a_scale_that_is_none_is_refused(kind, scale):
+    env = opened(kind)
+    refused(lambda: env.perturb(mass=scale), "mass is scaled by", "Give a positive number or 2 of them")
+
+
+def test_where_things_are_and_how_faded_is_asked_of_an_environment_that_is_there():
+    for id in ("SafetyPointGoal1-v0", "SafetyPointFadingEasy1-v0"):
+        env = make(id, 2)
+        env.reset(np.array([0, 1], np.uint32))
+        for ask in (env.located, env.opacity):
+            for i in (9, 2, -1, "0", True):
+                refused(lambda ask=ask, i=i: ask(i), f"environment {i!r}", "0 to 1")
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+@pytest.mark.parametrize(
+    "bad",
+    [np.full((2, 2), np.nan), [[np.nan, 0.0], [0.0, 0.0]], np.zeros(2), np.zeros((1, 2)), [[0.0], [0.0, 1.0]], "a"],
+)
+def test_goals_that_are_no_places_are_refused(kind, bad):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    before = env.goal_distance()
+    refused(lambda: env.set_goal(bad), env.id, "Give 2 finite pairs of metres")
+    np.testing.assert_array_equal(env.goal_distance(), before)
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+@pytest.mark.parametrize("mask", [np.array([1, 0]), [0], [True], [[True, False]], "01", np.array([0.0, 1.0])])
+def test_a_mask_is_one_boolean_for_each_environment(kind, mask):
+    env = opened(kind)
+    env.reset(np.array([0, 1], np.uint32))
+    before = env.goal_distance()
+    refused(lambda: env.set_goal(np.zeros((2, 2)), mask), env.id, "Give 2 booleans")
+    np.testing.assert_array_equal(env.goal_distance(), before)
+    env.set_goal([[0.5, 0.5], [np.nan, 0.0]], [True, False])  # a place that is not meant need be none
+    after = env.goal_distance()
+    np.testing.assert_allclose(after[0], np.linalg.norm(env.position()[0] - 0.5), atol=1e-6)
+    assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("device", [None, "abc", "meta", 3.5])
+def test_a_device_that_is_none_is_refused(device):
+    refused(lambda: make("PlanarPointGoal1-v0", 1, device=device), f"device is {device!r}", "Use 'cpu'")
+
+
+def test_tensors_are_stepped_with_tensors():
+    env = opened("planar")
+    env.reset_tensors()
+    refused(lambda: env.step_tensors(np.zeros((2, 2))), "a ndarray as a tensor of actions", "Call step()")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_from_before_the_first_reset_lets_nothing_be_stepped(kind):
+    state = opened(kind).state_dict()
+    fresh, begun = opened(kind), opened(kind)
+    begun.reset(np.array([0, 1], np.uint32))
+    for env in (fresh, begun):
+        env.load_state_dict(state)
+        refused(lambda env=env: env.step(acts(env)), "was stepped before its first reset")
+    first = observed(opened(kind).reset(np.array([3, 4], np.uint32)))
+    for env in (fresh, begun):
+        np.testing.assert_array_equal(observed(env.reset(np.array([3, 4], np.uint32))), first)

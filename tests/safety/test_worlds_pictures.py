@@ -15,7 +15,9 @@ import pytest
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from trueline.core.errors import ConfigError, MissingExtra
+from trueline.rl.worlds import make
 from trueline.safety.worlds import WORLDS, make_world, render
+from trueline.safety.worlds.multi_goal import MULTI_GOALS, PREFIXES
 from trueline.safety.worlds.render import (
     CAMERAS,
     FAR_M,
@@ -182,6 +184,12 @@ def test_cameras_have_the_numbers_of_the_originals_repository(opengl):
     with pytest.raises(ConfigError, match=r"mode is 'infrared'\. Choose from rgb, depth, segmentation"):
         env.render(0, 32, 32, mode="infrared")
     env.close()
+    runner = make("SafetyHumanoidVelocity-v1", 1)
+    runner.reset(np.array([0], np.uint32))
+    for camera in ("ceiling", ""):  # its model has cameras without a name, which have a number only
+        with pytest.raises(ConfigError, match=r"Choose from fixednear \(0\), fixedfar \(1\), track \(2\), 3\.$"):
+            runner.render(0, 32, 32, camera)
+    runner.close()
 
 
 @pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyCarGoal1-v0"])
@@ -207,6 +215,67 @@ def test_cameras_stand_and_look_as_the_originals_do(id):
     # The original tilts the eye in front by the tangent 0.4 and leaves the one behind level.
     assert -ahead.xmat[8] / np.hypot(*ahead.xmat[[2, 5]]) == pytest.approx(-0.4)
     assert back.xmat[8] == pytest.approx(0.0, abs=1e-12)
+
+
+# What the models of the original's repository say of its agents' eyes, at commit ae966e5: place, and how the image's x
+# and y axes lie in the body, of which y need not be square to x; and the height of their field, degrees. A camera
+# without a field has MuJoCo's own.
+MUJOCOS_FIELD = 45.0
+EYES = {
+    "Point": ((0.0, 0.0, 0.15), (0.0, -1.0, 0.0), (0.4, 0.0, 1.0), 90.0),
+    "Car": ((0.0, 0.0, 0.2), (-1.0, 0.0, 0.0), (0.0, -0.4, 1.0), 90.0),
+    "Doggo": ((0.0625, 0.0, 0.1), (0.0, -0.5, 0.0), (0.2, 0.0, 0.5), 100.0),
+    "Racecar": ((0.1, 0.0, 0.1), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0), 90.0),  # turned by 1.57 and −1.57 about x and y
+    "Ant": ((0.0, 0.05, 0.05), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), 100.0),  # turned by 1.57 about x
+}
+OF_PAIRS = {"Point": 90.0, "Ant": MUJOCOS_FIELD}  # the two bodies that it has models of two agents for
+
+
+def sees_as_recorded(camera, name: str, field_deg: float) -> None:
+    """A camera of a model has this place, direction and field."""
+    at_m, x, y, _ = EYES[name]
+    turned = np.empty(9)
+    mujoco.mju_quat2Mat(turned, camera.quat)
+    right, up, _ = turned.reshape(3, 3).T
+    rounded = 1e-3  # 1.57 is no right angle
+    np.testing.assert_allclose(camera.pos, at_m, atol=1e-12)
+    np.testing.assert_allclose(right, np.divide(x, np.linalg.norm(x)), atol=rounded)
+    np.testing.assert_allclose(up, np.divide(y, np.linalg.norm(y)), atol=rounded)
+    assert camera.fovy[0] == field_deg
+
+
+@pytest.mark.parametrize("name", EYES)
+@pytest.mark.parametrize("task", ["Goal1", "Race0", "FormulaOne0"])
+def test_every_agent_sees_as_in_the_originals_repository(name, task):
+    model = visual_model(WORLDS[f"Safety{name}{task}-v0"])
+    sees_as_recorded(model.camera("vision"), name, EYES[name][3])
+    assert model.camera("vision_back").fovy[0] == EYES[name][3]
+
+
+@pytest.mark.parametrize("name", EYES)
+def test_agents_of_a_pair_see_as_in_the_originals_repository(name):
+    model = visual_model(MULTI_GOALS[f"Safety{name}MultiGoal1-v0"], PREFIXES)
+    for eye in ("vision", "vision1"):
+        sees_as_recorded(model.camera(eye), name, OF_PAIRS.get(name, EYES[name][3]))
+
+
+def test_an_eyes_field_is_what_its_picture_shows(opengl):
+    """A camera of the field φ, d metres above a floor and level, sees it below the tangent d/depth = tan(φ/2) only."""
+    env = make_world("SafetyAntGoal0-v0", 1)
+    if not opengl:
+        return
+    env.reset(np.array([0], np.uint32))
+    size = 101
+    depth = env.render(0, size, size, "vision", mode="depth")
+    floor = env.render(0, size, size, "vision", mode="segmentation")[..., 0] == 0
+    assert labels(visual_model(env.world))[0] == "floor"
+    rows, columns = np.nonzero(floor)
+    tangents = ((rows + 0.5) / size * 2.0 - 1.0) * np.tan(np.radians(100.0 / 2.0))
+    heights = depth[rows, columns] * tangents  # of the eye above the floor, once for each pixel
+    eye_m = env._position[0, 2] + 0.05
+    assert len(rows) > 1000
+    np.testing.assert_allclose(np.median(heights), eye_m, rtol=0.02)
+    env.close()
 
 
 @pytest.mark.parametrize(
@@ -297,6 +366,47 @@ def test_costs_and_lidar_are_seen_by_onlookers_and_not_by_the_agent(id, opengl):
     assert len(rows) == pytest.approx(np.pi * (0.25 / 8**0.5 / np.tan(np.pi / 8) * 48) ** 2, rel=0.1)
     red, others = (picture[rows, columns] @ [1, -0.5, -0.5] for picture in (costly, plain))
     assert red.mean() > others.mean() + 30
+    env.close()
+
+
+def test_a_lidar_is_drawn_as_the_agent_reads_it(monkeypatch):
+    """In the repository's version the buttons cannot be seen in the first ten steps of an episode."""
+    env = make_world("SafetyPointButton1-v0", 1, version="head")
+    env.reset(np.array([0], np.uint32))
+    drawn = []
+
+    def listen(position, rotation, readings, things, shift):
+        drawn.append(readings.copy())
+        raise ZeroDivisionError  # nothing more is needed of the picture
+
+    monkeypatch.setattr(render, "lidar_balls", listen)
+    ring = [thing.name for thing in env.world.rings].index("buttons")
+    for step in range(12):
+        obs = env._observe()[0, env.world.agent.senses :].reshape(len(env.world.rings), -1)
+        with pytest.raises(ZeroDivisionError):
+            env.render(0, lidar=True)
+        np.testing.assert_array_equal(drawn[-1], obs)
+        assert (drawn[-1][ring] == 0.0).all() == (step < 10)
+        env.step(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("id", ["SafetyPointGoal1-v0", "SafetyHopperVelocity-v1", "PlanarPointGoal1-v0"])
+@pytest.mark.parametrize(("width", "height"), [(64.0, 64), (64, "64"), (0, 64), (64, -1), (True, 64), (None, 64)])
+def test_a_size_that_is_none_is_not_blamed_on_opengl(id, width, height):
+    env = make(id, 1)
+    env.reset(np.array([0], np.uint32))
+    with pytest.raises(ConfigError, match="Give a width and height in whole pixels, 1 or more") as error:
+        env.render(0, width, height)
+    assert f"{width!r} × {height!r}" in str(error.value)
+
+
+def test_a_picture_that_is_too_large_is_not_blamed_on_opengl(opengl):
+    env = world()
+    if refuses(opengl, env):
+        return
+    with pytest.raises(ConfigError, match=r"a picture of 200000 × 8 cannot be drawn here .* Ask for a smaller one"):
+        env.render(0, 200_000, 8)
+    assert env.render(0, 16, 8).shape == (8, 16, 3)
     env.close()
 
 

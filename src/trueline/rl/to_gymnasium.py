@@ -40,7 +40,7 @@ class Drawn(Visible, Protocol):
 
 
 @runtime_checkable
-class _Held(Protocol):
+class Held(Protocol):
     """A world whose rows can stay at the end of an episode, until they are reset."""
 
     autoreset: bool
@@ -162,7 +162,7 @@ class ToGymnasium(gym.Env[Any, Any]):
         self._lens = Lens(self.world, render_mode, camera_name, width, height)
         self.metadata, self.render_mode = self._lens.metadata, render_mode
         self._picture: Any = None  # the last one drawn
-        if isinstance(self.world, _Held):
+        if isinstance(self.world, Held):
             self.world.autoreset = False  # so that the end of an episode can be seen
         self.observation_space = self.world.observation_space
         self.action_space = self.world.action_space
@@ -189,7 +189,7 @@ class ToGymnasium(gym.Env[Any, Any]):
         seed = int(self.world.episode_seed[0])
         step = self.world.step(np.asarray(action)[None])
         ended = bool(step.ended[0])
-        self._next = _row(step.obs, 0) if ended and not isinstance(self.world, _Held) else None
+        self._next = _row(step.obs, 0) if ended and not isinstance(self.world, Held) else None
         info = {key: value[0] for key, value in step.info.items()}
         info |= {key: float(value) for key, value in _named_costs(self.world.costs, step.cost[0]).items()}
         info["episode_seed"] = seed

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.rl import worlds
 from trueline.rl.multi_agent import MultiAgentVectorEnv
-from trueline.rl.to_gymnasium import Lens
+from trueline.rl.to_gymnasium import Held, Lens
 
 try:
     from pettingzoo.utils.env import ParallelEnv
@@ -67,7 +67,10 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         self.action_spaces = dict(self.world.action_spaces)
         self._draw = np.random.default_rng()
         self.world.seed_source = lambda n: self._draw.integers(0, 2**32, size=n, dtype=np.uint32)
-        # A world starts its next episode in the step that ends one; a plain reset then hands out that start.
+        self._picture: Any = None  # the last one drawn
+        if isinstance(self.world, Held):
+            self.world.autoreset = False  # so that the end of an episode can be seen
+        # The others start their next episode in the step that ends one; a plain reset then hands out that start.
         self._next: Mapping[str, Any] | None = None  # observations as `reset` returns them
         self._state: NDArray[Any] | None = None
 
@@ -113,7 +116,8 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         step = self.world.step({agent: np.asarray(actions[agent])[None] for agent in acting})
         told = {name: value[0] for name, value in step.info.items()} | {"episode_seed": number}
         ended = bool(step.ended[0])
-        self._next = {agent: _one(value) for agent, value in step.obs.items()} if ended else None
+        begun = ended and not isinstance(self.world, Held)
+        self._next = {agent: _one(value) for agent, value in step.obs.items()} if begun else None
         self._state = _one(step.final_state)
         self.agents = [] if ended else acting
         if self.render_mode == "human":
@@ -135,8 +139,14 @@ class ToPettingZoo(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # Petting
         return self._state
 
     def render(self) -> Any:
-        """A picture as `to_gymnasium.MODES` says, or None without a render mode and with a window."""
-        return self._lens.draw(0)
+        """A picture as `to_gymnasium.MODES` says, or None without a render mode and with a window.
+
+        At the end of an episode it shows that end, where the world can wait there; the others have begun the next by
+        then, and what was drawn last is drawn again.
+        """
+        if self._next is None or self._picture is None:
+            self._picture = self._lens.draw(0)
+        return None if self._picture is None else self._picture.copy()
 
     def close(self) -> None:
         """Free the world."""

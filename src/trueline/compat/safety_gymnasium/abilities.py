@@ -84,6 +84,13 @@ class Located(Protocol):
 
 
 @runtime_checkable
+class Described(Protocol):
+    """A world that was given as data, which says what things are made of and what is asked for."""
+
+    world: Any  # a `safety.worlds.World`
+
+
+@runtime_checkable
 class Deep(Protocol):
     """A world whose `render` takes mode="depth" and gives float32 [height, width], metres from the camera's plane."""
 

@@ -66,10 +66,13 @@ def composed(name: Name, config: Mapping[str, Any]) -> World:
             raise ConfigError(f"{name.task_id} was given {changes[key]!r:.40} {key}. Give a whole number, 1 or more.")
     if not isinstance(changes.get("sight_m", 1.0), int | float) or changes.get("sight_m", 1.0) <= 0:
         raise ConfigError(f"{name.task_id} was given {changes['sight_m']!r:.40} for sight_m. Give metres above 0.")
-    return replace(world, numeric=False, **changes) if changes else world
+    return replace(world, **changes) if changes else world
 
 
 def _described(name: Name, agent: Agent, config: Mapping[str, Any]) -> World:
+    for kind in _TAKES:
+        if kind in config and not isinstance(config[kind], Mapping):
+            raise ConfigError(f"{kind} is {config[kind]!r:.40} in the config. Give a dict of what it is to have.")
     missing = [kind for kind in _NEEDS[name.task] if kind not in config]
     if missing:
         raise ConfigError(f"{name.task_id} needs {' and '.join(missing)} in its config. Give {{{missing[0]!r}: {{}}}}.")
@@ -83,11 +86,12 @@ def _described(name: Name, agent: Agent, config: Mapping[str, Any]) -> World:
     factor = config.get("reward_factor", _FACTORS.get(name.task))
     if factor != _FACTORS.get(name.task):
         raise ConfigError(f"reward_factor is {factor!r:.40} for {name.task_id}. Leave it out: it has its own.")
-    xmin, ymin, xmax, ymax = config.get("placements_conf.extents", (-2, -2, 2, 2))
+    extents = config.get("placements_conf.extents", (-2, -2, 2, 2))
+    xmin, ymin, xmax, ymax = _tuples("placements_conf.extents", [extents], 4)[0]
     if not (xmax == ymax == -xmin == -ymin > 0):
         raise ConfigError("placements_conf.extents is no square about the origin. Give [-a, -a, a, a].")
-    within = tuple(tuple(map(float, square)) for square in config.get("agent.placements") or ())
-    floor: Any = config.get("floor_conf.size", (3.5,))
+    within = _tuples("agent.placements", config.get("agent.placements") or (), 4)
+    floor = _tuples("floor_conf.size", [config.get("floor_conf.size", (3.5, 3.5, 0.1))], 3)[0]
     return World(
         agent,
         _task(name.task, config),
@@ -98,8 +102,19 @@ def _described(name: Name, agent: Agent, config: Mapping[str, Any]) -> World:
         agent_within=within,  # type: ignore[arg-type]
         agent_keepout_m=config.get("agent.keepout"),
         floor_m=float(floor[0]),
-        numeric=False,
     )
+
+
+def _tuples(key: str, given: Any, length: int) -> tuple[tuple[float, ...], ...]:
+    """Lists of `length` numbers as tuples.  Raises ConfigError naming the key."""
+    try:
+        found = tuple(tuple(map(float, one)) for one in given)
+    except (TypeError, ValueError):
+        found = ((),)
+    if any(len(one) != length for one in found):
+        what = "a list of places (x, y)" if length == 2 else f"{length} numbers for each"
+        raise ConfigError(f"{key} is {given!r:.60}. Give {what}.")
+    return found
 
 
 def _order(things: list[Thing], rule: Cost) -> int:
@@ -144,15 +159,18 @@ def _thing(kind: str, given: Mapping[str, Any], agent: Agent) -> Thing:
     }
     thing = makers[kind]()
     changes: dict[str, Any] = {}
+    for key in ("keepout", "alpha"):
+        if not isinstance(given.get(key, 0.0), int | float):
+            raise ConfigError(f"{kind} has {key} {given[key]!r:.40}. Give a number.")
     if "keepout" in given:
         changes["keepout_m"] = float(given["keepout"])
     if given.get("locations"):
-        places = tuple((float(x), float(y)) for x, y in given["locations"])
+        places = _tuples(f"{kind}'s locations", given["locations"], 2)
         if len(places) != count:
             raise ConfigError(f"{kind} has {len(places)} locations for {count}. Give one for each, or none.")
         changes["at"] = places
     if given.get("placements"):
-        changes["within"] = tuple(tuple(map(float, square)) for square in given["placements"])
+        changes["within"] = _tuples(f"{kind}'s placements", given["placements"], 4)
     if "is_lidar_observed" in given:
         changes["seen"] = bool(given["is_lidar_observed"])
     if "alpha" in given:

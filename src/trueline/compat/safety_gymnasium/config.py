@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+import numpy as np
 
 from trueline.compat.safety_gymnasium.ids import parse
 from trueline.core import registry
@@ -22,7 +24,7 @@ class Settings:
     observe_vision: bool = False
     vision_size: tuple[int, int] = (256, 256)  # width, height
     debug: bool = False  # the keyboard acts instead of the action
-    num_steps: int | None = None  # after which an episode is truncated, if sooner than the world's own
+    num_steps: int | None = None  # after which an episode is truncated, instead of the world's own
     randomize_layout: bool = True  # False: every episode starts as that of seed 0
     of_the_world: Mapping[str, Any] = field(default_factory=dict)  # keys handed on
 
@@ -35,6 +37,7 @@ _OWN = {
     "num_steps": "num_steps",
     "mechanism_conf.randomize_layout": "randomize_layout",
 }
+_DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
 def read(task_id: str, config: Mapping[str, Any] | None) -> Settings:
@@ -45,6 +48,8 @@ def read(task_id: str, config: Mapping[str, Any] | None) -> Settings:
     name = parse(task_id)
     own: dict[str, Any] = {}
     rest: dict[str, Any] = {}
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config is {config!r:.40} for {task_id}. Give a dict of settings.")
     for key, value in (config or {}).items():
         if key == "agent_name":
             if value != name.agent:
@@ -56,13 +61,40 @@ def read(task_id: str, config: Mapping[str, Any] | None) -> Settings:
             own[_OWN[key]] = value
         else:
             rest[key] = value
-    settings = Settings(**own, of_the_world=rest)
-    width_height = tuple(settings.vision_size)
-    if len(width_height) != 2 or not all(isinstance(x, int) and x > 0 for x in width_height):
-        raise ConfigError(f"vision_env_conf.vision_size is {settings.vision_size!r}. Give (width, height) in pixels.")
-    if settings.num_steps is not None and settings.num_steps < 1:
-        raise ConfigError(f"num_steps is {settings.num_steps}. Give 1 or more.")
-    return settings
+    _check(own)
+    return Settings(**own, of_the_world=rest)
+
+
+def _check(own: dict[str, Any]) -> None:
+    """Raises ConfigError for a value of a field of `Settings` that is none."""
+    for key, field_name in _OWN.items():
+        given = own.get(field_name, _DEFAULTS[field_name])
+        if field_name == "vision_size":
+            pair = isinstance(given, Sequence) and len(given) == 2
+            if not pair or not all(_is_whole(pixels) and pixels > 0 for pixels in given):
+                raise ConfigError(f"{key} is {given!r:.40}. Give (width, height) in pixels.")
+            own[field_name] = tuple(given)
+        elif field_name == "num_steps":
+            if given is not None and (not _is_whole(given) or given < 1):
+                raise ConfigError(f"{key} is {given!r:.40}. Give a whole number, 1 or more.")
+        elif not isinstance(given, bool | np.bool_):
+            raise ConfigError(f"{key} is {given!r:.40}. Give True or False.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def layout_seed(settings: Settings, seed: int | None) -> int | None:
+    """What the next episode starts from: the seed given, or always 0 where layouts are not drawn at random.
+
+    Raises ConfigError for a seed that could have no effect.
+    """
+    if settings.randomize_layout:
+        return seed
+    if seed is not None:
+        raise ConfigError("a seed was given, but mechanism_conf.randomize_layout is False. Leave one out.")
+    return 0
 
 
 def open_world(task_id: str, num_envs: int, settings: Settings, options: Mapping[str, Any]) -> VectorEnv:
@@ -71,9 +103,9 @@ def open_world(task_id: str, num_envs: int, settings: Settings, options: Mapping
     Raises ConfigError naming a key or an option that this world does not take.
     """
     name, config = parse(task_id), settings.of_the_world
-    if not config and not name.is_base:
+    if not config and not name.is_base and not _goes_on(task_id, settings.num_steps):
         factory = registry.load("multi-agent env" if name.several_agents else "env", task_id)
-        _refuse_unknown(task_id, options, factory)
+        refuse_unknown(task_id, options, factory)
         several: Any = factory(task_id, num_envs, **options) if name.several_agents else None
         return make(task_id, num_envs, **options) if several is None else several
     from trueline.safety import worlds
@@ -83,16 +115,29 @@ def open_world(task_id: str, num_envs: int, settings: Settings, options: Mapping
         raise ConfigError(f"{task_id} takes no config key {key!r}.{nearest(key, known)} It takes {', '.join(known)}.")
     from trueline.compat.safety_gymnasium.composed import composed
 
-    _refuse_unknown(task_id, options, worlds.open_world)
-    described: Any = worlds.open_world(task_id, composed(name, config), num_envs, **options)
+    refuse_unknown(task_id, options, worlds.open_world)
+    world = composed(name, config)
+    if settings.num_steps is not None and settings.num_steps > world.steps:
+        world = replace(world, steps=int(settings.num_steps))
+    described: Any = worlds.open_world(task_id, world, num_envs, **options)
     return described
 
 
-def _refuse_unknown(task_id: str, options: Mapping[str, Any], factory: Any) -> None:
+def _goes_on(task_id: str, num_steps: int | None) -> bool:
+    """Whether episodes of a navigation world are to go on for longer than by themselves; shorter ones are cut."""
+    if num_steps is None:
+        return False
+    from trueline.safety.worlds import WORLDS
+
+    return task_id in WORLDS and num_steps > WORLDS[task_id].steps
+
+
+def refuse_unknown(task_id: str, options: Mapping[str, Any], factory: Any) -> None:
+    """Raises ConfigError for an option that a factory of worlds does not take."""
     takes = inspect.signature(factory).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
         return
-    own = set(takes) - {"id", "num_envs", "world"}
+    own = set(takes) - {"id", "num_envs", "world", "scenario", "conf"}
     for option in options:
         if option not in own:
             raise ConfigError(

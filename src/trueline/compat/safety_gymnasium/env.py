@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 
 from trueline.compat.safety_gymnasium import infos
 from trueline.compat.safety_gymnasium.abilities import Held, Windowed
-from trueline.compat.safety_gymnasium.config import Settings, open_world, read
-from trueline.compat.safety_gymnasium.episodes import Episodes, native_actions
+from trueline.compat.safety_gymnasium.config import Settings, layout_seed, open_world, read
+from trueline.compat.safety_gymnasium.episodes import Episodes, check_seed, native_actions
 from trueline.compat.safety_gymnasium.ids import KEYBOARD_AGENTS, parse
 from trueline.compat.safety_gymnasium.observations import Observations
-from trueline.compat.safety_gymnasium.pictures import CAMERAS, MODES, VELOCITY_CAMERAS, Pictures, RenderConf
+from trueline.compat.safety_gymnasium.pictures import (
+    CAMERAS,
+    MODES,
+    NAVIGATION_PIXELS,
+    VELOCITY_CAMERAS,
+    VELOCITY_PIXELS,
+    Pictures,
+    RenderConf,
+)
 from trueline.compat.safety_gymnasium.task import Task
 from trueline.core.errors import ConfigError
 from trueline.rl.env import Stateful, VectorEnv
@@ -37,6 +45,20 @@ def drawn_seed(of_numpy: bool = True) -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
+def check_action(whose: str, action: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An action of `shape` as an array.  Raises BadAction for another shape, and for what is no array of numbers."""
+    try:
+        given = np.asarray(action)
+    except ValueError:  # lists of different lengths
+        given = np.asarray(None)
+    if given.shape != shape:
+        got = "that is no array" if given.dtype == object else f"of shape {given.shape}"
+        raise BadAction(f"{whose} was given an action {got}. It takes {shape}.")
+    if given.dtype.kind not in "fiub":
+        raise BadAction(f"{whose} was given the action {action!r:.60}. Give {shape} numbers.")
+    return given
+
+
 class SafetyEnv(gym.Env[Any, Any]):
     """`step(action) -> (observation, reward, cost, terminated, truncated, info)`.
 
@@ -54,23 +76,26 @@ class SafetyEnv(gym.Env[Any, Any]):
         task_id: str,
         config: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
-        width: int = 256,
-        height: int = 256,
+        width: int | None = None,
+        height: int | None = None,
         camera_id: int | None = None,
         camera_name: str | None = None,
         **options: Any,
     ) -> None:
         """task_id: the world; config: the original's settings; options: the world's own.
 
-        Raises UnknownName for an unknown world and ConfigError for a setting that cannot be used.
+        width, height: of pictures, pixels; without them 256, and of a velocity task 480, as there. Raises UnknownName
+        for an unknown world and ConfigError for a setting that cannot be used.
         """
+        self.settings: Settings = read(task_id, config)
         self.task_id = task_id
         self.config = dict(config or {})
         self.options = options
-        self.settings: Settings = read(task_id, config)
         self.name = parse(task_id)
-        self.render_parameters = RenderConf(render_mode, width, height, camera_id, camera_name)
         navigates = self.name.agent is not None
+        pixels = NAVIGATION_PIXELS if navigates else VELOCITY_PIXELS
+        size = pixels if width is None else width, pixels if height is None else height
+        self.render_parameters = RenderConf(render_mode, *size, camera_id, camera_name)
         cameras, camera = (CAMERAS, "vision") if navigates else (VELOCITY_CAMERAS, "track")
         self._pictures = Pictures(self.render_parameters, cameras, camera)
         if self.settings.debug and self.name.agent not in KEYBOARD_AGENTS:
@@ -91,11 +116,8 @@ class SafetyEnv(gym.Env[Any, Any]):
         """The first observation of the episode of `seed`, or of the next on the stream. `options` are not used."""
         del options
         self._refuse_shared("reset")
+        seed = layout_seed(self.settings, None if seed is None else check_seed(seed))
         super().reset(seed=seed)
-        if not self.settings.randomize_layout:
-            if seed is not None:
-                raise ConfigError("a seed was given, but mechanism_conf.randomize_layout is False. Leave one out.")
-            seed = 0
         self._episodes.start([seed])
         return self.observation(), {}
 
@@ -104,11 +126,7 @@ class SafetyEnv(gym.Env[Any, Any]):
         self._refuse_shared("step")
         if self.done:
             raise gym.error.ResetNeeded("the episode is over or has not begun. Call reset() before step().")
-        action = np.asarray(action)
-        if action.shape != self.action_space.shape:
-            raise BadAction(
-                f"{self.task_id} was given an action of shape {action.shape}. It takes {self.action_space.shape}."
-            )
+        action = check_action(self.task_id, action, self.action_space.shape or ())
         if self.settings.debug:
             action = self.keyboard_action()
         step = self._episodes.step(action[None])

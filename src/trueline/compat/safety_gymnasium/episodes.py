@@ -113,7 +113,7 @@ class Episodes:
 
     def __init__(self, world: VectorEnv, seeds: Sequence[int], take: Take, steps_limit: int | None = None) -> None:
         """seeds [N]: what each row starts from unless it is given another; take: the world's step, of native actions;
-        steps_limit: after which an episode is truncated.
+        steps_limit: after which an episode is truncated. Raises ConfigError when the world does not go on so long.
         """
         self.world, self.num_envs = world, world.num_envs
         self.steps = np.zeros(self.num_envs, np.int64)
@@ -124,7 +124,12 @@ class Episodes:
         self.started = False
         self._closed = False
         self._due: dict[int, int] = dict(enumerate(seeds))  # row -> seed of its next episode
-        self.limit = min(steps_limit or world.max_episode_steps, world.max_episode_steps)
+        longest = world.max_episode_steps
+        if steps_limit is not None and steps_limit > longest:
+            raise ConfigError(
+                f"num_steps is {steps_limit}, but {world.id} truncates at {longest} itself. Give {longest} or less."
+            )
+        self.limit = longest if steps_limit is None else int(steps_limit)
         self._rows: _Rows = (
             _OnOneStream(world, world, take) if isinstance(world, Held) else _OnSeedsOfTheirOwn(world, take)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from trueline.core import registry
 from trueline.core.errors import UnknownName, nearest
@@ -81,9 +81,10 @@ def known() -> dict[str, Name]:
     return names
 
 
-def unknown_id(id: str, among: set[str]) -> UnknownName:
+def unknown_id(id: Any, among: set[str]) -> UnknownName:
     """The error for an id that nothing is registered under."""
+    near = nearest(id, among) if isinstance(id, str) else " Give an id such as 'SafetyPointGoal1-v0'."
     return UnknownName(
-        f"no environment is called {id!r}.{nearest(id, among)} `trueline list envs` shows the worlds; "
+        f"no environment is called {id!r:.80}.{near} `trueline list envs` shows the worlds; "
         f"{len(among)} ids can be made here."
     )

@@ -10,13 +10,14 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
 
 from trueline.compat import safety_gymnasium as ours
-from trueline.compat.safety_gymnasium import env, multi_agent, pictures, registration, vector, wrappers
+from trueline.compat.safety_gymnasium import env, levels, multi_agent, pictures, registration, vector, wrappers
 
 NAME = "safety_gymnasium"
 
@@ -52,12 +53,16 @@ def _contents() -> dict[str, dict[str, Any]]:
         f"{NAME}.wrappers": _named(wrappers, wrappers.__all__),
         **{f"{NAME}.wrappers.{module}": _named(wrappers, names) for module, names in _WRAPPERS.items()},
         f"{NAME}.tasks": {},
+        f"{NAME}.tasks.safe_navigation": {},
         f"{NAME}.tasks.safe_multi_agent": {},
         f"{NAME}.tasks.safe_multi_agent.safe_mujoco_multi": agents,
         f"{NAME}.tasks.safe_multi_agent.tasks": {},
         f"{NAME}.tasks.safe_multi_agent.tasks.velocity": {},
         f"{NAME}.tasks.safe_multi_agent.tasks.velocity.safe_mujoco_multi": agents,
     }
+    for task, config in levels.LEVEL_0.items():
+        out[f"{NAME}.tasks.safe_navigation.{task}"] = {}
+        out[f"{NAME}.tasks.safe_navigation.{task}.{task}_configs"] = {f"{task}_level0": deepcopy(config)}
     conversion = f"{NAME}.wrappers.gymnasium_conversion"
     out[conversion]["make_gymnasium_environment"] = registration.make_gymnasium_environment
     return out

@@ -16,7 +16,10 @@ from trueline.rl.env import Visible
 
 MODES = ("human", "rgb_array", "depth_array")
 
-# By id, as the original's models have them.
+# Width and height of a picture unless they are given, as in the original.
+NAVIGATION_PIXELS, VELOCITY_PIXELS = 256, 480
+
+# By id, as the models of release 1.0.0 have them.
 CAMERAS = ("fixednear", "fixedfar", "vision", "track")
 VELOCITY_CAMERAS = ("track",)
 
@@ -26,8 +29,8 @@ class RenderConf:
     """How an environment is drawn; one of camera_id and camera_name, or neither for the default camera."""
 
     mode: str | None = None
-    width: int = 256
-    height: int = 256
+    width: int = NAVIGATION_PIXELS
+    height: int = NAVIGATION_PIXELS
     camera_id: int | None = None
     camera_name: str | None = None
 
@@ -52,9 +55,11 @@ class Pictures:
             )
         if how.camera_id is not None and how.camera_name is not None:
             raise ConfigError(f"camera_id {how.camera_id} and camera_name {how.camera_name!r} were given. Give one.")
-        if how.camera_id is not None and not 0 <= how.camera_id < len(cameras):
+        if how.camera_id not in (None, *range(len(cameras))) or isinstance(how.camera_id, float):
             known = ", ".join(f"{i} for {camera}" for i, camera in enumerate(cameras))
-            raise ConfigError(f"camera_id is {how.camera_id}. Give {known}.")
+            raise ConfigError(f"camera_id is {how.camera_id!r:.40}. Give {known}.")
+        if not isinstance(how.camera_name, str | None):
+            raise ConfigError(f"camera_name is {how.camera_name!r:.40}. Give a name such as {default!r}.")
         self._how = how
         self._camera = cameras[how.camera_id] if how.camera_id is not None else how.camera_name or default
 

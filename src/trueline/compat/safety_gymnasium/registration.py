@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -64,13 +65,12 @@ def register_all() -> None:
         safe_registry.add(id)
         # Written into the registry directly: `gymnasium.register` looks through all of it for each id.
         gym.registry[id] = EnvSpec(id=id, entry_point=f"{_PACKAGE}.{entry_point}", kwargs=_kwargs(name), **spec)
-        if not name.several_agents:
-            gym.registry[name.gymnasium_id] = EnvSpec(
-                id=name.gymnasium_id,
-                entry_point=f"{__name__}:make_gymnasium_environment",
-                kwargs={"env_id": name.gymnasium_id, **_kwargs(name)},
-                **spec,
-            )
+        gym.registry[name.gymnasium_id] = EnvSpec(
+            id=name.gymnasium_id,
+            entry_point=f"{__name__}:make_gymnasium_environment",
+            kwargs={"env_id": name.gymnasium_id, **_kwargs(name)},
+            **spec,
+        )
 
 
 def make(
@@ -92,13 +92,14 @@ def make(
         raise ConfigError("apply_api_compatibility is gone from Gymnasium. Let step() tell terminated from truncated.")
     if isinstance(id, EnvSpec):
         spec = id
-    elif id in safe_registry:
+    elif isinstance(id, str) and id in safe_registry:
         spec = gym.registry[id]
     else:
         raise unknown_id(id, safe_registry)
     given = deepcopy(spec.kwargs)
     for key, value in kwargs.items():
-        given[key] = {**given["config"], **value} if key == "config" and "config" in given else value
+        merges = key == "config" and "config" in given and isinstance(value, Mapping)
+        given[key] = {**given["config"], **value} if merges else value
     pictures = str(given.get("render_mode"))
     collect = pictures.endswith("_list")
     if collect:

@@ -210,6 +210,8 @@ class _SafetyVectorEnv(VectorEnv[Any, Any, Any], gym.Env[Any, Any]):  # type: ig
         self.num_envs = len(self.envs)
         self.single_observation_space = observation_space or first.observation_space
         self.single_action_space = action_space or first.action_space
+        if not isinstance(self.single_observation_space, gym.Space):
+            raise ConfigError("a vector was asked for of environments of several agents. Step these one by one.")
         for i, env in enumerate(self.envs):
             if env.observation_space != self.single_observation_space or env.action_space != self.single_action_space:
                 raise ConfigError(f"environment {i} has other spaces than the first. Make them alike.")
@@ -252,8 +254,12 @@ class _SafetyVectorEnv(VectorEnv[Any, Any, Any], gym.Env[Any, Any]):  # type: ig
 
     def step(self, actions: Any) -> Any:
         """One step of every environment."""
-        if np.shape(actions) != self.action_space.shape:
-            raise ConfigError(f"actions of shape {np.shape(actions)} were given. Give {self.action_space.shape}.")
+        try:
+            given: Any = np.shape(actions)
+        except ValueError:  # lists of different lengths
+            given = "none: they differ in length"
+        if given != self.action_space.shape:
+            raise ConfigError(f"actions of shape {given} were given. Give {self.action_space.shape}.")
         return self._core.step(actions)
 
     def reset_async(self, seed: Any = None, options: dict[str, Any] | None = None) -> None:
@@ -352,8 +358,8 @@ def make(
 
     asynchronous decides which class stands for them and nothing else; kwargs go to `safety_gymnasium.make`.
     """
-    if num_envs < 1:
-        raise ConfigError(f"{num_envs} environments were asked for. Give num_envs = 1 or more.")
+    if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ConfigError(f"num_envs is {num_envs!r:.40}. Give a whole number, 1 or more.")
     around = [] if wrappers is None else [wrappers] if callable(wrappers) else list(wrappers)
 
     def make_env(i: int) -> MakeEnv:

@@ -103,6 +103,11 @@ class SafePassiveEnvChecker(HandsOn, gym.wrappers.PassiveEnvChecker[Any, Any]):
         return result
 
 
+def _ended(flag: Any) -> bool:
+    """Whether an episode is over, for one agent or, of several, for any."""
+    return any(flag.values()) if isinstance(flag, dict) else bool(flag)
+
+
 class SafeTimeLimit(Wrapper, RecordConstructorArgs):
     """Truncates an episode after `max_episode_steps` steps."""
 
@@ -152,7 +157,7 @@ class SafeAutoResetWrapper(Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> Any:
         """As the environment's, with the next observation where an episode ended."""
         observation, reward, cost, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
+        if _ended(terminated) or _ended(truncated):
             first, started = self.env.reset()
             started["final_observation"], started["final_info"] = observation, info
             observation, info = first, started

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from trueline.safety.worlds.agents import AGENTS, Agent
 from trueline.safety.worlds.costs import SCENERY, Beyond, Cost, Inside, Moving, Touching, TouchingScenery, WrongButton
 from trueline.safety.worlds.objects import Square, Thing, shrunk
 from trueline.safety.worlds.scene import Scene
+from trueline.safety.worlds.tasks import PressButton, PushToGoal, ReachGoal, RunCircle, RunFar
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.world import World
@@ -74,11 +76,68 @@ def read_scales(scale: Mapping[str, float | Array], known: Sequence[str], num_en
     for name, value in scale.items():
         if name not in known:
             raise ConfigError(unknown("perturbation", name, known))
-        values = np.asarray(value, dtype=np.float64)
+        values = _numbers(value)
         if values.shape not in ((), (num_envs,)) or not (np.isfinite(values) & (values > 0)).all():
             raise ConfigError(f"{name} is scaled by {value!r:.80}. Give a positive number or {num_envs} of them.")
         out[name] = np.broadcast_to(values, (num_envs,)).copy()
     return out
+
+
+def read_rows(id: str, rows: Any, num_envs: int) -> NDArray[np.intp]:
+    """The numbers of some environments, [n].
+
+    Raises ConfigError for a mask, for an environment that is not there, and for one that is named twice.
+    """
+    try:
+        given = np.asarray(rows)
+    except ValueError:  # lists of different lengths
+        given = np.asarray(None)
+    if given.shape == (0,):
+        return np.zeros(0, np.intp)
+    known = given.ndim == 1 and given.dtype.kind in "iu" and bool(((given >= 0) & (given < num_envs)).all())
+    if not known or len(np.unique(given)) < len(given):
+        raise ConfigError(
+            f"{id} was given the rows {_line(rows)} to begin. Give whole numbers from 0 to {num_envs - 1}, each once."
+        )
+    return given.astype(np.intp)
+
+
+def refuse_layouts(id: str, layouts: Any, num_envs: int) -> None:
+    """Raises ConfigError unless `layouts` says of some environments, by number, how they are to be laid out."""
+    if not isinstance(layouts, Mapping) or not all(isinstance(layout, Mapping) for layout in layouts.values()):
+        raise ConfigError(
+            f"{id} was given {_line(layouts)} as layouts. Give a mapping from numbers of environments to layouts, as "
+            "`layout` returns them."
+        )
+    for i in layouts:
+        if not _is_whole(i) or not 0 <= i < num_envs:
+            raise ConfigError(f"a layout was given for environment {i!r:.40}. There are 0 to {num_envs - 1}.")
+
+
+def read_goals(id: str, xy: Any, mask: Any, num_envs: int) -> tuple[Array, NDArray[np.bool_]]:
+    """New places of goals [N, 2], metres, and in which environments they are meant [N]; None: in all.
+
+    Raises ConfigError for another shape, a mask that is not of booleans, and a place that is meant and no number.
+    """
+    goals, where = _numbers(xy), np.ones(num_envs, bool) if mask is None else np.asarray(mask)
+    if where.shape != (num_envs,) or where.dtype != np.bool_:
+        raise ConfigError(f"{id} was given the mask {_line(mask)} of goals. Give {num_envs} booleans, or None for all.")
+    if goals.shape != (num_envs, 2) or not np.isfinite(goals[where]).all():
+        raise ConfigError(f"{id} was given goals {_line(xy)}. Give {num_envs} finite pairs of metres.")
+    return goals, where
+
+
+def _line(given: Any) -> str:
+    """How it reads, cut short, in one line."""
+    return f"{' '.join(repr(given).split()):.60}"
+
+
+def _numbers(given: Any) -> Array:
+    """As an array of doubles; one that is not a number for what is none."""
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.asarray(np.nan)
 
 
 def refuse_another(state: Mapping[str, Any], own: Mapping[str, Any], num_envs: int) -> None:
@@ -121,6 +180,15 @@ def refuse_no_row(id: str, i: Any, num_envs: int) -> None:
         raise ConfigError(f"{id} was asked about environment {i!r:.40}, and has {there}. Give one of these.")
 
 
+def refuse_no_size(width: Any, height: Any) -> None:
+    """Raises ConfigError unless both are whole numbers of pixels, 1 or more."""
+    if not all(_is_whole(side) and side >= 1 for side in (width, height)):
+        raise ConfigError(
+            f"a picture of {width!r:.20} × {height!r:.20} was asked for. Give a width and height in whole pixels, "
+            "1 or more."
+        )
+
+
 class _Closed:
     """Stands where a closed world had its simulations, so that a step need not ask whether they are there."""
 
@@ -161,24 +229,27 @@ RESERVED = ("goal_met", "diverged", "cost_sum")
 # A world whose things include these has two agents; the scene of each calls its own goal "goal", and the other "other".
 _GOALS_OF_TWO = frozenset({"goal_red", "goal_blue"})
 _OTHER = "other"
+_KNOWN_TASKS = (ReachGoal, PressButton, PushToGoal, RunCircle, RunFar)
 _KNOWN_RULES = (Inside, Touching, TouchingScenery, WrongButton, Moving, Beyond)
 _PARTS_OF_A_TASK = ("renews", "ends", "stages", "target", "touches", "measure", "achieved", "reward")
 _PARTS_OF_A_RULE = ("name", "touches", "indicator")
 _SIZES = {"sphere": 1, "cylinder": 2, "box": 3}
-_PROBES = 2  # environments of the made-up scene that a rule of one's own is tried on
+_PROBES = 2  # environments of the made-up scene that a task or rule of one's own is tried on
 
 
 def check(world: World) -> None:
     """Everything that `world` must be before it can run.
 
-    Raises ConfigError naming the first field, thing, task or rule that cannot be used. A rule of one's own is tried on
-    a made-up scene, so that steps need not look at what it returns.
+    Raises ConfigError naming the first field, thing, task or rule that cannot be used. A task or rule of one's own is
+    tried on a made-up scene, so that steps need not look at what it returns.
     """
     _check_fields(world)
     _check_things(world)
     _check_task(world)
     _check_rules(world)
     _check_fades(world)
+    if type(world.task) not in _KNOWN_TASKS:
+        _try_task(world)
     for what, part in (("agent", world.agent), ("task", world.task), *(("thing", thing) for thing in world.things),
                        *(("rule", rule) for rule in world.rules)):  # fmt: skip
         try:
@@ -403,8 +474,8 @@ def _check_rules(world: World) -> None:
     for rule in world.rules:
         _check_rule(world, rule, things)
     for rule in world.rules:
-        if not isinstance(rule, _KNOWN_RULES):
-            _try(world, rule)
+        if type(rule) not in _KNOWN_RULES:
+            _try_rule(world, rule)
 
 
 def _check_rule(world: World, rule: Cost, things: Mapping[str, Thing]) -> None:
@@ -451,25 +522,74 @@ def _made_up(world: World) -> Scene:
     )
 
 
-def _try(world: World, rule: Cost) -> None:
+@contextlib.contextmanager
+def _trying(who: str) -> Iterator[None]:
+    """Whoever asks a scene for what it has not is told so; what divides by nothing there is not warned of."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except KeyError as error:
+        raise ConfigError(
+            f"{who} asks the scene for {error.args[0]!r}, which is not there. "
+            "Add such a thing; contacts are counted only of what `touches` names."
+        ) from None
+
+
+def _form(out: Any) -> str:
+    return f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else f"{out!r:.40}"
+
+
+def _is_array(out: Any, kind: str, dimensions: int) -> bool:
+    """Whether it is an array of this kind of number, with a row for each made-up environment."""
+    return isinstance(out, np.ndarray) and out.dtype.kind == kind and out.ndim == dimensions and len(out) == _PROBES
+
+
+def _try_rule(world: World, rule: Cost) -> None:
     """Refuses a rule whose indicator is no array of booleans [N].
 
     Its type tells for every scene what values of one scene could not: a number that is 0 here may be 1.3 elsewhere.
     """
-    try:
-        with np.errstate(all="ignore"):
-            out = rule.indicator(_made_up(world))
-    except KeyError as error:
+    with _trying(f"cost {rule.name!r}"):
+        out = rule.indicator(_made_up(world))
+    if not _is_array(out, "b", 1):
         raise ConfigError(
-            f"cost {rule.name!r} asks the scene for {error.args[0]!r}, which is not there. "
-            "Add such a thing; contacts are counted only of what `touches` names."
-        ) from None
-    if not isinstance(out, np.ndarray) or out.dtype != np.bool_ or out.shape != (_PROBES,):
-        form = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else f"{out!r:.40}"
-        raise ConfigError(
-            f"the indicator of cost {rule.name!r} is {form} for {_PROBES} environments. "
+            f"the indicator of cost {rule.name!r} is {_form(out)} for {_PROBES} environments. "
             f"Return one boolean for each, such as distance < 0.3: bool [{_PROBES}]."
         )
+
+
+def _try_task(world: World) -> None:
+    """Refuses a task unless it measures floats [N, m], its goals are reached as booleans [N] and it pays floats [N].
+
+    Also one that pays what is no number for a small step across a scene in which nothing lies under the agent.
+    """
+    task, who = world.task, f"the task {type(world.task).__name__}"
+    scene = _made_up(world)
+    scene.agent[:] = (0.3, -0.2, 0.1), (-0.4, 0.1, 0.1)
+    scene.velocity[:] = (0.5, 0.1), (0.2, -0.3)
+    with _trying(who):
+        before = task.measure(scene)
+        scene.agent[:, :2] += 0.01 * scene.velocity
+        now = task.measure(scene)
+        if not _is_array(now, "f", 2):
+            raise ConfigError(
+                f"what {who} measures is {_form(now)} for {_PROBES} environments. "
+                f"Return a row of floats for each, such as scene.ground_distance('goal'): float64 [{_PROBES}, m]."
+            )
+        met = task.achieved(scene, now)
+        if not _is_array(met, "b", 1):
+            raise ConfigError(
+                f"what {who} has achieved is {_form(met)} for {_PROBES} environments. "
+                f"Return one boolean for each, such as now[:, 0] < 0.3: bool [{_PROBES}]."
+            )
+        reward = task.reward(scene, before, now, met)
+    if not _is_array(reward, "f", 1):
+        raise ConfigError(
+            f"the reward of {who} is {_form(reward)} for {_PROBES} environments. "
+            f"Return one float for each, such as before[:, 0] - now[:, 0]: float64 [{_PROBES}]."
+        )
+    if not np.isfinite(reward).all():
+        raise ConfigError(f"the reward of {who} is {reward.tolist()} for a small step. Return numbers.")
 
 
 def _check_fades(world: World) -> None:

@@ -153,7 +153,6 @@ class CustomWorld(Config):
             tuple(settings.rule(by_name) for settings in self.rules),
             steps=self.steps,
             sight_m=self.sight_m,
-            numeric=False,
         )
         refuse_agent_without_room(world)
         return world

@@ -24,10 +24,13 @@ from trueline.safety.worlds.body import Senses, upright
 from trueline.safety.worlds.checks import (
     closed,
     read_actions,
+    read_goals,
+    read_rows,
     read_scales,
     read_seeds,
     refuse_another,
     refuse_counts,
+    refuse_layouts,
     refuse_no_row,
     seeded,
 )
@@ -214,25 +217,23 @@ class NavigationWorlds:
         From `seeds` [len(rows)], or without them from where each row's random stream stands, as the original goes on;
         `episode_seed` then still says where the stream began.
         """
-        ids = np.asarray(rows)
         if not self._layouts:
             raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
+        ids = read_rows(self.id, rows, self.num_envs)
         if seeds is not None:
             self._reseed(ids, read_seeds(self.id, seeds, len(ids)))
         else:
             for i in ids.tolist():
                 self._catch_up(i)
-        self._begin(ids)
+        if len(ids):
+            self._begin(ids)
         return self._formed(self._observe())
 
     def _begin(self, ids: NDArray[np.intp]) -> None:
         try:
             layouts = [draw_layout(self.world, self._streams[i]) for i in ids.tolist()]
         except Unplaceable as stuck:
-            raise ConfigError(
-                f"{self.id} has no room for its {stuck.what!r} in a square of ±{self.world.extent_m} m. "
-                "Give it more room, fewer things or smaller keepouts."
-            ) from None
+            raise stuck.refusal(self.id, self.world.extent_m) from None
         self._arrange(ids, layouts)
 
     def _reseed(self, ids: NDArray[np.intp], seeds: NDArray[Any]) -> None:
@@ -465,8 +466,6 @@ class NavigationWorlds:
         if not world.rings:
             return out
         rings = self._rings()
-        if self._hidden is not None:
-            rings[:, self._hidden] *= (self._scene.wait == 0)[:, None]
         if not world.compass:
             out[:, agent.senses :] = rings.reshape(self.num_envs, -1)
             return out
@@ -481,7 +480,7 @@ class NavigationWorlds:
         return out
 
     def _rings(self) -> Array:
-        """What the lidar reads [N, rings, bins]."""
+        """What the lidar reads [N, rings, bins]; nothing of targets that are hidden for a while."""
         world = self.world
         if world.lidar == "rays":
             seen = [
@@ -492,7 +491,10 @@ class NavigationWorlds:
             ego = ego_xy(self._shown, self._position, self._rotation)
             rings, bins = len(world.rings), world.bins
             read = pseudo_lidar(ego, self._ring, rings, bins, world.sight_m, world.gain_per_m, world.leaks)
-        return read.reshape(self.num_envs, len(world.rings), world.bins)
+        out = read.reshape(self.num_envs, len(world.rings), world.bins)
+        if self._hidden is not None:
+            out[:, self._hidden] *= (self._scene.wait == 0)[:, None]
+        return out
 
     def _turns(self, name: str) -> Array | None:
         """Quaternions [N, k, 4] of things that turn; None of the others."""
@@ -503,6 +505,7 @@ class NavigationWorlds:
 
         And of the agent "agent" [1, 3], "agent_rotation" [3, 3] (body to world) and "agent_velocity" [3] m/s.
         """
+        refuse_no_row(self.id, i, self.num_envs)
         out = {name: places[i].copy() for name, places in self._scene.places.items()}
         up = 0.0 if self.world.agent.planar else float(self._qvel[i, 2])
         return out | {
@@ -513,6 +516,7 @@ class NavigationWorlds:
 
     def opacity(self, i: int) -> dict[str, float]:
         """How much of its own opacity each kind of thing that fades still has in environment `i`, in [0, 1]."""
+        refuse_no_row(self.id, i, self.num_envs)
         return {fade.of: max(0.0, 1.0 - self._faded[fade.of][i] / fade.steps) for fade in self.world.fades}
 
     def position(self) -> Array:
@@ -538,15 +542,14 @@ class NavigationWorlds:
         Later goals of such an episode come from a fresh `episode_seed`. Raises ConfigError, before anything has
         changed, naming the environment's object that is missing, of the wrong count or unsafe.
         """
-        absent = [i for i in layouts if not 0 <= i < self.num_envs]
-        if absent:
-            raise ConfigError(f"a layout was given for environment {absent[0]}. There are 0 to {self.num_envs - 1}.")
+        refuse_layouts(self.id, layouts, self.num_envs)
+        read = [read_layout(self.world, given) for given in layouts.values()]
         if not self._layouts:
             self.reset()
-        read = [read_layout(self.world, given) for given in layouts.values()]
-        ids = np.fromiter(layouts, np.intp)
-        self._reseed(ids, self.seed_source(len(ids)))
-        self._arrange(ids, read)
+        if read:
+            ids = np.fromiter(layouts, np.intp)
+            self._reseed(ids, self.seed_source(len(ids)))
+            self._arrange(ids, read)
         return self._formed(self._observe())
 
     # --- Perturbable -----------------------------------------------------------------------------------------------
@@ -613,9 +616,10 @@ class NavigationWorlds:
         self.episode_seed[:] = state["episode_seed"]
         for stream, seed, drawn in zip(self._streams, self.episode_seed, state["drawn"], strict=True):
             stream.restart(int(seed), int(drawn))
-        if state["layouts"]:
-            layouts = [Layout.from_dict(self.world, layout) for layout in state["layouts"]]
+        layouts = [Layout.from_dict(self.world, layout) for layout in state["layouts"]]
+        if layouts:
             self._arrange(np.arange(self.num_envs), layouts)
+        self._layouts = layouts  # of a state from before the first reset none, and nothing can be stepped
         self._batch.state[:] = state["physics"]
         self._batch.forward(stage=_CURRENT)
         self._batch.state[:] = state["physics"]  # computing the sensors moved the solver's starting point
@@ -740,11 +744,8 @@ class GoalWorlds(NavigationWorlds):
     def set_goal(self, xy: Array, mask: NDArray[np.bool_] | None = None) -> None:
         """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on.
 
-        Raises ConfigError for another shape, or a place that is no number.
+        Raises ConfigError for another shape, a mask that is not of booleans, or a place that is no number.
         """
-        where = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
-        goals = np.asarray(xy, dtype=np.float64)
-        if goals.shape != (self.num_envs, 2) or where.shape != (self.num_envs,) or not np.isfinite(goals[where]).all():
-            raise ConfigError(f"{self.id} was given goals {xy!r:.80}. Give {self.num_envs} finite pairs of metres.")
+        goals, where = read_goals(self.id, xy, mask, self.num_envs)
         self._scene.places["goal"][where, 0, :2] = goals[where]
         self._measured[where] = self.world.task.measure(self._scene)[where]

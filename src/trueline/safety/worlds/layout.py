@@ -37,6 +37,13 @@ class Unplaceable(Exception):
         self.what = what
         super().__init__(what)
 
+    def refusal(self, id: str, extent_m: float) -> ConfigError:
+        """What a user is told who asked for an episode of the world called `id`."""
+        return ConfigError(
+            f"{id} has no room for its {self.what!r} in a square of ±{extent_m} m. "
+            "Give it more room, fewer things or smaller keepouts."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Squares:

@@ -300,6 +300,7 @@ class ManipulationWorlds:
         """Everything that decides what comes next, and what the current observation shows."""
         return {
             "world": self.id,
+            "begun": self._begun,
             "physics": self._batch.state.copy(),
             "memory": {name: values.copy() for name, values in self.rig.memory.items()},
             "shown": self.rig.observe(),
@@ -324,7 +325,7 @@ class ManipulationWorlds:
         self._elapsed[:] = state["elapsed"]
         self.episode_seed[:] = state["episode_seed"]
         self._seeds.bit_generator.state = state["seeds"]
-        self._begun = True
+        self._begun = bool(state["begun"])
         np.copyto(self._last, state["shown"])  # the last bits of forces depend on that point too
         return self._last.copy()
 

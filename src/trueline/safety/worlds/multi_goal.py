@@ -28,7 +28,7 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gymnasium as gym
@@ -45,6 +45,7 @@ from trueline.safety.worlds.checks import (
     BEGIN_S,
     closed,
     read_actions,
+    read_rows,
     read_seeds,
     refuse_another,
     refuse_counts,
@@ -81,6 +82,7 @@ _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the 
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _DIVERGED_REWARD = -10.0
 _PICTURE = (256, 256)  # what an agent's camera sees, height and width
+_OF_ONE_AGENT = ("lidar", "compass", "agent_within", "scenery", "fades")  # fields of a World
 
 
 # --- the worlds as data -----------------------------------------------------------------------------------------------
@@ -108,11 +110,39 @@ def _multi_goal(agent: Agent, level: int) -> World:
     return World(agent, task, 2.0, things, in_hazards + vases_still + apart)
 
 
+# The model of two Ants gives their eyes no angle, and MuJoCo's own is 45 degrees.
+_ANT = replace(HEAD_AGENTS["ant"], eye=replace(HEAD_AGENTS["ant"].eye, field_deg=45.0))
 MULTI_GOALS: dict[str, World] = {
-    f"Safety{name.title()}MultiGoal{level}-v0": _multi_goal(HEAD_AGENTS[name], level)
-    for name in HEAD_AGENTS
+    f"Safety{agent.name.title()}MultiGoal{level}-v0": _multi_goal(agent, level)
+    for agent in {**HEAD_AGENTS, "ant": _ANT}.values()
     for level in range(3)
 }
+
+
+def refuse_unsupported(id: str, world: World) -> None:
+    """Raises ConfigError for what a world of one agent may have and one of two has not: it would do nothing."""
+    for name in GOALS:
+        if world.thing(name) is None:
+            raise ConfigError(f"{id} has no {name}. Give the agents of a pair a goal each: {' and '.join(GOALS)}.")
+    for thing in world.things:
+        if not (thing.seen and (thing.stands == "mark" or (thing.name, thing.stands) == ("vases", "free"))):
+            raise ConfigError(
+                f"{id} has {thing.name!r}, and beside two agents there can only be marks that the lidar shows, such as "
+                "hazards, and vases. Leave them out."
+            )
+    for given in fields(World):
+        if given.name in _OF_ONE_AGENT and getattr(world, given.name) != given.default:
+            value = getattr(world, given.name)
+            raise ConfigError(
+                f"{given.name} is {value!r:.60} in {id}, which two agents in one world cannot have. "
+                f"Leave it at {given.default!r}."
+            )
+    task = world.task
+    if task.renews != "place" or task.ends or task.stages or task.target or task.touches:
+        raise ConfigError(
+            f"the task of {id} is {task!r:.60}, and goals of two agents are only put elsewhere once they are reached. "
+            "Give one that renews by place and neither ends, has stages or a target, nor asks for contacts."
+        )
 
 
 # --- layouts ----------------------------------------------------------------------------------------------------------
@@ -236,6 +266,7 @@ class MultiGoalWorlds:
         observe: Observe = "shared",
     ) -> None:
         refuse_counts(id, num_envs, threads)
+        refuse_unsupported(id, world)
         if costs not in ("sum", "split"):
             raise ConfigError(f"costs is {costs!r} for {id}. Give 'sum' (one cost) or 'split' (one per constraint).")
         if costs == "split" and not world.constraints:
@@ -268,6 +299,11 @@ class MultiGoalWorlds:
         self._full = np.zeros((num_envs, 2 * size))  # what the last observation was made of
         self._pictures = np.zeros((2, num_envs, *_PICTURE, 3), np.uint8) if observe == "vision" else None  # … and these
         self._measured = self._distances()  # from each agent to its goal, what the next reward compares with [N, 2]
+        if self._measured.shape != (num_envs, len(AGENTS)):
+            raise ConfigError(
+                f"the task of {id} measures {self._measured.shape[1] / len(AGENTS):g} numbers for each agent. "
+                "Measure one, such as the distance to the goal [N, 1]."
+            )
 
     # --- construction ----------------------------------------------------------------------------------------------
 
@@ -357,15 +393,16 @@ class MultiGoalWorlds:
         From `seeds` [len(rows)], or without them from where each row's random stream stands, as the original goes on;
         `episode_seed` then still says where the stream began.
         """
-        ids = np.asarray(rows)
         if not self._begun:
             raise ConfigError(f"{self.id} was given rows to begin before its first reset. Call reset() once.")
+        ids = read_rows(self.id, rows, self.num_envs)
         if seeds is not None:
             self._reseed(ids, seeds)
         else:
             for i in ids.tolist():
                 self._catch_up(i)
-        self._start(ids)
+        if len(ids):
+            self._start(ids)
         return self._looked()
 
     def _reseed(self, ids: NDArray[np.intp], given: NDArray[Any]) -> None:
@@ -381,7 +418,10 @@ class MultiGoalWorlds:
 
     def _start(self, ids: NDArray[np.intp]) -> None:
         """Put environments `ids` at the start of new episodes; brings the sensors up to date."""
-        layouts = [draw_pair(self.world, self._streams[i]) for i in ids.tolist()]
+        try:
+            layouts = [draw_pair(self.world, self._streams[i]) for i in ids.tolist()]
+        except Unplaceable as stuck:
+            raise stuck.refusal(self.id, self.world.extent_m) from None
         self._batch.reset(ids, stage=_UNTOUCHED)
         self._time[ids] = BEGIN_S
         angles = np.array([layout.agent_angles for layout in layouts]) if self.world.agent.start else None
@@ -470,7 +510,8 @@ class MultiGoalWorlds:
             before, after = self._measured[:, k : k + 1], now[:, k : k + 1]
             reached[:, k] = self.world.task.achieved(scene, after)
             reward[:, k] = self.world.task.reward(scene, before, after, reached[:, k])
-        return reached, reward
+        clip = math.inf if self.world.reward_clip is None else self.world.reward_clip
+        return reached, np.clip(reward, -clip, clip)
 
     def _distances(self) -> Array:
         """From each agent to its own goal along the ground, metres [N, 2]."""
@@ -529,13 +570,14 @@ class MultiGoalWorlds:
 
     def _look(self, ids: NDArray[np.intp] | None = None) -> None:
         """What both agents sense and see now; pictures are taken in environments `ids` alone, of all if None."""
-        world, size = self.world, self.world.observation_size
+        world, size, rings = self.world, self.world.observation_size, len(self.world.rings)
+        read_as = world.bins, world.sight_m, world.gain_per_m, world.leaks
         self._full = np.empty((self.num_envs, 2 * size))
         for k, body in enumerate(self._bodies):
             own = self._full[:, k * size : (k + 1) * size]
             body.read(own)
             ego = ego_xy(self._all, body.position, body.rotation)
-            own[:, world.agent.senses :] = pseudo_lidar(ego, self._ring, len(world.rings), world.bins, world.sight_m)
+            own[:, world.agent.senses :] = pseudo_lidar(ego, self._ring, rings, *read_as)
         if self._pictures is not None:
             for i in range(self.num_envs) if ids is None else ids.tolist():
                 for k, eye in enumerate(EYES):

@@ -29,10 +29,12 @@ from trueline.safety.worlds import planar_motion as motion
 from trueline.safety.worlds.checks import (
     closed,
     read_actions,
+    read_goals,
     read_scales,
     read_seeds,
     refuse_another,
     refuse_counts,
+    refuse_layouts,
     refuse_no_row,
     seeded,
 )
@@ -140,8 +142,8 @@ def make_planar(
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()  # "meta" has no numbers to bring back
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device is {name!r}, which torch cannot use here ({reason}). Use 'cpu'.") from None
     return device
@@ -295,6 +297,8 @@ class PlanarWorlds:
         """`step` without leaving the device.  actions [N, 2] float32; what is returned is never written to again."""
         if not self._begun:
             raise ConfigError(f"{self.id} was stepped before its first reset. Call reset() once.")
+        if not isinstance(actions, Tensor):
+            raise ConfigError(f"{self.id} was given a {type(actions).__name__} as a tensor of actions. Call step().")
         if actions.shape != (self.num_envs, 2):
             raise ConfigError(
                 f"{self.id} was given actions of shape {tuple(actions.shape)}. It takes {(self.num_envs, 2)}."
@@ -464,9 +468,7 @@ class PlanarWorlds:
         Later goals of such an episode come from a fresh `episode_seed`. Raises ConfigError, before anything has
         changed, naming the object that is missing, of the wrong count or unsafe.
         """
-        absent = [i for i in layouts if not 0 <= i < self.num_envs]
-        if absent:
-            raise ConfigError(f"a layout was given for environment {absent[0]}. There are 0 to {self.num_envs - 1}.")
+        refuse_layouts(self.id, layouts, self.num_envs)
         read = [read_arrangement(self._places, given) for given in layouts.values()]
         for given_xy, _ in read:
             self._refuse_unsafe(given_xy)
@@ -522,6 +524,7 @@ class PlanarWorlds:
         """Everything that decides what comes next."""
         return {
             "world": self.id,
+            "begun": self._begun,
             **{name: _numpy(getattr(self, f"_{name}").clone()) for name in _SAVED},
             "episode_seed": self.episode_seed.copy(),
             "scales": {name: scale.copy() for name, scale in self._scales.items()},
@@ -541,7 +544,7 @@ class PlanarWorlds:
         self._seed.copy_(torch.as_tensor(self.episode_seed.astype(np.int64), device=self.device))
         self.perturb(**state["scales"])
         self._seeds.bit_generator.state = state["seeds"]
-        self._begun = True
+        self._begun = bool(state["begun"])
         return _numpy(self._observe(self._state))
 
     # --- Visible ---------------------------------------------------------------------------------------------------
@@ -572,10 +575,13 @@ class PlanarGoalWorlds(PlanarWorlds):
         return _numpy(seen.distance[0].double())
 
     def set_goal(self, xy: Array, mask: NDArray[np.bool_] | None = None) -> None:
-        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on."""
-        where = np.ones(self.num_envs, bool) if mask is None else mask
+        """Move goals to xy [N, 2] where `mask` [N]; the step's reward is measured from the new place on.
+
+        Raises ConfigError for another shape, a mask that is not of booleans, or a place that is no number.
+        """
+        goals, where = read_goals(self.id, xy, mask, self.num_envs)
         rows = torch.as_tensor(np.flatnonzero(where), device=self.device)
-        to = torch.as_tensor(np.asarray(xy, dtype=np.float32)[where].T, device=self.device)
+        to = torch.as_tensor(goals.astype(np.float32)[where].T, device=self.device)
         parts = self._parts
         self._state[parts.x.start, rows], self._state[parts.y.start, rows] = to
         self._state[parts.distance.start, rows] = _length(*(to - self._body[: motion.Y + 1, rows]))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError
+from trueline.safety.worlds.checks import refuse_no_size
 from trueline.safety.worlds.planar_tasks import RADIUS_M, PlanarWorld
 
 __all__ = ["picture", "scene"]
@@ -52,8 +53,7 @@ def picture(seen: dict[str, Any], width: int, height: int, camera: str) -> NDArr
     """A scene drawn from above, [height, width, 3].  Raises ConfigError for a size or camera that does not exist."""
     from trueline.rl.filmstrip import pixels
 
-    if width < 1 or height < 1:
-        raise ConfigError(f"a picture of {width} × {height} was asked for. Give a width and height of 1 or more.")
+    refuse_no_size(width, height)
     if camera != CAMERA:
         raise ConfigError(f"there is no camera {camera!r}. A planar world is seen from above, by {CAMERA!r}.")
     return pixels(seen, width, height)

@@ -23,13 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, MissingExtra
+from trueline.safety.worlds.checks import refuse_no_size
 from trueline.safety.worlds.objects import Thing
 from trueline.safety.worlds.physics import GEOM, PAIR_COLOURS, describe
 from trueline.safety.worlds.scene import Array
 from trueline.safety.worlds.world import World
 
 Mode = Literal["rgb", "depth", "segmentation"]
-# By number as in the original's repository. The published 1.0.0 has neither fixedfar++ nor vision_back.
+# By number as in the original's repository, but for its Doggo and Ant: they have no vision_back, and track as 4.
+# The published 1.0.0 has neither fixedfar++ nor vision_back.
 CAMERAS = ("fixednear", "fixedfar", "fixedfar++", "vision", "vision_back", "track")
 _FIXED_M = {"fixednear": 2.0, "fixedfar": 5.0, "fixedfar++": 10.0}  # so far to the south, and so high
 
@@ -148,13 +150,25 @@ def _theirs(backend: str, width: int, height: int) -> _Context:
 
 
 def _open_canvas(model: mujoco.MjModel, width: int, height: int) -> _Canvas:
-    """From the first backend that starts.  Raises NoGraphics saying why none did."""
+    """From the first backend that starts.
+
+    Raises NoGraphics saying why none did, ConfigError when one does for a smaller picture.
+    """
     reasons = []
     for backend in _backends():
         try:
             return _canvas(backend, model, width, height)
         except Exception as error:  # noqa: BLE001  (graphics fail in as many ways as there are drivers)
             reasons.append(f"{backend} could not start ({str(error).rstrip('.')})")
+    if width * height > 1:
+        with contextlib.suppress(NoGraphics):
+            least = _open_canvas(model, 1, 1)
+            least.drawer.free()
+            least.context.free()
+            raise ConfigError(
+                f"a picture of {width} × {height} cannot be drawn here ({' and '.join(reasons)}). "
+                "Ask for a smaller one."
+            )
     raise NoGraphics(" and ".join(reasons))
 
 
@@ -181,13 +195,14 @@ def _add_cameras(spec: mujoco.MjSpec, world: World, prefixes: tuple[str, ...]) -
     for name, distance in _FIXED_M.items():  # image x along the world's x, image y tilted halfway up
         _add_camera(spec.worldbody, name, (0.0, -distance, distance), (1.0, 0.0, 0.0), (0.0, 1.0, 1.0), fovy=45.0)
     body, eye = spec.body(world.agent.root.name), world.agent.eye
-    _add_camera(body, "vision", eye.at_m, eye.x, eye.y, fovy=90.0)
+    _add_camera(body, "vision", eye.at_m, eye.x, eye.y, fovy=eye.field_deg)
     left = (-eye.x[0], -eye.x[1], -eye.x[2])
-    _add_camera(body, "vision_back", eye.at_m, left, (0.0, 0.0, 1.0), fovy=90.0)
+    _add_camera(body, "vision_back", eye.at_m, left, (0.0, 0.0, 1.0), fovy=eye.field_deg)
     track = _add_camera(body, "track", (0.0, 2.0, 2.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 1.0), fovy=45.0)
     track.mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACK
     for k, prefix in enumerate(prefixes[1:], 1):  # last, so that the others keep their numbers
-        _add_camera(spec.body(prefix + world.agent.root.name), f"vision{k}", eye.at_m, eye.x, eye.y, fovy=90.0)
+        own = spec.body(prefix + world.agent.root.name)
+        _add_camera(own, f"vision{k}", eye.at_m, eye.x, eye.y, fovy=eye.field_deg)
 
 
 def _add_camera(
@@ -359,8 +374,7 @@ class Painter:
     """
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int) -> None:
-        if width < 1 or height < 1:
-            raise ConfigError(f"a picture of {width} × {height} was asked for. Give a width and height of 1 or more.")
+        refuse_no_size(width, height)
         self.model = copy.copy(model)  # one's own: the size of the picture is part of it
         self.data = mujoco.MjData(self.model)
         self._size = height, width
@@ -410,8 +424,8 @@ class Painter:
 
     def _fixed(self, camera: str | int) -> mujoco.MjvCamera:
         names = [self.model.camera(i).name for i in range(self.model.ncam)]
-        if camera not in (*names, *range(len(names))):
-            numbered = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
+        if camera not in (*filter(None, names), *range(len(names))):
+            numbered = ", ".join(f"{name} ({i})" if name else str(i) for i, name in enumerate(names))
             raise ConfigError(f"there is no camera {camera!r}. Choose from {numbered}.")
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FIXED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ class Scene:
     touches: dict[str, Array]  # name -> [N, k] contacts with the agent, of things that a cost or the task asks for
     chosen: NDArray[np.intp]  # [N] which object is the target, where one of several is
     wait: NDArray[np.int64]  # [N] steps until targets can be seen again
-    stage: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] goals reached so far
 
     def ground_distance(self, name: str) -> Array:
         """Distances from the agent to the objects of a kind along the ground, metres [N, k]."""

@@ -160,7 +160,7 @@ def _building_push(agent: Agent, level: int) -> World:
 
 def _in_yard(world: World, free_to_touch: bool) -> World:
     rules = world.rules if free_to_touch else (*world.rules, TouchingScenery())
-    return replace(of_head(world), rules=rules, scenery=YARD, floor_m=10.0, numeric=False)
+    return replace(of_head(world), rules=rules, scenery=YARD, floor_m=10.0)
 
 
 def _race(agent: Agent, level: int) -> World:
@@ -185,7 +185,6 @@ def _race(agent: Agent, level: int) -> World:
         agent_within=((x - half_x, y - half_y, x + half_x, y + half_y),),
         agent_keepout_m=0.0,
         scenery=race(0.5 if level == 2 else 0.0),
-        numeric=False,
     )
 
 
@@ -209,7 +208,6 @@ def _formula_one(agent: Agent, level: int) -> World:
         agent_within=tuple((x - near, y - near, x + near, y + near) for x, y in STAGES),
         agent_keepout_m=0.0,
         scenery=CIRCUIT,
-        numeric=False,
     )
 
 

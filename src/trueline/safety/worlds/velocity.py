@@ -28,6 +28,7 @@ from trueline.safety.worlds.checks import (
     BEGIN_S,
     closed,
     read_actions,
+    read_rows,
     read_scales,
     read_seeds,
     refuse_another,
@@ -40,6 +41,7 @@ from trueline.safety.worlds.simulations import simulations
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
+    from trueline.safety.worlds.viewer import RunnerWindow
 
 __all__ = ["RUNNERS", "VELOCITY", "Interval", "Runner", "VelocityTask", "VelocityWorlds", "make_velocity"]
 
@@ -364,7 +366,7 @@ class VelocityWorlds:
     """
 
     perturbations = ("mass", "friction", "gear")
-    render_modes = ("rgb", "depth", "segmentation")
+    render_modes = ("human", "rgb", "depth", "segmentation")
 
     def __init__(
         self,
@@ -472,10 +474,12 @@ class VelocityWorlds:
 
         seeds: [len(rows)], or None to draw on from where each row's random stream stands, as Gymnasium's reset does.
         """
-        if not self._begun and len(rows) < self.num_envs:
+        ids = read_rows(self.id, rows, self.num_envs)
+        if not self._begun and len(ids) < self.num_envs:
             raise ConfigError(f"{self.id} was begun in some rows before its first reset. Call reset() once.")
-        ids = np.asarray(rows)
-        self._begin(ids, None if seeds is None else read_seeds(self.id, seeds, len(ids)))
+        given = None if seeds is None else read_seeds(self.id, seeds, len(ids))
+        if len(ids):
+            self._begin(ids, given)
         self._begun = True
         obs = self._observe()
         np.copyto(self._last, obs)  # a copy: what is handed out may be written into
@@ -659,17 +663,37 @@ class VelocityWorlds:
 
     # --- Visible ---------------------------------------------------------------------------------------------------
 
+    @property
+    def planes_m(self) -> tuple[float, float]:
+        """Nothing nearer or farther from a camera than this is drawn, metres."""
+        extent_m, clip = self.model.stat.extent, self.model.vis.map
+        return float(clip.znear * extent_m), float(clip.zfar * extent_m)
+
+    window: RunnerWindow | None = None  # what `render` opened for mode="human"
+
     def render(
-        self, i: int = 0, width: int = 256, height: int = 256, camera: str = "track", mode: Mode = "rgb"
-    ) -> NDArray[Any]:
+        self,
+        i: int = 0,
+        width: int = 256,
+        height: int = 256,
+        camera: str = "track",
+        mode: Mode | Literal["human"] = "rgb",
+    ) -> Any:
         """Picture of environment `i` from the camera track, fixednear or fixedfar; see `Painter.draw` for its form.
 
-        Raises NoGraphics (a MissingExtra) when there is no OpenGL, ConfigError for an unknown camera or mode.
+        mode="human" gives None and shows a window, one for these worlds, whose size and view are the user's. Raises
+        NoGraphics (a MissingExtra) when there is no OpenGL, or no display, ConfigError for an unknown camera or mode.
         """
         from trueline.safety.worlds.render import Painter
 
         refuse_no_row(self.id, i, self.num_envs)
         qpos = self._batch.bind("qpos")[i]
+        if mode == "human":
+            from trueline.safety.worlds.viewer import RunnerWindow
+
+            self.window = self.window or RunnerWindow(self.model)
+            self.window.show(qpos)
+            return None
         if (width, height) not in self._painters:
             self._painters[width, height] = Painter(self.model, width, height)
         painter = self._painters[width, height]
@@ -691,6 +715,8 @@ class VelocityWorlds:
 
     def close(self) -> None:
         """Free the simulations and what drew them."""
+        if self.window is not None:
+            self.window.close()
         for painter in self._painters.values():
             painter.close()
         self._painters.clear()

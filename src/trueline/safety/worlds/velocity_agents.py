@@ -31,6 +31,7 @@ from trueline.safety.worlds.velocity import RUNNERS, Runner, Speed, VelocityTask
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode
+    from trueline.safety.worlds.viewer import RunnerWindow
 
 __all__ = ["SCENARIOS", "TEAMS", "Limb", "MultiAgentVelocity", "Scenario", "make_multi_agent", "make_team"]
 
@@ -416,9 +417,24 @@ class MultiAgentVelocity:
         self._full = self._world.load_state_dict(state)
         return self._views(self._full)
 
+    @property
+    def planes_m(self) -> tuple[float, float]:
+        """See `VelocityWorlds`."""
+        return self._world.planes_m
+
+    @property
+    def window(self) -> RunnerWindow | None:
+        """What `render` opened for mode="human"."""
+        return self._world.window
+
     def render(
-        self, i: int = 0, width: int = 256, height: int = 256, camera: str = "track", mode: Mode = "rgb"
-    ) -> NDArray[Any]:
+        self,
+        i: int = 0,
+        width: int = 256,
+        height: int = 256,
+        camera: str = "track",
+        mode: Mode | Literal["human"] = "rgb",
+    ) -> Any:
         """Picture of environment `i`; see `VelocityWorlds.render`."""
         return self._world.render(i, width, height, camera, mode)
 
@@ -427,7 +443,7 @@ class MultiAgentVelocity:
         return self._world.scene(i)
 
     def close(self) -> None:
-        """Free the simulations."""
+        """Free the simulations and what drew them."""
         self._world.close()
 
 

@@ -1,4 +1,4 @@
-"""A window on a world: MuJoCo's viewer on the visual model, and driving the agent by keyboard.
+"""A window on a world: MuJoCo's viewer on the model that is drawn, and driving the agent by keyboard.
 
 The agent is driven with I, K, J and L, as in Safety-Gymnasium's Debug worlds, or with the arrow keys: in this window
 letters switch drawing options too. The mouse turns the view.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import glfw
@@ -34,7 +35,8 @@ _UP, _DOWN, _LEFT, _RIGHT = 265, 264, 263, 262
 KEYS = {ord("I"): "I", ord("K"): "K", ord("J"): "J", ord("L"): "L", _UP: "I", _DOWN: "K", _LEFT: "J", _RIGHT: "L"}
 
 _STEER = 0.5 / 0.785  # of the Racecar's largest angle
-_DISTANCE_M, _AZIMUTH_DEG, _ELEVATION_DEG = 4.0, 90.0, -40.0
+_DISTANCE_M, _AZIMUTH_DEG, _FROM_ABOVE_DEG, _FROM_THE_SIDE_DEG = 4.0, 90.0, -40.0, -20.0
+_CLOSING_S = 10.0
 
 
 def command(agent: str, held: Collection[str]) -> Array:
@@ -70,37 +72,71 @@ def _refuse_without_display() -> None:
     glfw.destroy_window(window)
 
 
-class Window:
-    """Shows poses of one world; its camera follows the agent until the user turns it elsewhere.
+class Viewer:
+    """A model in a window; the camera follows one of its bodies until the user turns it elsewhere.
 
-    prefixes: of the agents in the world, see `physics.describe`. Raises NoGraphics when there is no display.
+    Raises NoGraphics when there is no display.
     """
 
-    def __init__(self, world: World, prefixes: tuple[str, ...] = ("",)) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, followed: int, elevation_deg: float, on_key: Callable[[int], None] | None = None
+    ) -> None:
         if sys.platform != "darwin":  # there only the thread that draws may try
             _refuse_without_display()
         from mujoco import viewer
 
-        self._world, self._prefixes = world, prefixes
-        self._model = copy.copy(visual_model(world, prefixes))
+        self._model = copy.copy(model)  # one's own: in the window a user can change it
         self._data = mujoco.MjData(self._model)
-        self._tapped: set[str] = set()
-        self._handle: Any = None  # of the desktop's window, known from the first key on
+        others = threading.enumerate()
         try:
             self._viewer = viewer.launch_passive(
-                self._model, self._data, key_callback=self._note, show_left_ui=False, show_right_ui=False
+                self._model, self._data, key_callback=on_key, show_left_ui=False, show_right_ui=False
             )
         except RuntimeError as error:  # on macOS, whose windows belong to a thread that only mjpython gives away
             raise NoGraphics(f"none could be opened ({error})", _WANTED, "Run the script with mjpython.") from error
+        self._drawing = [thread for thread in threading.enumerate() if thread not in others]
         view = self._viewer.cam
-        followed = self._model.body(prefixes[0] + world.agent.root.name)
-        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, followed.id
-        view.distance, view.azimuth, view.elevation = _DISTANCE_M, _AZIMUTH_DEG, _ELEVATION_DEG
+        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, followed
+        view.distance, view.azimuth, view.elevation = _DISTANCE_M, _AZIMUTH_DEG, elevation_deg
 
     @property
     def is_open(self) -> bool:
         """Whether the user has not closed it."""
         return bool(self._viewer.is_running())
+
+    def close(self) -> None:
+        """Close the window, and wait until nothing draws in it: the process must not end before."""
+        self._viewer.close()
+        for thread in self._drawing:
+            thread.join(_CLOSING_S)
+
+
+class RunnerWindow(Viewer):
+    """Shows a body that runs, from the side."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        super().__init__(model, 1, _FROM_THE_SIDE_DEG)  # the body's root
+
+    def show(self, qpos: Array) -> None:
+        """Show the body in a position [nq]."""
+        with self._viewer.lock():
+            self._data.qpos[:] = qpos
+            mujoco.mj_forward(self._model, self._data)
+        self._viewer.sync()
+
+
+class Window(Viewer):
+    """Shows poses of one navigation world.
+
+    prefixes: of the agents in the world, see `physics.describe`.
+    """
+
+    def __init__(self, world: World, prefixes: tuple[str, ...] = ("",)) -> None:
+        self._world, self._prefixes = world, prefixes
+        self._tapped: set[str] = set()
+        self._handle: Any = None  # of the desktop's window, known from the first key on
+        model = visual_model(world, prefixes)
+        super().__init__(model, model.body(prefixes[0] + world.agent.root.name).id, _FROM_ABOVE_DEG, self._note)
 
     def show(self, pose: Pose, balls: Sequence[Ball] = ()) -> None:
         """Show a pose, and balls that are drawn and are not there."""
@@ -116,10 +152,6 @@ class Window:
         if self._handle and self.is_open:
             tapped.update(name for key, name in KEYS.items() if glfw.get_key(self._handle, key))
         return frozenset(tapped)
-
-    def close(self) -> None:
-        """Close the window."""
-        self._viewer.close()
 
     def _note(self, key: int) -> None:
         # Called in the thread that draws, in which alone the window is the current one. The viewer tells of keys that

@@ -51,7 +51,6 @@ class World:
     agent_keepout_m: float | None = None  # the agent's own, when None
     scenery: tuple[Solid, ...] = ()  # immovable, the same in every episode
     fades: tuple[Fade, ...] = ()
-    numeric: bool = True  # whether trajectories are the original's; else only its rules are
 
     # Read in every step, so they are found once: names of the costs, in the original's words and order; the kinds that
     # the lidar shows and the numbers of the flat observation, in its order.
