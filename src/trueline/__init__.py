@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trueline import cycle
-    from trueline.api import CycleResult, RunResult, audit, load, make, reproduce, resume, search, sweep, train
+    from trueline.api import (
+        CycleResult,
+        RunResult,
+        audit,
+        load,
+        make,
+        reproduce,
+        resume,
+        search,
+        sweep,
+        train,
+        train_seeds,
+    )
 
     __version__: str
 
@@ -25,6 +37,7 @@ __all__ = [
     "search",
     "sweep",
     "train",
+    "train_seeds",
 ]
 
 

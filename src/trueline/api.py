@@ -1,4 +1,4 @@
-"""What `import trueline` offers: train, audit, cycle, reproduce, sweep, resume, load, make.
+"""What `import trueline` offers: train, train_seeds, audit, cycle, reproduce, sweep, resume, load, make.
 
 The command line calls the same functions, so that both do the same with the same settings.
 """
@@ -28,7 +28,7 @@ from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
 from trueline.cycle.search import SearchSpec, TrialRow, read_search, resume_search, run_search
 from trueline.cycle.spec import CycleSpec, make_audit, read_cycle
 from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
-from trueline.cycle.training import find_run, resume_training, start_training
+from trueline.cycle.training import find_run, resume_training, start_together, start_training
 from trueline.evidence.audit import run_audits
 from trueline.evidence.claims import ClaimResult
 from trueline.evidence.records import Evidence
@@ -50,6 +50,7 @@ __all__ = [
     "search",
     "sweep",
     "train",
+    "train_seeds",
 ]
 
 
@@ -114,6 +115,40 @@ def train(
         watch=watch,
     )
     return _result(folder)
+
+
+def train_seeds(
+    recipe: str,
+    config: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int],
+    preset: str | None = None,
+    threads: int = 1,
+    inputs: Mapping[str, str | Path] | None = None,
+    root: str | Path = "runs",
+    id: str | None = None,
+    **settings: Any,
+) -> list[RunResult]:
+    """Trains `recipe` once for each of `seeds` in one process, networks in one stack; their runs in that order.
+
+    Each is a run as `train` makes it with that seed, up to rounding, and may be resumed alone. With an `id` they are
+    called ID-s0, ID-s1 …, and the same call again goes on with what is not finished. Raises as `train`, and
+    ConfigError for a recipe or settings that train one seed at a time; where a seed fails the others are trained to
+    their end first.
+    """
+    ended = start_together(
+        recipe,
+        recipe_config(recipe, preset, nested({**(config or {}), **settings})),
+        seeds,
+        root=Path(root),
+        threads=threads,
+        inputs={role: str(run) for role, run in (inputs or {}).items()},
+        ids=None if id is None else [f"{id}-s{seed}" for seed in seeds],
+    )
+    for one in ended:
+        if one.error is not None:
+            raise one.error
+    return [_result(one.folder) for one in ended]
 
 
 def resume(
@@ -224,6 +259,7 @@ def sweep(
     preset: str | None = None,
     config: Mapping[str, Any] | None = None,
     threads: int = 1,
+    together: bool = False,
     root: str | Path = "runs",
     id: str | None = None,
     executor: str = "inline",
@@ -232,10 +268,15 @@ def sweep(
     """Trains `recipe` at every point of `grid` (dotted key -> values) with seeds 0 … seeds − 1; one row per point.
 
     A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an earlier
-    sweep of the same grid, only what is missing is trained. Raises as `train`; a diverged point is counted instead.
+    sweep of the same grid, only what is missing is trained. `together` trains the seeds of a point in one process,
+    where the recipe can. Raises as `train`; a diverged point is counted instead.
     """
     given = {"recipe": recipe, "preset": preset, "config": nested(config or {}), "seeds": seeds, "threads": threads}
-    spec = build(SweepSpec, {**given, "grid": {key: tuple(values) for key, values in grid.items()}}, where="sweep")
+    spec = build(
+        SweepSpec,
+        {**given, "together": together, "grid": {key: tuple(values) for key, values in grid.items()}},
+        where="sweep",
+    )
     return run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
 
 

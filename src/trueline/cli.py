@@ -181,6 +181,9 @@ def train(
     overrides: Settings = None,
     preset: Annotated[str | None, typer.Option(help="Named settings of the recipe, under the ones given.")] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0-15|0,3,7", help="Train these seeds together in one process, a run each.")
+    ] = None,
     threads: Threads = 1,
     root: Root = RUNS,
     id: Id = None,
@@ -202,6 +205,9 @@ def train(
     if dry_run:
         _rehearse(recipe, preset, _values(overrides), _pairs(inputs, "--input", "ROLE=RUN"), root, seed)
         return
+    if seeds is not None:
+        _train_seeds(recipe, overrides, preset, seeds, threads, root, id, inputs, seed != 0 or wandb)
+        return
     from trueline import api
 
     with _stoppable(root):
@@ -216,7 +222,43 @@ def train(
             id=id,
             wandb="trueline" if wandb else None,
         )
-    _print_training(result)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every process has the result, and one is enough to tell it
+        _print_training(result)
+
+
+def _train_seeds(
+    recipe: str,
+    overrides: Sequence[str] | None,
+    preset: str | None,
+    seeds: str,
+    threads: int,
+    root: Path,
+    id: str | None,
+    inputs: Sequence[str] | None,
+    of_one: bool,
+) -> None:
+    from trueline import api
+
+    if of_one:
+        raise ConfigError("--seed and --wandb are of one training. Leave them out with --seeds.")
+    with _stoppable(root):
+        results = api.train_seeds(
+            recipe,
+            _values(overrides),
+            seeds=_whole_numbers(seeds),
+            preset=preset,
+            threads=threads,
+            inputs=_pairs(inputs, "--input", "ROLE=RUN"),
+            root=root,
+            id=id,
+        )
+    names = [name for name in results[0].summary if name.startswith("train/")]
+    _table(
+        ["run", *names],
+        [[result.folder.name, *(_cell(result.summary.get(name)) for name in names)] for result in results],
+    )
+    for result in results:
+        print(result.folder)
 
 
 def _rehearse(
@@ -341,6 +383,7 @@ def sweep(
     preset: Annotated[str | None, typer.Option(help="Named settings of the recipe, under the ones given.")] = None,
     threads: Threads = 1,
     root: Root = RUNS,
+    together: Annotated[bool, typer.Option(help="Train the seeds of a point in one process and one stack.")] = False,
     id: Id = None,
     with_executor: ExecutorName = "inline",
     workers: Workers = 1,
@@ -350,7 +393,7 @@ def sweep(
     from trueline.cycle.sweep import SweepSpec, parse_grid, run_sweep
 
     fixed, grid = parse_grid(overrides or ())
-    given = {"recipe": recipe, "preset": preset, "grid": grid, "seeds": seeds, "threads": threads}
+    given = {"recipe": recipe, "preset": preset, "grid": grid, "seeds": seeds, "threads": threads, "together": together}
     spec = build(SweepSpec, {**given, "config": _values([], fixed)}, where="sweep")
     with _stoppable(root):
         folder, rows = run_sweep(spec, root=root, id=id, with_executor=with_executor, workers=workers)
@@ -700,6 +743,19 @@ def _pairs(texts: Sequence[str] | None, option: str, form: str) -> dict[str, str
         if not (key and equals and value):
             raise ConfigError(f"{option} is {text!r}, but should be {form}.")
         found[key] = value
+    return found
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """`"0-3,8"` -> [0, 1, 2, 3, 8]."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+            raise ConfigError(f"--seeds is {text!r}, but should be like 0-15 or 0,3,7.")
+        found += range(int(first), int(last or first) + 1)
+    if len(set(found)) < len(found):
+        raise ConfigError(f"--seeds is {text!r}, which names a seed twice. Name each once.")
     return found
 
 

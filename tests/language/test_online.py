@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from token_world import COST, RECIPES, REWARD, TOKENIZER, Letters, World, chances, log, tiny, weights
 
-from trueline.core import registry
 from trueline.core.config import build, to_toml
 from trueline.core.errors import CheckpointError, ConfigError, Diverged, Stopped
 from trueline.core.recipe import Checks, _laid_over
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.language import online
-from trueline.language.models import Architecture, ModelRef, from_scratch, token_log_prob
+from trueline.language.models import ModelRef, token_log_prob
 from trueline.language.online import (
     GRPO,
     LM_PPO,
@@ -29,99 +29,14 @@ from trueline.language.online import (
 )
 from trueline.language.rollout import Sampling, chat
 from trueline.language.sampler import StaticCache
-from trueline.language.scorers import Judgement
 from trueline.language.subject import LanguageModel, ScoreModel, load
-from trueline.language.vocabulary import Characters, tokenizer_of
 
 torch.set_num_threads(1)
-RECIPES = {recipe.name: recipe for recipe in (LM_PPO, LM_PPO_LAG, RLOO, GRPO)}
-TOKENIZER = tokenizer_of(Characters(alphabet="abcdxy"))
-REWARD, COST = {"a": 1.0, "b": 0.4}, {"a": 1.0}
-
-
-class Letters:
-    """Reward and cost of a reply's letters; a reply with x is one it cannot judge."""
-
-    def __init__(self, costs=("harm",), unjudged="", scale=1.0):
-        self.costs, self.unjudged, self.scale = tuple(costs), unjudged, scale
-
-    def __call__(self, prompts, replies):
-        return [self.judged(reply.text) for reply in replies]
-
-    def judged(self, text):
-        if self.unjudged and self.unjudged in text:
-            return None
-        reward = self.scale * sum(REWARD.get(letter, 0.0) for letter in text)
-        return Judgement(reward, dict.fromkeys(self.costs, sum(COST.get(letter, 0.0) for letter in text)))
-
-
-@pytest.fixture(autouse=True)
-def _letters(monkeypatch):
-    known = registry.load
-    monkeypatch.setattr(
-        registry, "load", lambda kind, name: Letters if (kind, name) == ("scorer", "letters") else known(kind, name)
-    )
-
-
-def tiny(seed=0):
-    """A policy of a few thousand parameters."""
-    return LanguageModel(from_scratch(Architecture(1, 16, 2, 32), TOKENIZER, seed, 32), TOKENIZER)
 
 
 @pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
-
-
-class World:
-    def __init__(self, folder):
-        self.folder, self.runs, self.count = folder, folder / "runs", 0
-        self.prompts = folder / "prompts.jsonl"
-        self.prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("x", "y", "xy", "yx")))
-
-    def config(self, name, **settings):
-        options = settings.pop("options", {})
-        given = {
-            "prompts": {"path": str(self.prompts)},
-            "scorers": [{"kind": "function", "name": "letters", "options": options}],
-            "sampling": {"max_tokens": 3},
-            "batch_size": 4,
-            "max_steps": 3,
-            "optimiser": {"lr": 1e-2, "schedule": "constant"},
-        }
-        if name in ("rloo", "grpo"):
-            given["samples"] = 3
-        return build(RECIPES[name].Config, _laid_over(given, settings))
-
-    def run(self, name, config, seed=3, id=None):
-        self.count += 1
-        return Run.create(self.runs, kind="train", name=name, config=config, seed=seed, id=id or f"r{self.count}")
-
-    def train(self, name, inputs=None, watch=None, **settings):
-        config = self.config(name, **settings)
-        with self.run(name, config) as run:
-            run.watch = watch
-            subject = RECIPES[name].train(config, run, {"policy": tiny(), **(inputs or {})})
-            save_subject(subject, run)
-        return subject, log(run), run
-
-
-def log(run):
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time/elapsed_s"} for line in lines]
-
-
-def weights(subject):
-    return torch.cat([p.detach().flatten() for p in subject.model.parameters()])
-
-
-def chances(subject, letters="ab"):
-    """Probability of each letter as the first token of a reply to x."""
-    tokens = TOKENIZER.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
-    ids = tokens["input_ids"] if hasattr(tokens, "keys") else tokens
-    with torch.no_grad():
-        p = subject.model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-    return [float(p[TOKENIZER.convert_tokens_to_ids(letter)]) for letter in letters]
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
 
 
 # --- known optima: one token, reward 1 and cost 1 for a, reward 0.4 for b ---

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from trueline.core.config import build
 from trueline.core.progress import set_quiet
 from trueline.core.run import Run
+from trueline.core.streams import Streams
 from trueline.evidence.claims import ClaimResult, Scale, run_claim
-from trueline.evidence.over_seeds import FEWEST_SEEDS, holm, one_sided_p, sign_flip
-from trueline.language.claims import seq2seq
+from trueline.evidence.over_seeds import FEWEST_SEEDS, holm, sign_flip
+from trueline.language.claims import seq2seq, trainings
 from trueline.language.claims.seq2seq import (
     ARMS,
+    OTHERS,
     SECONDARIES,
     SEQ2SEQ_ACCURACY,
     SEQ2SEQ_LENGTH,
@@ -30,10 +32,11 @@ from trueline.language.claims.seq2seq import (
     pair_accuracy,
     secondaries,
     slope,
-    smallest_effect,
+    wins,
 )
-from trueline.language.evaluation import rollout_of
-from trueline.language.subject import LanguageModel
+from trueline.language.evaluation import rollout_of, win_rate
+from trueline.language.rollout import chat
+from trueline.language.subject import LanguageModel, ScoreModel
 
 torch.set_num_threads(1)
 CLAIMS = (SEQ2SEQ_ACCURACY, SEQ2SEQ_POLICY, SEQ2SEQ_LENGTH)
@@ -83,15 +86,6 @@ def test_the_slope_is_that_of_a_regression_with_an_intercept_for_each_group():
     expected = np.linalg.lstsq(design, score, rcond=None)[0][0]
     assert slope(score, words, group) == pytest.approx(expected)
     assert math.isnan(slope(score, np.ones(24), group))
-
-
-def test_the_smallest_effect_is_found_with_its_power():
-    """Of 4,000 experiments with that effect four in five are to be significant; three standard errors are 0.019."""
-    rng = np.random.default_rng(1)
-    effect = smallest_effect(0.3, 10)
-    drawn = effect + 0.3 * rng.normal(size=(4000, 10))
-    found = np.mean([one_sided_p(row, 0.0, "at_least") <= 0.05 for row in drawn])
-    assert found == pytest.approx(0.8, abs=0.03)
 
 
 # --- what is stated ---
@@ -174,7 +168,7 @@ def test_fewer_pairs_are_among_more_and_none_is_tested_on(models):
 
 
 def test_a_training_that_was_finished_is_not_repeated(models, monkeypatch):
-    monkeypatch.setattr(seq2seq.Run, "create", lambda *a, **k: pytest.fail("a training began again"))
+    monkeypatch.setattr(trainings.Run, "create", lambda *a, **k: pytest.fail("a training began again"))
     lab = laboratory(models)
     assert isinstance(lab.start, LanguageModel)
     pairs = lab.pairs(24)
@@ -260,18 +254,6 @@ def test_a_word_is_a_token(models):
     assert torch.equal(rollout.sampled.sum(dim=1), words + 1)
 
 
-def test_the_weights_kept_are_those_of_the_lowest_loss():
-    model = LanguageModel(torch.nn.Linear(1, 1), None)
-    kept = seq2seq._Lowest()
-    for step, loss in enumerate([0.9, 0.4, 0.6, 0.5]):
-        torch.nn.init.constant_(model.model.weight, float(step))
-        kept.write(step, {"eval/loss": loss})
-        kept.write(step, {"train/loss": 0.0})
-        kept(step, model)
-    assert kept.loss == 0.4
-    assert float(kept.weights["weight"]) == 1.0
-
-
 @pytest.mark.parametrize("claim", [SEQ2SEQ_POLICY, SEQ2SEQ_LENGTH], ids=lambda claim: claim.name)
 def test_a_seed_of_policies_has_every_number_that_is_compared(claim, tmp_path, monkeypatch):
     result, _ = rows_of(claim, TINY_POLICIES, tmp_path, monkeypatch)
@@ -279,10 +261,49 @@ def test_a_seed_of_policies_has_every_number_that_is_compared(claim, tmp_path, m
     sizes = build(Sizes, result.params)
     for one in SECONDARIES[claim.name](sizes):
         assert {one.a, one.b} <= row.keys()
-    for name, kind in itertools.product(ARMS, ("plain", "combined", "longer")):
+    for name, kind in itertools.product((*ARMS, *OTHERS), ("plain", "combined", "longer")):
         assert 0.0 <= row[f"gold-{kind}/{name}"] <= 1.0
         assert row[f"win-{kind}/scalar/scalar"] == 0.5
         assert row[f"words-{kind}/{name}"] >= row[f"filler-{kind}/{name}"]
     assert row["win_rate"] == row["win-plain/seq2seq/scalar"]
     assert row["filler_gap"] == row["filler-plain/scalar"] - row["filler-plain/seq2seq"]
     assert bool(sizes.world.filler_bias) == (claim is SEQ2SEQ_LENGTH)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**31))
+def test_wins_are_those_of_the_win_rate(prompts, n, m, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 3, (prompts, n)) / 2, rng.integers(0, 3, (prompts, m)) / 2
+    assert wins(a, b) == pytest.approx(win_rate(a, b).estimate.value)
+    assert wins(a, b) + wins(b, a) == pytest.approx(1.0)
+
+
+def test_the_best_of_eight_is_the_best_by_its_own_reward(models, monkeypatch):
+    """Eight are drawn to each prompt; by one reward the longest is kept, by the other the shortest."""
+    lab = laboratory(models, policy_prompts=12, test_prompts=4, policy_steps=1)
+    monkeypatch.setattr(seq2seq, "_policy", lambda lab, *_: lab.start)
+    monkeypatch.setattr(seq2seq, "_preferring", lambda lab, *_: lab.start)
+    monkeypatch.setattr(seq2seq, "HARD", seq2seq.SCALAR)
+    long, short = Lengths(lab.start, 1.0), Lengths(lab.start, -1.0)
+    players = seq2seq._players(lab, {"scalar": long, "token-wise": long, "seq2seq": short}, lab.pairs(24))
+    assert players.keys() == {*ARMS, *OTHERS}
+    tested = lab.prompts(3, "verdict", "plain", "best")
+    asked = [chat(prompt) for prompt in tested for _ in range(16)]
+    drawn = [reply.tokens for reply in lab.start.reply(asked, lab.sampling, Streams(0).rng("once"))]
+    for name, extreme in (("best-of", max), ("best-of-seq2seq", min)):
+        lab.streams = Streams(0)
+        said = players[name].answers(lab, tested, "once")
+        assert said.per_prompt == 2
+        assert [reply.tokens for reply in said.replies] == [extreme(drawn[at : at + 8]) for at in range(0, 48, 8)]
+
+
+class Lengths(ScoreModel):
+    """Scores a token by its place: the last one's score is how long the whole is, with a sign."""
+
+    def __init__(self, start, sign):
+        super().__init__(start.model.base_model, start.tokenizer, ("reward",))
+        self.sign = sign
+
+    def forward(self, tokens):
+        return self.sign * torch.arange(tokens.shape[1]).float()[None, :, None].expand(len(tokens), -1, 1)

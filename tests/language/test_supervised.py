@@ -22,7 +22,7 @@ from trueline.language.objectives import Dpo, Kto
 from trueline.language.optimiser import AdamW, Optimiser, lr_factor
 from trueline.language.recipes import COST_MODEL, DPO, REWARD_MODEL, SEQ2SEQ_RM, SFT
 from trueline.language.records import Data
-from trueline.language.subject import LanguageModel, ScoreModel, load
+from trueline.language.subject import LanguageModel, ScoreModel, load, load_score_model
 
 torch.set_num_threads(1)
 RECIPES = {recipe.name: recipe for recipe in (SFT, REWARD_MODEL, COST_MODEL, DPO, SEQ2SEQ_RM)}
@@ -501,6 +501,30 @@ def test_what_cannot_be_learnt_from_is_refused_before_a_run_exists(world):
         COST_MODEL.check(world.config("cost-model"), world.runs)
 
 
+@pytest.mark.parametrize("name", ["reward-model", "cost-model"])
+def test_scores_are_learnt_by_adapters_on_a_body_that_stays(world, name):
+    start = LanguageModel.of(ModelRef(), np.random.default_rng(0))
+    body = {key: p.detach().clone() for key, p in start.model.base_model.named_parameters()}
+    settings = {"model": {"lora": {"rank": 4}}, "max_steps": 40, "optimiser": {"lr": 1e-2}}
+    subject, lines = world.train(name, {"policy": start}, **settings)
+    assert losses(lines)[-1] < 0.5 * losses(lines)[0]
+    learnt = {key for key, p in subject.named_parameters() if p.requires_grad}
+    assert all("lora" in key or key.startswith("linear") for key in learnt)
+    kept = subject.body.get_base_model()
+    for key, p in kept.named_parameters():
+        if "lora" not in key:
+            assert torch.equal(p, body[key.replace(".base_layer", "")]), key
+    subject.save(world.folder / "saved")
+    again = load_score_model(world.folder / "saved")
+    tokens = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens), subject.eval()(tokens), atol=1e-4, rtol=1e-4)
+    # A model whose adapters were added in goes on under fresh ones, from where it was.
+    further, lines = world.train(name, {"policy": again}, **{**settings, "max_steps": 2})
+    assert losses(lines)[0] < 0.6 * losses(world.train(name, {"policy": start}, **settings)[1])[0]
+    assert hasattr(further.body, "disable_adapter")
+
+
 def test_inputs_that_have_no_place_are_refused(world):
     model = LanguageModel.of(ModelRef(), np.random.default_rng(0))
     scores = ScoreModel.of(model, ("value",))
@@ -511,7 +535,6 @@ def test_inputs_that_have_no_place_are_refused(world):
         ("sft", {"policy": scores}, "the warm start is a 'score-model'"),
         ("dpo", {"reference": scores}, "the reference is a 'score-model'"),
         ("reward-model", {"policy": scores}, "gives value, but reward is learnt here"),
-        ("reward-model", {"model": {"lora": {}}}, "a score model is trained whole"),
     ):
         settings = {key: inputs.pop(key) for key in ("loss", "model") if key in inputs}
         with pytest.raises(ConfigError, match=sentence):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trueline.core.config import build
+from trueline.core.files import write_json
 from trueline.core.run import Run
 from trueline.evidence.claims import run_claim
 from trueline.evidence.records import EvidenceError
@@ -126,6 +127,45 @@ def test_a_seed_has_every_number_and_goes_on_when_it_was_killed(tmp_path, monkey
     monkeypatch.setattr(topology, "_learnt", lambda *given: learnt.append(1) or own(*given))
     assert measure(tiny, 0, folder) == pytest.approx(dict(row), nan_ok=True)
     assert len(learnt) == 1
+
+
+def test_the_tree_is_measured_once_for_all_claims(tmp_path, monkeypatch):
+    monkeypatch.setattr(topology, "_policy", untrained)
+    arms = []
+    own = topology._arm
+    monkeypatch.setattr(topology, "_arm", lambda *given: arms.append(given[3:5]) or own(*given))
+    rows = {}
+    for claim in (STRUCTURE, LABELS):
+        ci = claim.scales["ci"]
+        tiny = replace(ci, seeds=(0,), params={**ci.params, "sizes": (16,), "steps": 2, "prompts": 4, "compared": 2})
+        with Run.create(tmp_path, kind="claim", name=claim.name, config={}, seed=0) as run:
+            rows[claim.name] = run_claim(replace(claim, scales={"ci": tiny}), "ci", run).per_seed[0]
+    assert sorted(arms) == sorted(
+        [(arm, (0, model)) for arm in ("tree", "independent-trees", "chain-labels") for model in range(topology.MODELS)]
+    )
+    one, other = rows.values()
+    assert {name: x for name, x in one.items() if "/tree" in name} == pytest.approx(
+        {name: x for name, x in other.items() if "/tree" in name}, nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("changed", ["settings", "program", "reference"])
+def test_an_arm_of_another_experiment_is_not_taken(tmp_path, changed):
+    folder = tmp_path / "r/artefacts/seeds/0"
+    with Run.create(tmp_path, kind="claim", name="tree-rm", config={}, seed=0, id="r"):
+        settings = build(Settings, TOKENS.scales["ci"].params)
+        reference = topology._Reference([], [], [], [], {}, {}, 7)
+        asked = topology._asked(settings, reference, "tree", folder)
+        other = tmp_path / "other/artefacts/seeds/0/tree-0.json"
+        other.parent.mkdir(parents=True)
+        write_json(other, {"asked": asked, "cells": {"complex/16": {"labels": 16}}})
+        assert topology._known(asked, "tree-0.json", folder) == {"complex/16": {"labels": 16}}
+        assert topology._known({**asked, changed: "another"}, "tree-0.json", folder) is None
+        assert (
+            topology._asked(settings.model_copy(update={"control": "chain-labels"}), reference, "tree", folder) == asked
+        )
+        other.write_text(other.read_text()[:40])
+        assert topology._known(asked, "tree-0.json", folder) is None
 
 
 def test_the_policy_writes_essays_and_is_the_same_every_time(tmp_path):

@@ -31,6 +31,7 @@ from trueline.rl.on_policy import Constrained, OnPolicy, OnPolicyRecipe, Trainer
 from trueline.safety.recipes import augmented, offline
 from trueline.safety.recipes.first_order import P3O
 from trueline.safety.recipes.off_policy import SAC_LAG
+from trueline.safety.recipes.planning import CCE_PETS
 from trueline.safety.recipes.ppo import PPO_LAG
 
 LINE = {"kind": "linear", "start": 4.0, "end": 1.0}
@@ -101,7 +102,7 @@ def test_every_limit_on_the_way_has_to_fit_the_costs(wrong, says):
         limits(wrong)
 
 
-@pytest.mark.parametrize("row", [PPO_LAG, SAC_LAG, offline.BCQ_LAG], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [PPO_LAG, SAC_LAG, offline.BCQ_LAG, CCE_PETS], ids=lambda row: row.name)
 @pytest.mark.parametrize(
     "given_",
     [

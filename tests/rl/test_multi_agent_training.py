@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -23,11 +24,13 @@ from trueline.core.errors import ConfigError, RunError
 from trueline.core.metrics import read_metrics
 from trueline.core.registry import Entry
 from trueline.core.run import Run
+from trueline.core.streams import case_seeds
 from trueline.rl.exact.cmdp import Cmdp
 from trueline.rl.exact.evaluate import evaluate
 from trueline.rl.exact.optimum import Expected
 from trueline.rl.exact.tables import policy_table
 from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.rl.handlers.schedule import Linear, Steps
 from trueline.rl.multi_agent import as_one, check_multi_agent
 from trueline.rl.networks import ActorNetwork, Network
 from trueline.rl.on_policy import Rows, SlackAdvantage
@@ -45,6 +48,7 @@ from trueline.rl.teams.training import (
     TeamTrainer,
     signals_of,
     team_limits,
+    team_path,
 )
 from trueline.rl.teams.updates import (
     Happo,
@@ -480,6 +484,54 @@ def test_limits_that_do_not_fit_are_refused():
         team_limits((1.0, -2.0), world)
 
 
+def test_limits_that_move_do_so_agent_by_agent():
+    pair = SimpleNamespace(agents=("x", "y"), costs=("a", "b"), id="pair")
+    names = ["x/a", "x/b", "y/a", "y/b"]
+    line = team_path(Linear(start=(1.0, 2.0), end=(3.0, 4.0, 5.0, 6.0)), pair)
+    np.testing.assert_allclose(line.at(0.0), [1.0, 2.0, 1.0, 2.0])  # one per cost, for both
+    np.testing.assert_allclose(line.at(0.5), [2.0, 3.0, 3.0, 4.0])
+    steps = team_path(Steps(values=((1.0, 2.0), 7.0), at=(0.5,)), pair)
+    np.testing.assert_allclose(steps.at(0.4), [1.0, 2.0, 1.0, 2.0])
+    assert steps.final == dict.fromkeys(names, 7.0)
+    with pytest.raises(ConfigError, match="3 values, but the 2 agents of pair have 2 costs each"):
+        team_path(Linear(start=(1.0, 2.0, 3.0), end=1.0), pair)
+    with pytest.raises(ConfigError, match="reports no cost"):
+        team_path(1.0, SimpleNamespace(agents=("x",), costs=(), id="pair"))
+
+
+def test_every_handler_is_given_its_agents_limit_of_the_moment(tmp_path, monkeypatch):
+    seen, original = [], Lagrangian.update
+
+    def spy(self, state, episode_cost, limit):
+        seen.append(limit.tolist())
+        return original(self, state, episode_cost, limit)
+
+    monkeypatch.setattr(Lagrangian, "update", spy)
+    line = {"kind": "linear", "start": [4.0, 3.0], "end": [1.0, 0.0]}
+    config = build(ROW_HAPPO.Config, on(a_game((2, 2)), cost_limit=line))
+    with a_run(tmp_path, ROW_HAPPO, config) as run:
+        ROW_HAPPO.train(config, run, {})
+    assert seen == [[4.0], [3.0], [3.0], [2.0], [2.0], [1.0], [1.0], [0.0]]  # four epochs, two agents
+    lines = list(read_metrics(run.folder / "metrics.jsonl"))
+    assert [line["constraint/limit_agent_1/cost"] for line in lines] == [3.0, 2.0, 1.0, 0.0]
+    assert ROW_HAPPO.limits(config) == {"agent_0/cost": 1.0, "agent_1/cost": 0.0}
+
+
+def test_a_limit_may_be_a_share_of_what_each_agent_of_an_unlimited_team_cost(tmp_path):
+    free = build(ROW_MAPPO.Config, on(a_game((2, 2))))
+    with a_run(tmp_path, ROW_MAPPO, free, "free") as run:
+        ROW_MAPPO.train(free, run, {})
+    last = list(read_metrics(run.folder / "metrics.jsonl"))[-1]
+    given_limit = {"kind": "calibrated", "run": "run://free", "share": 0.5, "last": 0.2}
+    config = build(ROW_MACPO.Config, on(a_game((2, 2)), cost_limit=given_limit, update={"passes": 1}))
+    ROW_MACPO.check(config, tmp_path)
+    with a_run(tmp_path, ROW_MACPO, config, "limited") as run:
+        trainer = TeamTrainer(config, run, {})
+    expected = {f"{agent}/cost": 0.5 * last[f"train/{agent}/cost"] for agent in ("agent_0", "agent_1")}
+    assert trainer.limited == pytest.approx(expected)
+    assert expected["agent_0/cost"] != expected["agent_1/cost"]
+
+
 def test_rows_that_do_not_compose_are_refused():
     with pytest.raises(ConfigError, match="takes slack and solves"):
         TeamRecipe("x", ConstrainedTeam, {}, Macpo())
@@ -591,6 +643,24 @@ def test_each_agent_has_a_multiplier_that_its_own_cost_moves(tmp_path):
     limits = json.loads((run.folder / "artefacts" / "limits.json").read_text())
     assert limits == {"train/agent_0/cost": 0.0, "train/agent_1/cost": 100.0}
     assert ROW_HAPPO.limits(config) == {"agent_0/cost": 0.0, "agent_1/cost": 100.0}
+
+
+def test_layouts_that_failed_get_their_share_and_do_not_steer(tmp_path, rng):
+    seeds = case_seeds("respond", 1, 3, rng)
+    folder = tmp_path / "audited" / "artefacts"
+    folder.mkdir(parents=True)
+    (folder / "found.json").write_text(json.dumps([{"case": {"data": {"seed": int(seed)}}} for seed in seeds]))
+    failed = {"layouts": ["run://audited/found.json"], "layouts_share": 1.0}
+    config = build(ROW_HAPPO.Config, on(a_game((2, 2)), cost_limit=0.0, constraint={"init": 0.5}, **failed))
+    ROW_HAPPO.check(config, tmp_path)
+    with a_run(tmp_path, ROW_HAPPO, config) as run:
+        team = ROW_HAPPO.train(config, run, {})
+    assert set(team.layouts_met.tolist()) == set(seeds.tolist())
+    assert team.multipliers.tolist() == [0.5, 0.5]
+    assert "train/agent_0/cost" in next(iter(read_metrics(run.folder / "metrics.jsonl")))  # told all the same
+    missing = build(ROW_HAPPO.Config, on(a_game((2, 2)), layouts=["run://none/found.json"]))
+    with pytest.raises(RunError):
+        ROW_HAPPO.check(missing, tmp_path)
 
 
 def test_a_warm_start_goes_on_from_weights_and_multipliers(tmp_path):

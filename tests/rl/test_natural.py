@@ -10,10 +10,11 @@ from test_fisher import hessian
 from test_ppo import LIMIT, OLD, actor_critic, every_arm, one_state, play, probabilities, some_batch
 from torch import Tensor
 
+from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.handlers.pid import PidLagrangian
-from trueline.rl.networks import ActorCritic
+from trueline.rl.networks import ActorCritic, Network, StackedMlp
 from trueline.rl.on_policy import Rows
-from trueline.rl.updates.natural import Here, Natural, Npg, Trpo, natural_span
+from trueline.rl.updates.natural import Backpropagation, Here, Natural, Npg, Trpo, natural_span
 from trueline.rl.updates.ppo import Ppo
 
 ADVANTAGE = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
@@ -133,6 +134,27 @@ def test_critics_are_fitted_as_ppo_fits_them_and_leave_the_policy_alone() -> Non
     assert torch.equal(theta(alone), theta(ours))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("hidden", [(), (7,), (6, 5)])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gradients_of_critics_by_hand_are_those_of_autograd(
+    activation: Any, hidden: tuple[int, ...], heads: int
+) -> None:
+    rng = torch.Generator().manual_seed(4)
+    critics = StackedMlp(heads, 4, 1, Network(hidden=hidden, activation=activation), rng).double()
+    adam = FlatAdam([Group(list(critics.parameters()), 1e-3, rows=heads)])
+    x, slope = torch.randn(9, 4, generator=rng).double(), torch.randn(heads, 9, generator=rng).double()
+    values = critics(x)[..., 0].T
+    (values * slope).sum().backward()
+    expected = [grad.clone() for grad in adam.grads]
+    for grad in adam.grads:
+        grad.fill_(torch.nan)  # written, not added to
+    by_hand = Backpropagation(critics)
+    torch.testing.assert_close(by_hand.forward(x), values.detach())
+    by_hand.backward(slope)
+    torch.testing.assert_close(adam.grads, expected)
+
+
 CHANGED = {
     "target_kl": 0.02,
     "cg_iters": 2,
@@ -170,9 +192,10 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
 QUICK: dict[str, Any] = {"passes": 3, "cg_iters": 6, "cg_damping": 0.01}
 
 
-@pytest.mark.parametrize("update", [Npg(target_kl=0.05, **QUICK), Trpo(target_kl=0.05, **QUICK)])
+@pytest.mark.parametrize("update", [Npg(target_kl=0.01, **QUICK), Trpo(target_kl=0.01, **QUICK)])
 def test_it_finds_the_best_arm(update: Natural, torch_rng: torch.Generator) -> None:
-    assert play(update, torch_rng, 30).arms[-1, 1] > 0.95
+    # Five times that δ would do in half the epochs, and swing by more than the bound until the end.
+    assert play(update, torch_rng, 60).arms[-10:, 1].mean() > 0.95
 
 
 @pytest.mark.parametrize("update", [Npg(target_kl=3e-4, **QUICK), Trpo(target_kl=3e-4, **QUICK)])

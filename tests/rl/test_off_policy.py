@@ -524,7 +524,7 @@ def test_a_world_that_cannot_be_saved_starts_new_episodes_on_resume(tmp_path):
         again.load_state_dict(state)
         assert again.replay.total == whole.replay.total
         assert again.n_step.pending == [[]] * 4  # steps of episodes that are no more
-        assert (again.running_length == 0).all()
+        assert (again.stepping.running_length == 0).all()
         again.env.close()
 
 
@@ -546,11 +546,11 @@ def test_a_warm_start_goes_on_from_policy_critics_statistics_and_multipliers(tmp
         for slow, fast in zip(second.learner.target_critics.module.parameters(), second.network.critics.parameters(),
                               strict=True):  # fmt: skip
             torch.testing.assert_close(slow, fast, rtol=0, atol=0)
-        second._reset()
+        second.stepping.reset()
         collect = run.torch_rng("collect").get_state()
         actions = second._actions()  # the policy's own from the first step on
         with torch.no_grad():
-            features = first.network.features({"vector": torch.from_numpy(second.obs)})
+            features = first.network.features({"vector": torch.from_numpy(second.stepping.obs)})
             run.torch_rng("collect").set_state(collect)
             torch.testing.assert_close(
                 torch.from_numpy(actions), second.update.act(first.network, features, run.torch_rng("collect"))

@@ -213,7 +213,7 @@ def test_a_cvars_excess_is_kept_when_its_threshold_moves(tmp_path):
     with Run.create(tmp_path, kind="train", name="row", config=config, seed=0, id="run") as run:
         trainer = Trainer(config, run, {})
         trainer.replay.restore(None)
-        trainer._reset()
+        trainer.stepping.reset()
         excess, limits = np.zeros((0, 2)), []
         for _ in range(5):
             trainer.one_epoch()
@@ -233,7 +233,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(kind, tmp_path):
     with Run.create(tmp_path, kind="train", name=SAC_LAG.name, config=config, seed=0, id="stopped") as run:
         stopped = Trainer(config, run, {})
         stopped.replay.restore(None)
-        stopped._reset()
+        stopped.stepping.reset()
         for _ in range(3):
             stopped.one_epoch()
         run.save(stopped.total_steps, stopped.state_dict())

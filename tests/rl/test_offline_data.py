@@ -86,6 +86,18 @@ def test_what_is_recorded_is_what_the_world_did(monkeypatch):
     assert row == len(data)
 
 
+def test_actions_of_a_normal_policy_are_recorded_as_the_world_acts_on_them():
+    rng = np.random.default_rng(0)
+    env, clipped = SavedDrift(3), SavedDrift(3)
+    wide = [rng.normal(0.0, 3.0, (3, *env.action_space.shape)) for _ in range(env.max_episode_steps)]
+    data = record(env, lambda t, obs: wide[t], 3)
+    same = record(clipped, lambda t, obs: wide[t].clip(-1.0, 1.0), 3)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(data, name), getattr(same, name))
+    assert np.abs(data.action).max() == 1.0
+    fitted(data, SavedDrift(1))  # refuses what no offline row could learn from
+
+
 def test_only_episodes_that_ended_have_a_cost_and_a_limit_is_kept_by_all_costs():
     cost = np.array([[1.0, 0], [2, 0], [0, 5], [0, 0], [1, 0], [9, 9]])
     data = some(cost=cost, costs=("a", "b"))

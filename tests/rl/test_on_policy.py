@@ -169,7 +169,11 @@ def test_faithful_settings_are_the_published_ones():
     assert (faithful.steps_per_epoch, faithful.total_steps, faithful.window) == (20_000, 10_000_000, 100)
     update = faithful.update
     assert (update.passes, update.minibatch, update.clip, update.target_kl) == (40, 64, 0.2, 0.02)
-    assert (update.lr, update.critic_lr, update.schedule, update.critic_l2) == (3e-4, 3e-4, "linear", 0.001)
+    assert (update.lr, update.critic_lr, update.critic_l2) == (3e-4, 3e-4, 0.001)
+    assert (update.schedule, update.critic_schedule) == (
+        "linear",
+        "constant",
+    )  # as in both originals
     assert (faithful.gamma, faithful.lam, faithful.cost_gamma, faithful.cost_lam) == (0.99, 0.95, 0.99, 0.95)
     assert (faithful.constraint.rule, faithful.constraint.lr, faithful.constraint.init) == ("adam", 0.035, 0.001)
     assert faithful.actor.hidden == faithful.critic.hidden == (64, 64)

@@ -20,6 +20,7 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.rl.evaluate import policy_actions, run_episodes
+from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.planning.cross_entropy import Arc, Cem
 from trueline.rl.planning.policy import Memory, PlanningPolicy, load
 from trueline.rl.planning.training import Trainer
@@ -50,6 +51,7 @@ VALUED = {
     "critic": {"actor": {"hidden": [8]}, "critic": {"hidden": [8]}},
     "update": {"batch": 16},
 }
+LINE = {"kind": "linear", "start": 4.0, "end": 1.0}
 ROWS = {
     "pets": (rows.PETS, {}),
     "cce": (rows.CCE_PETS, {"cost_limit": 1.0}),
@@ -57,6 +59,7 @@ ROWS = {
     "cap": (rows.CAP_PETS, {"cost_limit": 0.0}),
     "loop": (rows.LOOP, VALUED),
     "safe-loop": (rows.SAFE_LOOP, {**VALUED, "cost_limit": 1.0}),
+    "moving": (rows.CAP_PETS, {"cost_limit": LINE}),
 }
 
 
@@ -122,7 +125,7 @@ def trainer(tmp_path, row, id="run", **given):
     run = make_run(tmp_path, config, id)
     made = Trainer(config, run, {})
     made.seen.restore(None)
-    made._reset()
+    made.stepping.reset()
     return made, run
 
 
@@ -225,7 +228,43 @@ def test_caution_grows_by_the_rate_times_the_excess_of_planned_episodes(tmp_path
             assert line["constraint/caution_beyond"] == pytest.approx(kappa)
 
 
-@pytest.mark.parametrize("name", ["cce", "cap", "safe-loop"])
+def test_a_limit_that_moves_is_planned_under_and_steers_by_its_epoch(tmp_path, monkeypatch):
+    planned, steered = [], []
+    plan, update = PlanningPolicy.plan, Lagrangian.update
+
+    def spy_plan(self, *given):
+        planned.append(self.method.limits["beyond"])
+        return plan(self, *given)
+
+    def spy_update(self, state, episode_cost, limit):
+        steered.append(limit.tolist())
+        return update(self, state, episode_cost, limit)
+
+    monkeypatch.setattr(PlanningPolicy, "plan", spy_plan)
+    monkeypatch.setattr(Lagrangian, "update", spy_update)
+    policy, lines = trained(tmp_path, rows.CAP_PETS, total_steps=240, cost_limit=LINE)
+    assert steered == [[4.0], [3.25], [2.5], [1.75], [1.0]]
+    assert list(dict.fromkeys(planned)) == [3.25, 2.5, 1.75, 1.0]  # the first epoch acts at random
+    assert planned == sorted(planned, reverse=True)
+    assert [line["constraint/limit_beyond"] for line in lines] == [4.0, 3.25, 2.5, 1.75, 1.0]
+    assert policy.method.limits == {"beyond": 1.0}
+    assert json.loads((tmp_path / "run" / "artefacts" / "limits.json").read_text()) == {"train/beyond": 1.0}
+    assert rows.CAP_PETS.limits(settled(rows.CAP_PETS, cost_limit=LINE)) == {"beyond": 1.0}
+
+
+def test_a_limit_may_be_a_share_of_what_an_unlimited_planner_cost(tmp_path):
+    _, lines = trained(tmp_path, rows.PETS, "free")
+    given = {"cost_limit": {"kind": "calibrated", "run": "run://free", "share": 0.25, "last": 0.4}}
+    config = settled(rows.CCE_PETS, **given)
+    rows.CCE_PETS.check(config, tmp_path)
+    policy, _ = trained(tmp_path, rows.CCE_PETS, **given)
+    cost = np.mean([line["train/beyond"] for line in lines if line["step"] > 0.6 * 144])
+    assert policy.method.limits == {"beyond": pytest.approx(0.25 * cost)}
+    with pytest.raises(ConfigError, match="Give the limit as a number here"):
+        rows.CCE_PETS.limits(config)
+
+
+@pytest.mark.parametrize("name", ["cce", "cap", "safe-loop", "moving"])
 def test_a_killed_and_resumed_run_leaves_the_same_bits(name, tmp_path):
     row, given = ROWS[name]
     whole, _ = trained(tmp_path, row, "whole", total_steps=192, **given)
@@ -233,7 +272,7 @@ def test_a_killed_and_resumed_run_leaves_the_same_bits(name, tmp_path):
     with make_run(tmp_path, config, "broken") as run:
         first = Trainer(config, run, {})
         first.seen.restore(None)
-        first._reset()
+        first.stepping.reset()
         for _ in range(3):
             first.one_epoch()
         run.save(first.total_steps, first.state_dict())
@@ -259,9 +298,9 @@ def test_a_warm_start_plans_from_the_first_step_on(tmp_path):
         second = Trainer(config, run, {"policy": parent})
         assert torch.equal(second.handler_state["multiplier"], parent.caution)
         second.seen.restore(None)
-        second._reset()
+        second.stepping.reset()
         second.one_epoch()
-    assert not second.random.any()
+    assert not second.stepping.random.any()
     with make_run(tmp_path, settled(rows.PETS), "third") as run, pytest.raises(ConfigError, match="other networks"):
         Trainer(settled(rows.PETS), run, {"policy": parent})
 

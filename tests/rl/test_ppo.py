@@ -192,6 +192,7 @@ CHANGED = {
     "lr": 1e-3,
     "critic_lr": 1e-3,
     "schedule": "constant",
+    "critic_schedule": "linear",
     "target_kl": 1e-9,
     "entropy": 0.1,
     "grad_norm": 1e-3,
@@ -205,13 +206,16 @@ def test_every_field_changes_the_update(field: str) -> None:
     assert not torch.equal(update(Ppo(**base))[1], update(Ppo(**{**base, field: CHANGED[field]}))[1])
 
 
-def test_rates_fall_linearly_to_zero() -> None:
-    config = Ppo(lr=3e-4, critic_lr=1e-3)
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("critic_schedule", ["linear", "constant"])
+def test_each_rate_follows_its_schedule(schedule: str, critic_schedule: str) -> None:
+    config = Ppo(lr=3e-4, critic_lr=1e-3, schedule=schedule, critic_schedule=critic_schedule)
     adam = config.optimiser(actor_critic())
     for progress in (0.0, 0.25, 1.0):
         config.set_rates(adam, progress)
+        left = {"linear": 1 - progress, "constant": 1.0}
         rates = [group.lr for group in adam.groups]
-        np.testing.assert_allclose(rates, [3e-4 * (1 - progress), 1e-3 * (1 - progress)])
+        np.testing.assert_allclose(rates, [3e-4 * left[schedule], 1e-3 * left[critic_schedule]])
 
 
 # --- with the collector and the estimator ---

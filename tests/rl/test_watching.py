@@ -23,7 +23,17 @@ from trueline.evidence.experiments.runs import FINAL_EPISODES
 from trueline.evidence.statistics import tail_mean
 from trueline.rl.augmentation.kinds import Chance, Cvar, Expected, StepRate
 from trueline.rl.evaluate import Episodes
-from trueline.rl.watching import BEST, Evaluation, Played, Watching, accounted, limited, no_costs_yet
+from trueline.rl.watching import (
+    BEST,
+    CostAccount,
+    Evaluation,
+    Played,
+    Watching,
+    accounted,
+    cost_figures,
+    limited,
+    no_costs_yet,
+)
 
 EPOCH = 100  # steps of the epochs below
 
@@ -69,6 +79,15 @@ def test_regret_and_violations_are_sums_over_episodes_however_they_are_cut(costs
 def test_an_episode_below_the_limit_does_not_make_up_for_one_above():
     found = accounted(no_costs_yet(1), np.array([[35.0], [0.0], [25.0]]), np.array([25.0]))
     assert (found.regret.tolist(), found.violations.tolist()) == ([10.0], [1])
+
+
+def test_each_cost_is_logged_under_its_own_name():
+    account = CostAccount(np.array([2, 3]), np.array([5.0, 7.0]))
+    assert cost_figures(("a", "b"), np.array([11.0, 13.0]), account) == {
+        "train/total_a": 11.0, "train/violations_a": 2.0, "train/regret_a": 5.0,
+        "train/total_b": 13.0, "train/violations_b": 3.0, "train/regret_b": 7.0,
+    }  # fmt: skip
+    assert cost_figures(("a",), np.array([11.0]), None) == {"train/total_a": 11.0}  # nothing was to be kept
 
 
 # --- what is limited ---
@@ -135,6 +154,22 @@ def test_a_deterministic_evaluation_stands_beside_never_instead(run):
     found = watching(run, deterministic=True)(EPOCH, policy)
     assert {"eval/return", "eval/deterministic_return", "eval/deterministic_hazard"} <= set(found)
     assert found["eval/deterministic_return"] > found["eval/return"]  # noise of one costs progress on these layouts
+
+
+def test_the_world_may_be_made_another_way(run):
+    class Dear(PointWorld):
+        def step(self, actions):
+            step = super().step(actions)
+            step.cost += 1.0
+            return step
+
+    asked = []
+    given = build(Evaluation, {"every": 1, "episodes": 3, "num_envs": 3})
+    made = lambda ref, n, threads: asked.append((ref, n, threads)) or Dear(ref.id, n, threads)  # noqa: E731
+    policy = linear_policy(CHASE)
+    found = Watching(given, run, {"hazard": 25.0}, EPOCH, 10, made=made)(EPOCH, policy)
+    assert asked == [(policy.world, 3, 1)]
+    assert found["eval/hazard"] >= 60.0  # one more in every step
 
 
 def test_evaluations_come_every_so_many_epochs_and_in_the_last(run):

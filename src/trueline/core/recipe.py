@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.core import registry
 from trueline.core.config import Config, build
-from trueline.core.errors import ConfigError, nearest
+from trueline.core.errors import ConfigError, TruelineError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 
-__all__ = ["Checks", "Plan", "Recipe", "Rehearses", "check_config", "recipe_config", "rehearse"]
+__all__ = ["Checks", "Plan", "Recipe", "Rehearses", "Stacks", "check_config", "recipe_config", "rehearse"]
 
 
 class Recipe(Protocol):
@@ -45,6 +45,21 @@ class Rehearses(Protocol):
 
     def dry_run(self, config: Any, inputs: Mapping[str, Subject] | None, root: Path | str, seed: int) -> Any:
         """What a training with these settings would take and see; its `str` is for people."""
+        ...
+
+
+@runtime_checkable
+class Stacks(Protocol):
+    """Ability of a recipe: it trains several seeds in one process at less than the sum of their costs."""
+
+    def check_together(self, config: Any, root: Path) -> None:
+        """Raises what `check` would, and ConfigError for settings that only one seed at a time can be trained with."""
+        ...
+
+    def train_together(
+        self, config: Any, runs: Sequence[Run], inputs: Mapping[str, Subject]
+    ) -> Sequence[Subject | TruelineError]:
+        """A subject for each run, from its last checkpoint if there is one; or what ended it before its time."""
         ...
 
 

@@ -83,6 +83,8 @@ class Run:
     `folder`, `id`, `seed`; `config` is the dict that config.toml holds; `manifest` the dict of manifest.json.
     """
 
+    follows = False  # whether another process writes this run; see rl/parallel.py
+
     def __init__(self, folder: Path, manifest: dict[str, Any], config: dict[str, Any], lock: int) -> None:
         self.folder = folder
         self.manifest = manifest

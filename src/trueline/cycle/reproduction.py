@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from trueline.core import registry
-from trueline.core.errors import UnknownName, nearest, unknown
+from trueline.core.errors import Stopped, UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
 from trueline.core.run import Run, read_manifest
@@ -111,14 +111,18 @@ def _run(named: Named, run: Run, with_executor: str, workers: int) -> ClaimResul
     with run:
         stage(f"run {run.folder}: {named.claim.sentence}")
         with executor(with_executor, workers) as pool:
-            result = run_claim(
-                named.claim,
-                run.config["scale"],
-                run,
-                pool,
-                most_cpu_hours=float(run.config["most_cpu_hours"]),
-                others=int(run.config.get("together", 1)) - 1,
-            )
+            try:
+                result = run_claim(
+                    named.claim,
+                    run.config["scale"],
+                    run,
+                    pool,
+                    most_cpu_hours=float(run.config["most_cpu_hours"]),
+                    others=int(run.config.get("together", 1)) - 1,
+                )
+            except Stopped:
+                # A training inside a seed has an id of its own, which is no run to resume.
+                raise Stopped(run.id) from None
         _finish(run, result)
     return result
 

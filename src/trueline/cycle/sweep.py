@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config
 from trueline.core.run import Run, read_manifest
-from trueline.cycle.training import resume_training, start_training
+from trueline.cycle.training import check_stacks, resume_training, start_together, start_training
 from trueline.evidence.over_seeds import iqm, seed_interval
 from trueline.evidence.records import Estimate
 
@@ -50,6 +50,7 @@ class SweepSpec(Config):
     grid: Mapping[str, tuple[Any, ...]] = {}
     seeds: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
+    together: bool = False  # the seeds of a point in one process and one stack: the same up to rounding, and sooner
 
     def plan(self, settings: Mapping[str, Any]) -> Plan:
         """The plan of one point of the grid."""
@@ -123,7 +124,7 @@ def run_sweep(
     the same.
     """
     for settings in _grid(spec):
-        check_config(spec.recipe, spec.plan(settings).settings(), root)
+        (check_stacks if spec.together else check_config)(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
         if id is not None and (root / id / "manifest.json").exists():
             if build(SweepSpec, _config(root / id), where=id) != spec:
@@ -168,7 +169,10 @@ def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
     stage(f"run {run.folder}: {len(todo)} of {len(listed)} points to train")
     with run.interruptible():
         try:
-            pool.map(partial(_train_point, spec, run.folder.parent), todo)
+            if spec.together:
+                pool.map(partial(_train_seeds, spec, run.folder.parent), _by_settings(todo))
+            else:
+                pool.map(partial(_train_point, spec, run.folder.parent), todo)
         except Stopped:
             raise Stopped(run.id) from None  # the point's own id is no use to who asked for the sweep
     rows = table(spec, run.folder)
@@ -191,6 +195,23 @@ def _train_point(spec: SweepSpec, root: Path, point: Point) -> None:
         start_training(spec.recipe, plan.settings(), root=root, seed=point.seed, threads=spec.threads, id=point.id)
     except Diverged as error:
         stage(str(error))
+
+
+def _by_settings(todo: Sequence[Point]) -> list[list[Point]]:
+    return [list(seeds) for _, seeds in groupby(todo, key=lambda point: point.settings)]
+
+
+def _train_seeds(spec: SweepSpec, root: Path, seeds: Sequence[Point]) -> None:
+    config = spec.plan(seeds[0].settings).settings()
+    ids = [point.id for point in seeds]
+    ended = start_together(
+        spec.recipe, config, [point.seed for point in seeds], root=root, threads=spec.threads, ids=ids
+    )
+    for _, error in ended:
+        if isinstance(error, Diverged):
+            stage(str(error))
+        elif error is not None:
+            raise error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trueline.core import registry
 from trueline.core.config import Config, build
-from trueline.core.errors import CheckpointError, RunError
+from trueline.core.errors import CheckpointError, ConfigError, RunError, TruelineError
 from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
-from trueline.core.recipe import check_config
-from trueline.core.run import Run, Watch, read_manifest
+from trueline.core.recipe import Stacks, check_config
+from trueline.core.run import Run, Watch, interruptible, read_manifest
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import why_finished
 
-__all__ = ["figures", "find_run", "resume_training", "same_inputs", "start_training", "train_in", "use_threads"]
+__all__ = [
+    "Ended",
+    "check_stacks",
+    "figures",
+    "find_run",
+    "resume_training",
+    "same_inputs",
+    "start_together",
+    "start_training",
+    "train_in",
+    "use_threads",
+]
 
 LAST = 0.1  # share of the logged values whose mean is a run's figure: one epoch alone is mostly noise
 
@@ -42,17 +55,16 @@ def start_training(
     for an unusable id or input and what the recipe has against the settings, both before anything is written; Stopped
     after a signal, and whatever the recipe raises.
     """
-    folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
-    for role, folder in folders.items():
-        # A resume finds its inputs by their ids; one from elsewhere could not be found again.
-        if folder.resolve().parent != root.resolve():
-            raise RunError(f"input {role!r} is {folder}, which is not a run in {root}. Give a run of that folder.")
+    folders = _input_folders(inputs, root)
     check_config(recipe, config, root)
-    run = Run.create(
-        root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
-    )  # fmt: skip
-    with run, run.interruptible():
-        if sink is not None:
+
+    def made() -> Run:
+        return Run.create(
+            root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
+        )  # fmt: skip
+
+    with _opened(recipe, made) as run, run, run.interruptible():
+        if sink is not None and not run.follows:
             run.add_sink("more", sink(run))
         run.watch = watch
         stage(f"run {run.folder}")
@@ -71,11 +83,127 @@ def resume_training(folder: Path) -> Path:
     recipe = manifest["name"]
     target = registry.load("recipe", recipe)
     inputs = same_inputs(manifest, folder.parent)
-    run = Run.reopen(folder)
-    with run, run.interruptible():
+    with _opened(recipe, lambda: Run.reopen(folder)) as run, run, run.interruptible():
         stage(f"run {run.folder}")
         _train(run, recipe, build(target.Config, run.config, where=f"{folder}/config.toml"), inputs)
     return folder
+
+
+class Ended(NamedTuple):
+    """How one of several trainings ended."""
+
+    folder: Path
+    error: TruelineError | None  # what ended it before its time
+
+
+def check_stacks(recipe: str, config: Config, root: Path) -> None:
+    """Raises ConfigError for a recipe or settings by which seeds cannot be trained together."""
+    found = registry.load("recipe", recipe)
+    if not isinstance(found, Stacks):
+        raise ConfigError(f"{recipe} trains one seed at a time. Sweep over its seeds, or take a PPO row.")
+    found.check_together(config, root)
+
+
+def start_together(
+    recipe: str,
+    config: Config,
+    seeds: Sequence[int],
+    *,
+    root: Path,
+    threads: int = 1,
+    inputs: Mapping[str, str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> list[Ended]:
+    """Trains `recipe` once for each seed, all in one process and one stack, each in a run of its own.
+
+    Each run is written as if it had been trained alone. One of `ids` (one for each seed) that there is already goes on
+    from its last checkpoint, and is left as it is when finished. A seed that fails is recorded as failed, and the
+    others go on. Raises as `start_training`, and ConfigError for settings by which seeds cannot be trained together
+    or that are not those a run was begun with.
+    """
+    folders = _input_folders(inputs, root)
+    check_stacks(recipe, config, root)
+    subjects = {role: load_subject(folder) for role, folder in folders.items()}
+    names: Sequence[str | None] = [None] * len(seeds) if ids is None else ids
+    ended: dict[str, Ended] = {}  # by id, in the order of the seeds
+    with ExitStack() as opened, interruptible():
+        runs = []
+        for seed, id in zip(seeds, names, strict=True):
+            before = None if id is None else _status(root / id)
+            if id is not None and before == "done":
+                ended[id] = Ended(root / id, None)
+                continue
+            if id is not None and before is not None:
+                run = _again(root / id, recipe, config)
+            else:
+                run = Run.create(
+                    root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
+                )
+            opened.push(run)  # records how it ended where something unforeseen ends all
+            runs.append(run)
+            ended[run.id] = Ended(run.folder, None)
+            stage(f"run {run.folder}")
+        use_threads(threads)
+        endings = registry.load("recipe", recipe).train_together(config, runs, subjects) if runs else []
+        opened.pop_all()
+        for run, ending in zip(runs, endings, strict=True):
+            ended[run.id] = _left(run, ending)
+    return list(ended.values())
+
+
+def _left(run: Run, ending: Subject | TruelineError) -> Ended:
+    try:
+        with run:
+            if isinstance(ending, TruelineError):
+                raise ending
+            save_subject(ending, run)
+            _finish(run)
+    except TruelineError as error:
+        return Ended(run.folder, error)
+    return Ended(run.folder, None)
+
+
+def _again(folder: Path, recipe: str, config: Config) -> Run:
+    run = Run.reopen(folder)
+    before = build(registry.load("recipe", recipe).Config, run.config, where=f"{folder}/config.toml")
+    if run.manifest["name"] != recipe or before != config:
+        run.close()
+        raise ConfigError(f"run {folder.name} has other settings. Give another id, or the settings it was begun with.")
+    return run
+
+
+def _status(folder: Path) -> str | None:
+    """The status of a run; None where there is none, with what was left of one that was killed as it began removed."""
+    if (folder / "manifest.json").exists():
+        status: str = read_manifest(folder)["status"]
+        return status
+    if folder.is_dir():  # killed as it began: nothing in it yet but its lock
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    return None
+
+
+@contextmanager
+def _opened(recipe: str, make: Callable[[], Run]) -> Iterator[Run]:
+    """The run that `make` gives; of several processes that torchrun started, the others follow the first one's."""
+    if "RANK" not in os.environ:
+        yield make()
+        return
+    from trueline.rl.parallel import torchrun
+
+    with torchrun(recipe) as learners:
+        yield learners.opened(make)
+
+
+def _input_folders(inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
+    """Folders of a run's inputs by role. Raises RunError for one outside of `root`."""
+    folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
+    for role, folder in folders.items():
+        # A resume finds its inputs by their ids; one from elsewhere could not be found again.
+        if folder.resolve().parent != root.resolve():
+            raise RunError(f"input {role!r} is {folder}, which is not a run in {root}. Give a run of that folder.")
+    return folders
 
 
 def train_in(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> Subject:
@@ -83,7 +211,8 @@ def train_in(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) 
     target = registry.load("recipe", recipe)
     use_threads(run.manifest["threads"])
     subject = target.train(config, run, {role: load_subject(path) for role, path in inputs.items()})
-    save_subject(subject, run)
+    if not run.follows:
+        save_subject(subject, run)
     return subject
 
 
@@ -127,6 +256,11 @@ def find_run(run: str | Path, root: Path) -> Path:
 
 def _train(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> None:
     train_in(run, recipe, config, inputs)
+    if not run.follows:
+        _finish(run)
+
+
+def _finish(run: Run) -> None:
     found = figures(run.folder)
     summary = {"subject": subject_hash(run.folder), **found}
     run.finish("done", summary=summary, reason=why_finished(run.folder, found))

@@ -14,6 +14,7 @@ fresh ones. Replies that were cut at the length limit are never kept: as complet
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -33,16 +34,20 @@ from trueline.core.errors import CheckpointError, ConfigError, Stopped
 from trueline.core.files import write_text
 from trueline.core.progress import stage
 from trueline.core.run import Run
+from trueline.core.streams import Streams
 from trueline.core.subject import Subject, save_subject
-from trueline.language.data_order import DataOrder
-from trueline.language.models import ModelRef
+from trueline.language.forward import Memory, activation_bytes, cache_bytes, weight_bytes
+from trueline.language.models import ModelRef, attach_lora
 from trueline.language.online import PROMPTS, Online, failing_prompts, prompts_for
+from trueline.language.online.prompts import Asked
+from trueline.language.online.rehearsal import facts_of, foreseen, judges_bytes
 from trueline.language.optimiser import AdamW
 from trueline.language.recipes import SFT
 from trueline.language.records import Data, exposed, load
+from trueline.language.rehearsal import DryRun
 from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
 from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
-from trueline.language.scorers import Judged, Scoring, identity, opened
+from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred
 from trueline.language.scores import Scores
 from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.subject import load as load_model
@@ -261,6 +266,32 @@ class RejectionRecipe:
         found = _limits(config.cost_limit, costs)
         return {} if found is None else dict(zip(costs, found.tolist(), strict=True))
 
+    def dry_run(
+        self,
+        config: RejectionTuning,
+        inputs: Mapping[str, Subject] | None = None,
+        root: Path | str = ".",
+        seed: int = 0,
+    ) -> DryRun:
+        """Steps and tokens at most, memory, and the first three prompts; raises what `train` would at its start."""
+        check_for_training(config.sampling)
+        streams, known = Streams(seed), {**(inputs or {}), **referred(config.scorers, inputs or {}, root)}
+        policy = _start(config, known.get("policy"), streams.rng("model"))
+        opened(config.scorers, Judged(policy, config.sampling), known)
+        asked = _asked(config, policy, Path(root))
+        order = asked.order(config.prompts.shuffle, int(streams.rng("order").integers(2**31)))
+        each = config.round_prompts or asked.epoch
+        found = foreseen(policy, asked, order, config.rounds * each, config.sampling.max_tokens)
+        tuning, keep = config.tuning, min(config.keep, config.samples)
+        return DryRun(
+            steps=config.rounds * math.ceil(tuning.epochs * each * keep / tuning.batch_size),
+            tokens=math.ceil((config.samples + tuning.epochs * keep) * found.tokens),  # drawn, and learnt
+            memory=_memory(config, policy, [x for role, x in known.items() if role != "policy"], found.widest),
+            rows=found.rows,
+            facts=facts_of(asked),
+            at_most=True,
+        )
+
     def train(self, config: RejectionTuning, run: Run, inputs: Mapping[str, Subject]) -> LanguageModel:
         """Train; `inputs["policy"]` is what to start from, and scorers name inputs of their own.
 
@@ -270,12 +301,49 @@ class RejectionRecipe:
         return _Rounds(config, run, inputs).train()
 
 
+def _start(config: RejectionTuning, given: Subject | None, rng: np.random.Generator) -> LanguageModel:
+    """The policy of the first round; adapters are the rounds' own."""
+    if given is None:
+        return LanguageModel.of(config.model.model_copy(update={"lora": None}), rng)
+    if not isinstance(given, LanguageModel):
+        raise ConfigError(f"the warm start is a {given.kind!r}. Give a language model.")
+    return given
+
+
+def _asked(config: RejectionTuning, policy: LanguageModel, root: Path) -> Asked:
+    same = Online(
+        prompts=config.prompts,
+        scorers=config.scorers,
+        findings=config.findings,
+        findings_share=config.findings_share,
+    )
+    return prompts_for(same, policy, root)
+
+
+def _memory(config: RejectionTuning, policy: LanguageModel, judges: Sequence[Subject], width: int) -> Memory:
+    """Bytes of a round: what is learnt, the models that score, and the keys and values of what is drawn."""
+    model, tuning = policy.model, config.tuning
+    if config.model.lora is not None:
+        model = attach_lora(copy.deepcopy(model), config.model.lora, 0)
+    learnt = weight_bytes(p for p in model.parameters() if p.requires_grad)
+    rows, length = tuning.micro_batch or tuning.batch_size, min(tuning.length, width)
+    return Memory(
+        weights=weight_bytes(model.parameters()),
+        gradients=learnt,
+        moments=2 * learnt,
+        reference=0,
+        activations=activation_bytes(model, rows, length, head=True, checkpointing=False),
+        scorers=judges_bytes(judges),
+        cache=cache_bytes(model, getattr(config.sampler, "rows", 128), width),
+    )
+
+
 class _Rounds:
     """One training run."""
 
     def __init__(self, config: RejectionTuning, run: Run, inputs: Mapping[str, Subject]) -> None:
         """Reads the prompts and finds the start."""
-        self.config, self.run, self.inputs = config, run, inputs
+        self.config, self.run = config, run
         check_for_training(config.sampling)
         torch.set_num_threads(config.learner_threads)
         self.device = device_of(config.device)
@@ -283,27 +351,16 @@ class _Rounds:
         unknown = sorted(set(inputs) - known)
         if unknown:
             raise ConfigError(f"there is no use for input {unknown[0]!r}. Inputs here are {', '.join(sorted(known))}.")
-        start = inputs.get("policy")
-        if start is None:
-            plain = config.model.model_copy(update={"lora": None})
-            start = LanguageModel.of(plain, run.rng("model"))
-        if not isinstance(start, LanguageModel):
-            raise ConfigError(f"the warm start is a {start.kind!r}. Give a language model.")
-        self.policy = start
-        self.history = start.history
+        root = run.folder.parent
+        inputs = self.inputs = {**inputs, **referred(config.scorers, inputs, root)}
+        run.manifest["inputs"] |= reference_records(config.scorers, root)  # so that a resume finds the same models
+        self.policy = _start(config, inputs.get("policy"), run.rng("model"))
+        self.history = self.policy.history
         for subject in inputs.values():
             if isinstance(subject, LanguageModel | ScoreModel):
                 (subject if isinstance(subject, ScoreModel) else subject.model).to(self.device)
-        asked = Online(
-            prompts=config.prompts,
-            scorers=config.scorers,
-            findings=config.findings,
-            findings_share=config.findings_share,
-        )
-        self.prompts = prompts_for(asked, self.policy, run.folder.parent)
-        sizes = [len(source) for source in self.prompts.chats]
-        seed = int(run.rng("order").integers(2**31))
-        self.order = DataOrder(sizes, self.prompts.weights, config.prompts.shuffle, seed)
+        self.prompts = _asked(config, self.policy, root)
+        self.order = self.prompts.order(config.prompts.shuffle, int(run.rng("order").integers(2**31)))
         self.round = 0
 
     def train(self) -> LanguageModel:

@@ -218,6 +218,18 @@ CLAIMS: tuple[Entry, ...] = (
         level="property",
         test=f"{_SEQ2SEQ}test_a_seed_of_policies_has_every_number_that_is_compared",
     ),
+    Entry(
+        kind="claim",
+        name="safe-rlhf",
+        target="trueline.language.claims.safe_rlhf:SAFE_RLHF",
+        summary="PPO-Lag keeps the limit on harm that PPO breaks, at a bounded loss of help",
+        reference="Dai et al. 2024, arXiv 2310.12773",
+        level="property",
+        test=(
+            "tests/language/test_safe_rlhf_claim.py::"
+            "test_a_model_that_helps_with_everything_harms_whenever_it_is_asked_to"
+        ),
+    ),
 )
 
 _TEXTS = "tests/language/test_texts_"

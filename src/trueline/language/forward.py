@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -22,7 +22,17 @@ from trueline.language.losses import log_prob_of
 from trueline.language.models import reference
 from trueline.language.objectives import TokenScores
 
-__all__ = ["Memory", "Models", "activation_bytes", "keeps_columns", "learning_mode", "plain", "token_scores"]
+__all__ = [
+    "Memory",
+    "Models",
+    "activation_bytes",
+    "cache_bytes",
+    "keeps_columns",
+    "learning_mode",
+    "plain",
+    "token_scores",
+    "weight_bytes",
+]
 
 
 def plain(model: Any) -> Any:
@@ -80,10 +90,10 @@ class Models:
         of the model as it is now.
         """
         self.model, self._scorer, self._bfloat16, self._device = model, scorer, bfloat16, torch.device(device)
-        self._frozen: Any = None
+        self.frozen: Any = None
         if compares and (frozen is not None or not hasattr(model, "disable_adapter")):
-            self._frozen = copy.deepcopy(model) if frozen is None else frozen
-            self._frozen.requires_grad_(False).eval()
+            self.frozen = copy.deepcopy(model) if frozen is None else frozen
+            self.frozen.requires_grad_(False).eval()
 
     def tokens(self, batch: Batch, hits: bool = False) -> TokenScores:
         """Of the model that is trained."""
@@ -94,8 +104,8 @@ class Models:
         """Of the reference, without gradient."""
         batch = batch.to(self._device)
         with torch.no_grad(), self._precision():
-            if self._frozen is not None:
-                return token_scores(self._frozen, batch).log_prob
+            if self.frozen is not None:
+                return token_scores(self.frozen, batch).log_prob
             with reference(self.model) as model:
                 return token_scores(model, batch).log_prob
 
@@ -132,11 +142,27 @@ class Memory(NamedTuple):
     moments: int  # of the optimiser
     reference: int
     activations: int  # of the largest batch: what the backward pass needs
+    critic: int = 0  # weights, gradients and moments of what values replies
+    scorers: int = 0  # models that judge them
+    cache: int = 0  # of keys and values, while they are drawn
 
     @property
     def total(self) -> int:
         """All of it."""
         return sum(self)
+
+
+def weight_bytes(parameters: Iterable[Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def cache_bytes(model: Any, rows: int, length: int) -> int:
+    """Bytes of the keys and values of [rows, length] tokens in every layer."""
+    config = plain(model).config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * rows * length * int(config.num_hidden_layers * heads * width) * int(plain(model).dtype.itemsize)
 
 
 def activation_bytes(model: Any, rows: int, length: int, *, head: bool, checkpointing: bool) -> int:

@@ -217,8 +217,10 @@ def quiet() -> Iterator[None]:
 # -- adapters ---------------------------------------------------------------------------------------------------------
 
 
-def attach_lora(model: Any, config: Lora, seed: int) -> Any:
+def attach_lora(model: Any, config: Lora, seed: int, *, headless: bool = False) -> Any:
     """`model` with fresh adapters; only they are trainable, and the output is the model's own until they are.
+
+    `headless` says that it is a body without an output head, as scores and values are read from.
 
     Raises ConfigError when no linear layer has a name of `targets`.
     """
@@ -230,7 +232,7 @@ def attach_lora(model: Any, config: Lora, seed: int) -> Any:
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft declares an integer, and divides it by the rank
         lora_dropout=config.dropout,
         target_modules=list(config.targets) or "all-linear",
-        task_type="CAUSAL_LM",
+        task_type="FEATURE_EXTRACTION" if headless else "CAUSAL_LM",
     )
     try:
         with _own_randomness(seed):

@@ -19,7 +19,7 @@ equal replies are labelled ½ instead of the first being preferred; with more th
 paired as they were drawn, so that pairs are independent draws of the policy; and a pair that a scorer could not judge
 whole is left out. Costs are measured and not limited.
 
-The loop, its resumption and its settings are those of online.py.
+The loop, its resumption and its settings are those of online/.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from trueline.language.losses import dpo
 from trueline.language.models import reference
 from trueline.language.online import Online, OnlineRecipe, Trainer, reply_log_prob
 from trueline.language.optimiser import AdamW
+from trueline.language.parallel import sums as summed
 from trueline.language.rollout import Rollout
 from trueline.language.sampler import Vllm
 from trueline.language.signals import Kl, signals_of
@@ -125,9 +126,7 @@ class _Trainer(Trainer):
         config = self.config
         self.policy.model.eval()
         asked = [self.prompts.chats[place.source][place.row] for place in self.order.take(config.batch_size)]
-        chats = [one for one in asked for _ in range(config.samples)]
-        rollout = self.sampler.sample(self.policy, chats, config.sampling, self.run.rng("sample"))
-        scores = self.scorer.score(rollout, self.run.rng("score"))
+        rollout, scores = self._sampled([one for one in asked for _ in range(config.samples)])
         signals = signals_of(
             rollout, scores, credit=self.scorer.credit, cut_penalty=config.cut_penalty, score_clip=config.score_clip
         )
@@ -169,18 +168,20 @@ class _Trainer(Trainer):
             for at in range(0, count, size):
                 extra["ptx_loss"] += self._pair_step(pairs, order[at : at + size], sums)
                 batches += 1
-            figures = {name: total / count for name, total in sums.items()} if count else {}
+            means = summed(self.group, [total / max(1, count) for total in sums.values()])
+            figures = dict(zip(sums, means, strict=True)) if count else {}
+            (kept,) = summed(self.group, [extra["ptx_loss"]])
             if self.ptx_order is not None and batches:
-                figures["ptx_loss"] = extra["ptx_loss"] / batches
+                figures["ptx_loss"] = kept / batches
         return figures
 
     def _pair_step(self, pairs: _Pairs, some: Tensor, sums: dict[str, float]) -> float:
         """One step of the optimiser; adds to the sums over pairs, and returns the loss of text to keep."""
         config = self.config
         at_once = (config.micro_batch or 2 * len(some)) // 2
-        total = 0.0
-        for at in range(0, len(some), at_once):
-            part = some[at : at + at_once]
+        total, own = 0.0, self.group.share(some)
+        for at in range(0, len(own), at_once):
+            part = own[at : at + at_once]
             rows = torch.cat([pairs.first[part], pairs.second[part]])
             width = int(pairs.rollout.attended[rows].sum(dim=1).max())
             read = pairs.rollout.tokens[rows, :width], pairs.rollout.sampled[rows, :width]
@@ -199,8 +200,9 @@ class _Trainer(Trainer):
         mean, kept = total / len(some), 0.0
         if self.ptx_order is not None:
             extra = self._ptx_loss()
-            extra.backward()
-            kept = extra.item()
+            if extra is not None:
+                extra.backward()
+                kept = extra.item()
         self._stepped(self.optimiser, mean + kept, "the policy's loss")
         return kept
 

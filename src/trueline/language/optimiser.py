@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trueline.core.config import Config
+from trueline.language.parallel import cut_like, whole
 
 __all__ = ["AdamW", "Optimiser", "lr_factor"]
 
@@ -69,7 +70,7 @@ class Optimiser:
     def step(self) -> Tensor:
         """Clip the gradient, take a step, drop the gradient; returns its norm before clipping."""
         bound = math.inf if self.config.clip is None else self.config.clip
-        norm = nn.utils.clip_grad_norm_(self.parameters, bound)
+        norm: Tensor = whole(nn.utils.clip_grad_norm_(self.parameters, bound))
         for group in self._adam.param_groups:
             group["lr"] = self.lr
         self._adam.step()
@@ -78,10 +79,18 @@ class Optimiser:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps taken and the moments, by number of the parameter."""
-        return {"taken": self.taken, "moments": self._adam.state_dict()["state"]}
+        """Steps taken and the moments, by number of the parameter; of weights that are cut up, whole ones."""
+        return {"taken": self.taken, "moments": whole(self._adam.state_dict()["state"])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.taken = int(state["taken"])
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": dict(state["moments"])})
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": self._moments(state["moments"])})
+
+    def _moments(self, given: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+        """As the parameters are cut up; numbers go through the groups in order."""
+        numbered = [p for group in self._adam.param_groups for p in group["params"]]
+        return {
+            k: {name: x if name == "step" else cut_like(x, numbered[k]) for name, x in kept.items()}
+            for k, kept in given.items()
+        }

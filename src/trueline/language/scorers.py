@@ -5,8 +5,8 @@ bad. A scorer's settings are a `Config` that is opened for the policy it is to j
 
     kind           reward of a reply                                                   needs
     function       whatever a registered function says of the texts                    its name
-    score-model    heads of a scalar model: on the last token, or on every token       an input subject
-    seq2seq-rm     agreement with the answer the model would rather write, by token    an input subject
+    score-model    heads of a scalar model: on the last token, or on every token       an input subject, or a run
+    seq2seq-rm     agreement with the answer the model would rather write, by token    an input subject, or a run
     endpoint       a number that a chat model at an OpenAI-compatible address says     its address
 """
 
@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -31,7 +32,8 @@ from torch import Tensor
 from trueline.core import registry
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, nearest
-from trueline.core.subject import Subject
+from trueline.core.run import resolve
+from trueline.core.subject import Subject, describe, load_subject
 from trueline.language.models import context_of
 from trueline.language.objectives import separator
 from trueline.language.rollout import Reply, Rollout, Sampling
@@ -58,9 +60,13 @@ __all__ = [
     "identity",
     "opened",
     "prompts_of",
+    "reference_records",
+    "references",
+    "referred",
 ]
 
 TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
+REFERENCE = "run://"  # what the name of a run begins with
 
 
 class Judged(NamedTuple):
@@ -446,7 +452,7 @@ class ScalarModel(_Weighted):
     """A reward or cost model."""
 
     kind: Literal["score-model"] = "score-model"
-    input: str = "reward"  # the input subject
+    input: str = "reward"  # role of the input subject, or run://ID of a finished run
     reward: str | None = None  # head that is the reward; none: "reward", or no reward where a cost is named
     costs: Mapping[str, str] = {}  # names of costs, and the head of each
     token_wise: bool = False  # a score on every token, for a model that was trained so
@@ -479,7 +485,7 @@ class Rewriter(_Weighted):
     """A sequence-to-sequence reward model."""
 
     kind: Literal["seq2seq-rm"] = "seq2seq-rm"
-    input: str = "reward"  # the input subject
+    input: str = "reward"  # role of the input subject, or run://ID of a finished run
     rule: Literal["hard", "soft"] = "hard"
     agree: float | None = Field(None, ge=0)  # c₊; none: 1/T_max.  Under the hard rule
     disagree: float | None = Field(None, ge=0)  # c₋; likewise
@@ -567,6 +573,24 @@ def identity(one: Scoring, inputs: Mapping[str, str]) -> tuple[str, ...]:
         case Endpoint():
             return (f"endpoint:{one.url.rstrip('/')}#{one.model}",)
     return tuple(f"model:{inputs[role]}" for role in one.inputs if role in inputs)
+
+
+def references(settings: Sequence[Scoring]) -> tuple[str, ...]:
+    """Models that scorers name by run, run://ID, and not by the role of an input."""
+    return tuple(dict.fromkeys(name for one in settings for name in one.inputs if name.startswith(REFERENCE)))
+
+
+def referred(settings: Sequence[Scoring], inputs: Mapping[str, Subject], root: Path | str) -> dict[str, Subject]:
+    """The models of `references` that are not among the inputs, read from the runs in `root`.
+
+    Raises RunError for a run that is not there or has no finished subject.
+    """
+    return {name: load_subject(resolve(name, root)) for name in references(settings) if name not in inputs}
+
+
+def reference_records(settings: Sequence[Scoring], root: Path | str) -> dict[str, dict[str, str | None]]:
+    """What a manifest records of the models of `references`, as of any input.  Raises as `referred`."""
+    return {name: describe(resolve(name, root)) for name in references(settings)}
 
 
 def opened(settings: Sequence[Scoring], judged: Judged, inputs: Mapping[str, Subject]) -> Scorer:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trueline.language.elasticity.tuning import Stage, TuneProtocol
     from trueline.language.records import Data
 
-__all__ = ["History", "LanguageModel", "ScoreModel", "load", "load_score_model", "next_values"]
+__all__ = ["History", "LanguageModel", "ScoreModel", "load", "load_score_model", "next_values", "values_before"]
 
 _TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 _CARD = "trueline.json"
@@ -160,14 +160,23 @@ class ScoreModel(nn.Module):
         """Where the weights are."""
         return self.linear.weight.device
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Scores [R, L, heads] of tokens [R, L] that begin at column 0 and are padded on the right."""
-        scores: Tensor = self.linear(self.body(input_ids=tokens, use_cache=False).last_hidden_state.float())
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the heads read, [R, L, D], of tokens [R, L] that begin at column 0 and are padded on the right."""
+        found: Tensor = self.body(input_ids=tokens, use_cache=False).last_hidden_state
+        return found
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Scores [R, L, heads] of hidden states [R, L, D]."""
+        scores: Tensor = self.linear(hidden.float())
         return scores
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Scores [R, L, heads] of tokens [R, L]."""
+        return self.read(self.hidden(tokens))
 
     def values(self, tokens: Tensor) -> Tensor:
         """Values [R, L, heads]: column t is about what follows once tokens 0 … t − 1 are given."""
-        return nn.functional.pad(self(tokens)[:, :-1], (0, 0, 1, 0))
+        return values_before(self(tokens))
 
     def save(self, folder: Path) -> None:
         """The body in Hugging Face's layout, the heads beside it."""
@@ -194,6 +203,11 @@ def load_score_model(folder: Path) -> ScoreModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunError(f"the score model in {folder} is damaged or of another version: {error}") from None
     return model.eval()
+
+
+def values_before(scores: Tensor) -> Tensor:
+    """Values [R, L, heads] from scores: what a head says after token t − 1 is the value before token t."""
+    return nn.functional.pad(scores[:, :-1], (0, 0, 1, 0))
 
 
 def next_values(values: Tensor, sampled: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ killed and resumed on a CPU ends with the same bits.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -30,10 +31,11 @@ from trueline.core.errors import CheckpointError, ConfigError, Diverged
 from trueline.core.files import to_json
 from trueline.core.progress import progress, stage
 from trueline.core.run import Run, stop_asked
+from trueline.core.streams import Streams
 from trueline.core.subject import Subject
-from trueline.language.batches import Batch, Codec, Item, Row
+from trueline.language.batches import Batch, Codec, Item
 from trueline.language.data_order import DataOrder
-from trueline.language.forward import Memory, Models, activation_bytes, learning_mode, plain
+from trueline.language.forward import Memory, Models, activation_bytes, learning_mode, plain, weight_bytes
 from trueline.language.models import ModelRef, attach_lora, context_of, end_tokens
 from trueline.language.objectives import (
     Cost,
@@ -42,6 +44,7 @@ from trueline.language.objectives import (
     Ipo,
     Kto,
     Likelihood,
+    Micro,
     Objective,
     Packing,
     Reward,
@@ -49,9 +52,12 @@ from trueline.language.objectives import (
     Simpo,
 )
 from trueline.language.optimiser import AdamW, Optimiser
+from trueline.language.parallel import Sharded, cut_like, cut_up, dealt, sum_gradients, sums, whole
 from trueline.language.records import Data, Table, exposed, hold_out, load
+from trueline.language.rehearsal import SHOWN, DryRun, shown
 from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.templates import TEMPLATES
+from trueline.rl.parallel import followed, followers_states, learners, stop_together
 
 __all__ = [
     "CostModelling",
@@ -65,8 +71,6 @@ __all__ = [
     "Training",
     "prepare",
 ]
-
-MARKS = "⟦", "⟧"  # around what is learnt, in rows that are shown
 
 
 # --- settings ---
@@ -88,6 +92,8 @@ class Training(Config):
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
     autocast: Literal["bfloat16"] | None = None  # type of the matrix products; weights keep theirs
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Among several processes: weights cut up (FSDP2), or whole in each; auto: cut up on accelerators.
+    weights: Literal["auto", "cut", "whole"] = "auto"
     learner_threads: int = Field(1, ge=1)
     eval_steps: int = Field(100, ge=1)  # steps between evaluations
     log_steps: int = Field(10, ge=1)  # steps whose mean is logged
@@ -255,46 +261,6 @@ def _hash_of(hashes: Sequence[str]) -> str:
     return hashlib.sha256(to_json(list(hashes)).encode()).hexdigest()
 
 
-# --- what would happen ---
-
-
-class DryRun(NamedTuple):
-    """What a training would do, without doing it."""
-
-    steps: int
-    tokens: int  # read by the model over all steps, padding not counted
-    memory: Memory
-    rows: tuple[str, ...]  # the first three, as the model reads them, what is learnt between ⟦ and ⟧
-    facts: Mapping[str, Any]  # of the data
-
-    def __str__(self) -> str:
-        """A few lines for a terminal."""
-        parts = ", ".join(f"{name} {_mib(size)}" for name, size in self.memory._asdict().items() if size)
-        lines = [f"{self.steps:,} steps, {self.tokens:,} tokens", f"memory about {_mib(self.memory.total)}: {parts}"]
-        lines += [
-            f"{source['name']}: {source['items']:,} items of {source['records']:,} {source['format']} rows"
-            for source in self.facts["sources"]
-        ]
-        return "\n".join([*lines, *(f"{k}: {row}" for k, row in enumerate(self.rows, 1))])
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
-
-
-def shown(tokenizer: Any, row: Row) -> str:
-    """The text of a row as the model reads it, what is learnt between ⟦ and ⟧."""
-    pieces, t = [], 0
-    while t < len(row.tokens):
-        learnt, end = row.weight[t] > 0, t
-        while end < len(row.tokens) and (row.weight[end] > 0) == learnt:
-            end += 1
-        text = tokenizer.decode(row.tokens[t:end].tolist(), skip_special_tokens=False)
-        pieces.append(f"{MARKS[0]}{text}{MARKS[1]}" if learnt else text)
-        t = end
-    return "".join(pieces)
-
-
 # --- recipe ---
 
 
@@ -305,6 +271,7 @@ class Supervised:
     name: str
     Config: type[Training]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data_parallel: ClassVar[bool] = True  # several processes may train one model: see parallel.py
 
     def check(self, config: Training, root: Path) -> None:
         """Raises what `train` would raise for rows that are missing or of another format."""
@@ -314,15 +281,17 @@ class Supervised:
         self, config: Training, inputs: Mapping[str, Subject] | None = None, root: Path | str = ".", seed: int = 0
     ) -> DryRun:
         """Steps, tokens, memory and the first three rows.  Raises what `train` would raise at its start."""
-        made = _Made.of(config, inputs or {}, np.random.default_rng(seed))
+        streams = Streams(seed)
+        made = _Made.of(config, inputs or {}, streams.rng("model"))
         prepared = prepare(config, made.tokenizer, made.context, made.ends, root)
-        steps, order = steps_of(config, prepared), prepared.order(config.data, seed)
+        steps = steps_of(config, prepared)
+        order = prepared.order(config.data, int(streams.rng("order").integers(2**31)))
         read = 0
         first: list[str] = []
         for place in order.take(steps * config.batch_size):
             item = prepared.sources[place.source][place.row]
             read += sum(len(row.tokens) for row in item.rows)
-            if len(first) < 3:
+            if len(first) < SHOWN:
                 first.append(" | ".join(shown(made.tokenizer, row) for row in item.rows))
         return DryRun(steps, read, memory_of(config, made, prepared), tuple(first), prepared.facts)
 
@@ -369,13 +338,14 @@ class _Made:
         if config.model.template != "own" and isinstance(start, LanguageModel | ScoreModel):
             start.tokenizer.chat_template = TEMPLATES[config.model.template]
         if isinstance(start, ScoreModel) and score:
-            return cls._of_scores(start, config, reference)
+            return cls._of_scores(start, config, reference, int(rng.integers(2**63)))
         if start is not None and not isinstance(start, LanguageModel):
             raise ConfigError(
                 f"the warm start is a {start.kind!r}. Give a language model" + (" or scores." if score else ".")
             )
         seed = int(rng.integers(2**63))
         lora = config.model.lora
+        # Adapters of a score are on the body that it reads.
         base = config.model if not score else config.model.model_copy(update={"lora": None})
         if start is None:
             start = LanguageModel.of(base, np.random.default_rng(seed))
@@ -385,18 +355,18 @@ class _Made:
             length = min(config.length, context_of(start.model))
             ends = end_tokens(start.model, start.tokenizer)
             return cls(start.model, start.tokenizer, length, ends, reference, start.history)
-        if lora is not None:
-            raise ConfigError("a score model is trained whole: adapters have no place in it. Leave model.lora out.")
         assert objective.score is not None
-        return cls._of_scores(ScoreModel.of(start, (objective.score,)), config, reference)
+        return cls._of_scores(ScoreModel.of(start, (objective.score,)), config, reference, seed)
 
     @classmethod
-    def _of_scores(cls, model: ScoreModel, config: Training, reference: Any) -> _Made:
+    def _of_scores(cls, model: ScoreModel, config: Training, reference: Any, seed: int) -> _Made:
         wanted = objective_of(config).score
         if wanted not in model.heads:
             raise ConfigError(
                 f"the score model gives {', '.join(model.heads)}, but {wanted} is learnt here. Start from another."
             )
+        if config.model.lora is not None:
+            model.body = attach_lora(model.body, config.model.lora, seed, headless=True)
         length = min(config.length, context_of(model.body))
         return cls(model, model.tokenizer, length, (model.tokenizer.eos_token_id,), reference)
 
@@ -419,8 +389,8 @@ def _reference(given: Subject | None, objective: Objective) -> Any:
 def memory_of(config: Training, made: _Made, prepared: Prepared) -> Memory:
     """Bytes of training, estimated from shapes; the batch is of the longest rows."""
     objective = objective_of(config)
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in made.model.parameters()]
-    weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    weights = weight_bytes(made.model.parameters())
+    trained = weight_bytes(p for p in made.model.parameters() if p.requires_grad)
     items = [item for source in prepared.sources for item in source]
     longest = max(len(row.tokens) for item in items for row in item.rows)
     rows = len(items[0].rows) * (config.micro_batch or config.batch_size)
@@ -447,6 +417,7 @@ class Trainer:
     def __init__(self, config: Training, run: Run, inputs: Mapping[str, Subject]) -> None:
         """Builds the model and reads the data."""
         self.config, self.run, self.objective = config, run, objective_of(config)
+        self.group = learners()
         torch.set_num_threads(config.learner_threads)
         self.device = device_of(config.device)
         self.made = _Made.of(config, inputs, run.rng("model"))
@@ -464,18 +435,33 @@ class Trainer:
             bfloat16=config.autocast is not None,
             device=self.device,
         )
+        self.sharded = self._cut_up()
         self.steps = steps_of(config, self.prepared)
         self.order = self.prepared.order(config.data, int(run.rng("order").integers(2**31)))
         self.optimiser = Optimiser(config.optimiser, self.model.parameters(), self.steps)
         room = self.made.context if getattr(config, "packing", False) else None
         pad = self.made.tokenizer.pad_token_id
-        self.packing = Packing(pad, config.micro_batch or 2**31, room)
+        share = math.ceil(config.batch_size / self.group.size) if self.group.size > 1 else 2**31
+        self.packing = Packing(pad, config.micro_batch or share, room)
         self.step, self.tokens = 0, 0
         self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         before = self.made.history
         seen = exposed(config.data, run.folder.parent)
         self.history = before._replace(trained_on=tuple(dict.fromkeys((*before.trained_on, *seen))))
+
+    def _cut_up(self) -> Sharded | None:
+        """The model with its weights cut up among the processes, where they are to be."""
+        wanted = self.config.weights
+        if self.group.size == 1:
+            if wanted != "auto":
+                raise ConfigError(f"weights is {wanted!r}, but there is one process. Start several with torchrun.")
+            return None
+        if wanted == "whole" or (wanted == "auto" and self.device.type == "cpu"):
+            return None
+        if self.models.frozen is not None:
+            cut_up(self.models.frozen, self.group)
+        return Sharded(self.model, self.group)
 
     def _scores(self, batch: Batch) -> Tensor:
         head = self.made.model.heads.index(self.objective.score)
@@ -484,15 +470,18 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, besides the run's streams."""
-        return {
-            "weights": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
+        state = {
+            "weights": whole({name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}),
             "optimiser": self.optimiser.state_dict(),
             "order": self.order.state_dict(),
             "step": self.step,
             "tokens": self.tokens,
-            "window": self.window,
+            "window": {name: list(pair) for name, pair in self._summed(self.window)},
             "data": self.prepared.sha256,
         }
+        if self.group.size > 1:
+            state["followers"] = followers_states(self.group, self.run, {})
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -503,18 +492,19 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 if p.requires_grad:
-                    p.copy_(state["weights"][name])
+                    p.copy_(cut_like(state["weights"][name], p))
         self.optimiser.load_state_dict(state["optimiser"])
         self.order.load_state_dict(state["order"])
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
-        self.window = {name: list(pair) for name, pair in state["window"].items()}
+        # Sums of all processes: the first one goes on with them.
+        self.window = {name: list(pair) for name, pair in state["window"].items() if self.group.leads}
 
     def train(self) -> LanguageModel | ScoreModel:
         """All steps, then the subject."""
         self.run.manifest["data"] = self.prepared.sha256
-        saved = self.run.restore()
+        saved = self.group.from_first(self.run.restore())
         if saved is not None:
-            self.load_state_dict(saved)
+            self.load_state_dict(followed(self.run, saved, self.group))
         self.run.write_json("data.json", self.prepared.facts)
         for sentence in left_out(self.prepared.facts):
             stage(sentence)
@@ -527,30 +517,37 @@ class Trainer:
                 last = self.step == self.steps
                 if self.step % config.eval_steps == 0 or last:
                     self._look()
+                stop_together(self.group, self.run)
                 if self.step % config.checkpoint_steps == 0 or last or stop_asked():
                     self.run.save(self.step, self.state_dict())
         return self.subject()
 
     def subject(self) -> LanguageModel | ScoreModel:
-        """The model as it stands, to be used; it shares its weights with the training."""
+        """The model as it stands, to be used; it shares its weights with the training, unless those are cut up."""
         self.model.eval()
-        if isinstance(self.made.model, ScoreModel):
-            self.made.model.parent = self.parent
-            return self.made.model
-        return LanguageModel(self.made.model, self.made.tokenizer, self.parent, self.history)
+        model: Any = self.made.model if self.sharded is None else self.sharded.whole()
+        if isinstance(model, ScoreModel):
+            model.parent = self.parent
+            return model
+        return LanguageModel(model, self.made.tokenizer, self.parent, self.history)
 
     def one_step(self) -> float:
         """One step of the optimiser on the next items; returns its loss.  Raises Diverged."""
         places = self.order.take(self.config.batch_size)
         items = [self.prepared.sources[place.source][place.row] for place in places]
-        torch.manual_seed(int(self.run.rng("dropout").integers(2**63)))
+        torch.manual_seed((int(self.run.rng("dropout").integers(2**63)) + self.group.rank) % 2**63)
         learning_mode(self.model, self.objective.dropout)
         total, loss = self.objective.total(items), 0.0
-        for micro in self.objective.micros(items, self.packing, self.models):
+        for micro, counts in self._dealt(items):
             terms = self.objective.terms(self.models, micro.to(self.device))
-            (terms.loss / total).backward()
-            loss += terms.loss.item() / total
-            self._count(terms.figures)
+            # What is cut up comes back as a mean over the processes, and is to be a sum.
+            scale = counts * (1 if self.sharded is None else self.group.size)
+            (terms.loss / total * scale).backward()
+            if counts:
+                loss += terms.loss.item() / total
+                self._count(terms.figures)
+        sum_gradients(self.group, self.optimiser.parameters)
+        (loss,) = sums(self.group, [loss])
         self.step += 1
         if not math.isfinite(loss):
             raise Diverged(self.step, "the loss", self.run.last_checkpoint)
@@ -561,10 +558,25 @@ class Trainer:
         self.tokens += sum(len(row.tokens) for item in items for row in item.rows)
         self._count({"loss": Figure(torch.tensor(loss), 1.0), "gradient_norm": Figure(torch.tensor(norm), 1.0)})
         if self.step % self.config.log_steps == 0 or self.step == self.steps:
-            means = {f"train/{name}": total / over for name, (total, over) in self.window.items() if over}
+            means = {f"train/{name}": total / over for name, (total, over) in self._summed(self.window) if over}
             self.run.log(self.step, **means, **{"train/lr": lr, "train/tokens": float(self.tokens)})
             self.window = {}
         return loss
+
+    def _dealt(self, items: Sequence[Item]) -> Iterator[tuple[Micro, bool]]:
+        """This process's batches of a step, and whether each counts."""
+        for micro, counts in dealt(self.group, self.objective.micros(items, self.packing, self.models)):
+            if counts or self.sharded is not None:
+                yield micro, counts
+
+    def _summed(self, window: Mapping[str, Sequence[float]]) -> list[tuple[str, tuple[float, float]]]:
+        """Sums and counts of all processes, by name."""
+        parts = self.group.gathered({name: tuple(pair) for name, pair in window.items()})
+        names = dict.fromkeys(name for part in parts for name in part)
+        return [
+            (name, (sum(part[name][0] for part in parts if name in part), sum(p[name][1] for p in parts if name in p)))
+            for name in names
+        ]
 
     def _count(self, figures: Mapping[str, Figure]) -> None:
         for name, figure in figures.items():
@@ -576,22 +588,29 @@ class Trainer:
         """Evaluate on the held-out items, and let whoever watches look at the subject."""
         if self.prepared.evaluation:
             self.run.log(self.step, **{f"eval/{name}": x for name, x in self.evaluated().items()})
-        self.run.offer(self.step, self.subject)
+        if self.sharded is None or not self.group.from_first(self.run.watch is not None):
+            self.run.offer(self.step, self.subject)
+            return
+        put_together = self.subject()  # by all processes at once, though one alone has somebody who watches
+        self.run.offer(self.step, lambda: put_together)
 
     @torch.no_grad()
     def evaluated(self) -> dict[str, float]:
         """Loss and figures over the held-out items."""
         self.model.eval()
         items, size = self.prepared.evaluation, self.config.batch_size
-        loss, sums, overs = 0.0, defaultdict[str, float](float), defaultdict[str, float](float)
+        loss, kept = 0.0, defaultdict[str, list[float]](lambda: [0.0, 0.0])
         for at in range(0, len(items), size):
-            for micro in self.objective.micros(items[at : at + size], self.packing, self.models):
+            for micro, counts in self._dealt(items[at : at + size]):
                 terms = self.objective.terms(self.models, micro.to(self.device))
+                if not counts:
+                    continue
                 loss += terms.loss.item()
                 for name, figure in terms.figures.items():
-                    sums[name] += float(figure.sum)
-                    overs[name] += float(figure.over)
-        figures = {name: sums[name] / overs[name] for name in sums if overs[name]}
+                    kept[name][0] += float(figure.sum)
+                    kept[name][1] += float(figure.over)
+        (loss,) = sums(self.group, [loss])
+        figures = {name: total / over for name, (total, over) in self._summed(kept) if over}
         return {"loss": loss / self.objective.total(items), **figures}
 
 
@@ -615,6 +634,14 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     found = torch.cuda.is_available()
     if name == "cuda" and not found:
         raise ConfigError("device is 'cuda', but torch sees no CUDA device here. Set device to 'auto' or 'cpu'.")
+    if found and name != "cpu" and learners().size > 1:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {local} of this machine has no accelerator: there are {torch.cuda.device_count()}. "
+                "Start no more processes than that."
+            )
+        torch.cuda.set_device(local)
     return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 

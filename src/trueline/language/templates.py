@@ -9,6 +9,7 @@ middle of a chat, and is refused there.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from trueline.core.errors import ConfigError
@@ -122,21 +123,30 @@ def encode_chat(
             + (" at its end" if learn == "completion" else "")
             + ". Add one, or learn from 'all' tokens."
         )
-    text = render(tokenizer, chat)
-    tokens = _tokens(tokenizer, text)
+
+    @cache  # the same beginnings are asked for again and again, and tokenising is most of what this costs
+    def text_of(turns: int, ask: bool = False) -> str:
+        return render(tokenizer, chat[:turns], ask)
+
+    @cache
+    def tokens_of(text: str) -> list[int]:
+        return _tokens(tokenizer, text)
+
+    text = text_of(len(chat))
+    tokens = list(tokens_of(text))
     learnt = [learn == "all"] * len(tokens)
     for k in [] if learn == "all" else turns if learn == "assistant" else turns[-1:]:
-        before, after = render(tokenizer, chat[:k], ask=True), render(tokenizer, chat[: k + 1])
+        before, after = text_of(k, True), text_of(k + 1)
         if not (after.startswith(before) and text.startswith(after)):
             raise ConfigError(
                 f"the chat template writes turn {k + 1} differently once later turns follow, so its tokens cannot be "
                 "told. Learn from the 'completion' alone, with one record for each reply."
             )
-        start, end = _shared(_tokens(tokenizer, before), tokens), _shared(_tokens(tokenizer, after), tokens)
+        start, end = _shared(tokens_of(before), tokens), _shared(tokens_of(after), tokens)
         last = max((t for t in range(start, end) if tokens[t] in stops), default=end - 1)
         learnt[start : last + 1] = [True] * (last + 1 - start)
     if chat and chat[-1].role == "assistant":
-        start = _shared(_tokens(tokenizer, render(tokenizer, chat[:-1], ask=True)), tokens)
+        start = _shared(tokens_of(text_of(len(chat) - 1, True)), tokens)
         if not stops & set(tokens[start:]):
             tokens, learnt = [*tokens, tokenizer.eos_token_id], [*learnt, True]
     return Encoded(tokens, learnt)

@@ -229,6 +229,25 @@ AUDITS: tuple[Entry, ...] = (
     ),
     Entry(
         kind="audit",
+        name="ethicality/team-cost",
+        target="trueline.rl.audits.teams:TeamCost",
+        summary="what a team's episodes cost each agent and all together, on held-out layouts",
+        reference="Rockafellar & Uryasev 2000 (cvar)",
+        level="exact",
+        test=(
+            "tests/rl/test_audits_teams.py::test_audited_means_have_the_exact_value_of_the_team_within_their_intervals"
+        ),
+    ),
+    Entry(
+        kind="audit",
+        name="controllability/team-usefulness",
+        target="trueline.rl.audits.teams:TeamUsefulness",
+        summary="a team's mean return beyond that of acting at random and of doing nothing, paired by layout",
+        level="exact",
+        test="tests/rl/test_audits_teams.py::test_usefulness_is_the_exact_difference_to_agents_who_act_at_random",
+    ),
+    Entry(
+        kind="audit",
         name="interpretability/surrogate",
         target="trueline.rl.audits.interpretability:Surrogate",
         summary="a tree and a sparse linear model in the policy's place",

@@ -7,6 +7,7 @@ An action is stored as it was *drawn* (before squashing), so that its log-probab
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -16,6 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 LOG_2PI = math.log(2.0 * math.pi)
+
+Source = torch.Generator | Sequence[torch.Generator]  # one stream, or one for each entry of the first dimension
+
+
+def _drawn(draw: Callable[..., Tensor], like: Tensor, rng: Source) -> Tensor:
+    """Numbers of the shape of `like` by torch.randn or torch.rand."""
+    if isinstance(rng, torch.Generator):
+        return draw(like.shape, generator=rng, dtype=like.dtype, device=like.device)
+    return torch.stack([draw(like.shape[1:], generator=one, dtype=like.dtype, device=like.device) for one in rng])
 
 
 class Distribution(Protocol):
@@ -54,6 +64,14 @@ class Distribution(Protocol):
         ...
 
 
+class Stackable(Distribution, Protocol):
+    """Of several policies at once, the first dimension theirs, too."""
+
+    def sample(self, rng: Source) -> Tensor:
+        """One draw from each row; with a stream for each policy, what each alone would draw."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Gaussian:
     """Independent normals.  mean [..., A], log_std [A] or [..., A]. The world clips what lies outside [-1, 1]."""
@@ -61,10 +79,9 @@ class Gaussian:
     mean: Tensor
     log_std: Tensor
 
-    def sample(self, rng: torch.Generator) -> Tensor:
+    def sample(self, rng: Source) -> Tensor:
         """mean + std·ε."""
-        noise = torch.randn(self.mean.shape, generator=rng, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean + self.log_std.exp() * noise
+        return self.mean + self.log_std.exp() * _drawn(torch.randn, self.mean, rng)
 
     def mode(self) -> Tensor:
         """The mean."""
@@ -94,7 +111,7 @@ class Gaussian:
         # A clone: log_std may be a parameter that the optimiser moves in place, and the old policy must stay put.
         return Gaussian(self.mean.detach(), self.log_std.detach().clone())
 
-    def rows(self, index: Tensor) -> Gaussian:
+    def rows(self, index: Tensor | int) -> Gaussian:
         """Rows of a flat batch; a state-independent log_std stays whole."""
         return Gaussian(self.mean[index], self.log_std if self.log_std.dim() == 1 else self.log_std[index])
 
@@ -117,7 +134,7 @@ class SquashedGaussian:
         """The normal before squashing."""
         return Gaussian(self.mean, self.log_std)
 
-    def sample(self, rng: torch.Generator) -> Tensor:
+    def sample(self, rng: Source) -> Tensor:
         """A draw of the base."""
         return self.base.sample(rng)
 
@@ -148,7 +165,7 @@ class SquashedGaussian:
         """Without gradient."""
         return SquashedGaussian(self.mean.detach(), self.log_std.detach().clone())
 
-    def rows(self, index: Tensor) -> SquashedGaussian:
+    def rows(self, index: Tensor | int) -> SquashedGaussian:
         """Rows of a flat batch."""
         base = self.base.rows(index)
         return SquashedGaussian(base.mean, base.log_std)
@@ -170,11 +187,11 @@ class Choices:
         """Split one network output [..., Σ n_j] and normalise each part."""
         return cls(tuple(part.log_softmax(-1) for part in output.split(list(sizes), dim=-1)))
 
-    def sample(self, rng: torch.Generator) -> Tensor:
+    def sample(self, rng: Source) -> Tensor:
         """Gumbel-max draws, [..., J] as floats holding whole numbers."""
         drawn = []
         for log_p in self.logits:
-            u = torch.rand(log_p.shape, generator=rng, dtype=log_p.dtype, device=log_p.device)
+            u = _drawn(torch.rand, log_p, rng)
             gumbel = -torch.log(-torch.log(u.clamp_min(torch.finfo(u.dtype).tiny)))  # u < 1: −log u is never 0
             drawn.append((log_p + gumbel).argmax(-1))
         return torch.stack(drawn, dim=-1).to(self.logits[0].dtype)
@@ -206,6 +223,17 @@ class Choices:
         """Without gradient."""
         return Choices(tuple(log_p.detach() for log_p in self.logits))
 
-    def rows(self, index: Tensor) -> Choices:
+    def rows(self, index: Tensor | int) -> Choices:
         """Rows of a flat batch."""
         return Choices(tuple(log_p[index] for log_p in self.logits))
+
+
+def side_by_side(parts: Sequence[Distribution]) -> Distribution:
+    """The rows of flat batches of one kind of distribution, one batch's after another's."""
+    if all(isinstance(part, Choices) for part in parts):
+        logits = zip(*(part.logits for part in parts if isinstance(part, Choices)), strict=True)
+        return Choices(tuple(torch.cat(each) for each in logits))
+    normals = [part for part in parts if isinstance(part, Gaussian | SquashedGaussian)]
+    mean = torch.cat([part.mean for part in normals])
+    log_std = torch.cat([part.log_std.expand_as(part.mean) for part in normals])
+    return type(normals[0])(mean, log_std)

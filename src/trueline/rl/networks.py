@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trueline.core.config import Config
 from trueline.rl.activations import tanh
-from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian
+from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian, Stackable
 from trueline.rl.normalise import RunningNorm
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
@@ -195,10 +195,13 @@ class ActorCritic(nn.Module):
 
     def policy(self, features: Tensor) -> Distribution:
         """The action distribution."""
-        output = self.actor(features)
-        if self.log_std is None:
+        return self.distribution_of(self.actor(features), self.log_std)
+
+    def distribution_of(self, output: Tensor, log_std: Tensor | None) -> Stackable:
+        """The action distribution of what a policy network puts out, [..., O], and log σ where actions have one."""
+        if log_std is None:
             return Choices.of(output, self.action.sizes)
-        return (SquashedGaussian if self.squashed else Gaussian)(output, self.log_std)
+        return (SquashedGaussian if self.squashed else Gaussian)(output, log_std)
 
     def values(self, features: Tensor) -> Tensor:
         """[B, 1 + K]: the reward's value, then each cost's."""

@@ -14,10 +14,10 @@ there is nothing left to weigh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trueline.core.config import Config
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.run import Run
 from trueline.core.subject import Subject
@@ -37,6 +36,7 @@ from trueline.rl.augmentation.saute import Saute
 from trueline.rl.augmentation.world import Augmented, Budget, Played
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.distributions import Distribution
+from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, Weights, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -44,6 +44,7 @@ from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.parallel import ALONE, JoinedCollector, Learners, followed, followers_states, learners, stop_together
 from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import NetworkPolicy, WorldRef, made
 from trueline.rl.recurrent import Gru, RecurrentActorCritic, segments, sequences
@@ -51,6 +52,7 @@ from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
     FAILED_FROM,
     MOST_MET,
+    ActingSettings,
     Averaged,
     as_trained,
     failing_layouts,
@@ -68,11 +70,13 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.ppo import MinibatchPasses, Ppo
 from trueline.rl.updates.surrogate import standardised
-from trueline.rl.watching import CostAccount, Evaluation, Watching, accounted, no_costs_yet
+from trueline.rl.watching import CostAccount, Watching, accounted, cost_figures, no_costs_yet
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from trueline.rl.together import Ending
 
 Constraint = Lagrangian | PidLagrangian | Barrier | Switching  # told apart by `kind`
 
@@ -110,6 +114,7 @@ class Rows(Generic[Advantage]):
     policy: Distribution  # that policy, without gradient
     advantage: Advantage  # mixed: [B]; otherwise a WeightedAdvantage or a SlackAdvantage
     target: Tensor  # [B, 1 + K] value targets
+    learners: Learners = ALONE  # the processes that share minibatches of these rows out
 
 
 class Update(Protocol):
@@ -134,13 +139,9 @@ class Update(Protocol):
 # --- settings ---
 
 
-class OnPolicy(Config):
+class OnPolicy(ActingSettings):
     """Settings every on-policy recipe shares."""
 
-    env: str = "SafetyPointGoal1-v0"
-    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
-    num_envs: int = Field(1, ge=1)  # N
-    steps_per_epoch: int = Field(20_000, ge=1)  # over all environments
     total_steps: int = Field(10_000_000, ge=1)
     gamma: float = Field(0.99, gt=0, le=1)
     cost_gamma: float = Field(0.99, gt=0, le=1)
@@ -150,23 +151,13 @@ class OnPolicy(Config):
     critic: Network = Network()
     update: Ppo = Ppo()
     memory: Gru | None = None  # what policy and critics remember; only of updates by minibatch steps (corrections C3)
-    learner_threads: int = Field(1, ge=1)  # of the networks; more than one pays from thousands of rows or pictures on
-    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
-    layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
-    layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
-    evaluation: Evaluation | None = None  # of the policy as it stands, in a world of its own; keeps the best one
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.steps_per_epoch < self.num_envs:
-            raise ValueError(
-                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
-                "Give each environment at least one step."
-            )
-        steps = self.steps_per_epoch // self.num_envs
+        steps = self.env_steps
         if self.memory is not None and not isinstance(self.update, MinibatchPasses):
             raise ValueError("this update takes its step in closed form, which knows of no memory. Use a PPO row.")
         if self.memory is not None and steps % self.memory.segment:
@@ -228,6 +219,7 @@ class OnPolicyRecipe:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     update: Update = field(default_factory=Ppo)
     augmentation: Budget | None = None
+    data_parallel: ClassVar[bool] = True  # several processes may train one policy: see rl/parallel.py
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -279,6 +271,19 @@ class OnPolicyRecipe:
         finite, Diverged when the networks are no longer finite.
         """
         return Trainer(config, run, inputs).train()
+
+    def check_together(self, config: OnPolicy, root: Path) -> None:
+        """Raises what `check` does, and ConfigError for settings under which seeds cannot be trained together."""
+        from trueline.rl.together import refuse_unstackable
+
+        self.check(config, root)
+        refuse_unstackable(config)
+
+    def train_together(self, config: OnPolicy, runs: Sequence[Run], inputs: Mapping[str, Subject]) -> list[Ending]:
+        """Train a policy in each of the runs, which differ in their seeds, all in one stack: see rl/together.py."""
+        from trueline.rl.together import train_together
+
+        return train_together(config, runs, inputs)
 
 
 def _cost_limit(config: OnPolicy) -> CostLimit | None:
@@ -404,16 +409,34 @@ def slack_of(episode_cost: NDArray[np.float64], episode_length: NDArray[np.int64
 # --- the loop ---
 
 
+class TakenIn(NamedTuple):
+    """A collection that was counted and estimated: what the update is given, and what is logged of it."""
+
+    batch: Batch
+    played: Played
+    limits: Tensor  # [K] of this epoch
+    steered: bool  # an episode ended that constraints are steered by
+    rows: Rows[Any]
+
+
 class Trainer:
     """One training run: what it holds is exactly what a checkpoint stores."""
 
-    def __init__(self, config: OnPolicy, run: Run, inputs: Mapping[str, Subject]) -> None:
-        """Builds the world and the networks."""
+    def __init__(
+        self, config: OnPolicy, run: Run, inputs: Mapping[str, Subject], world: VectorEnv | None = None
+    ) -> None:
+        """Builds the networks, and the world where none is given: the share of it that this learner plays.
+
+        Raises ConfigError for environments that learners cannot share out evenly.
+        """
         self.config, self.run = config, run
+        self.learners = learners()
         # Worlds give the same bits on any number of threads, the learner does not: its number is a setting, so that a
         # run's result depends on its settings and seed alone.
         torch.set_num_threads(config.learner_threads)
-        world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
+        if world is None:
+            own = _own_envs(config.num_envs, self.learners)
+            world = make(config.env, own, run.manifest["threads"], **config.env_options)
         self.path: Limits = limits_over(_cost_limit(config), world, run.folder.parent)
         self.limited = self.path.final
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
@@ -432,7 +455,7 @@ class Trainer:
         )
         self.rules = self.env if isinstance(self.env, Augmented) else None
         observation = ObservationCodec.of(self.env.observation_space)
-        steps = config.steps_per_epoch // config.num_envs
+        steps = config.env_steps
         action = ActionCodec.of(self.env.action_space)
         costs, rng = len(self.env.costs), run.torch_rng("networks")
         self.network = made(observation, action, costs, config.actor, config.critic, config.memory, rng)
@@ -440,7 +463,11 @@ class Trainer:
             self._warm_start(parent)
         self.update: Update = config.update
         self.adam = self.update.optimiser(self.network)
-        self.collector = Collector(self.env, observation, steps, action.width)
+        self.own_collector = Collector(self.env, observation, steps, action.width)  # of the environments played here
+        self.collector: Collector | JoinedCollector = self.own_collector
+        if self.learners.size > 1:
+            self.collector = JoinedCollector(self.own_collector, self.learners)
+        self.followers: list[dict[str, Any]] = []  # what the other learners need to go on from here
         self.handler_state: HandlerState = {}
         if self.handler is not None:
             learnt = getattr(parent, "multipliers", None)
@@ -451,9 +478,9 @@ class Trainer:
         self.recent_return = np.zeros(0)
         self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
         self.paid = no_costs_yet(len(self.env.costs))  # of that, what lay beyond the limits
+        self.watching: Watching | None = None  # from `begin` on
         self.averaged = Averaged(self.network, config.averaged_share)
-        self.epoch = 0
-        self.epochs = -(-config.total_steps // (steps * config.num_envs))
+        self.epoch, self.epochs = 0, config.epochs
         self.shape: dict[str, Any] = {
             "actor": config.actor.model_dump(mode="json"),
             "critic": config.critic.model_dump(mode="json"),
@@ -500,7 +527,7 @@ class Trainer:
             "met": self.met,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
-        }
+        } | ({"followers": self.followers} if self.learners.size > 1 else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -520,35 +547,46 @@ class Trainer:
 
     def train(self) -> NetworkPolicy:
         """All epochs, then the policy: the last one, or the average of the last `averaged_share` of them."""
-        saved = self.run.restore()
+        self.begin()
+        try:
+            run_epochs(self, self.run, self.epoch_steps, self.config.checkpoint_epochs)
+        finally:
+            self.close()
+        return self.end()
+
+    def begin(self) -> None:
+        """Go on from the run's last checkpoint, or start."""
+        saved = self.learners.from_first(self.run.restore())
         if saved is None:
             self.collector.start()
         else:
-            self.load_state_dict(saved)
+            self.load_state_dict(followed(self.run, saved, self.learners))
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
             self.run.write_json("limits.json", self._stated())
-        watching = self._watching()
-        try:
-            run_epochs(self, self.run, self.collector.steps * self.config.num_envs, self.config.checkpoint_epochs)
-        finally:
-            self.env.close()
-            if watching is not None:
-                watching.close()
+        self.watching = self._watching()
+
+    def close(self) -> None:
+        """Let the worlds go."""
+        self.env.close()
+        if self.watching is not None:
+            self.watching.close()
+
+    def end(self) -> NetworkPolicy:
+        """What all epochs came to."""
         self.averaged.settle()
         policy = self.policy()
-        if watching is not None:
-            watching.finish(self.total_steps, policy)
+        if self.watching is not None:
+            self.watching.finish(self.total_steps, policy)
         return policy
 
     def _watching(self) -> Watching | None:
         """The evaluations that the settings ask for, put before the run's own watch."""
         config = self.config
-        if config.evaluation is None:
+        if config.evaluation is None or not self.learners.leads:
             return None
         limit_on = config.limit_on if isinstance(config, Limited) else Expected()
-        epoch_steps = self.collector.steps * config.num_envs
-        watching = Watching(config.evaluation, self.run, self.limited, epoch_steps, self.epochs, limit_on)
+        watching = Watching(config.evaluation, self.run, self.limited, self.epoch_steps, self.epochs, limit_on)
         self.run.watch = watching
         return watching
 
@@ -573,19 +611,36 @@ class Trainer:
         return NetworkPolicy(self.network, self.collector.codec, world, shape, self.parent)
 
     @property
+    def epoch_steps(self) -> int:
+        """Steps of all environments in an epoch."""
+        return self.collector.steps * self.config.num_envs
+
+    @property
     def total_steps(self) -> int:
         """Steps of all environments so far."""
         return self.collector.total_steps
 
     def one_epoch(self) -> str:
         """Collect, update, log; returns what is shown beside the bar."""
-        config, run = self.config, self.run
+        self.tell_scale()
+        taken = self.take_in(self.collector.collect(self.network, self.run.torch_rng("collect")))
+        rng = self.run.torch_rng("update")
+        try:
+            report = self.update.learn(self.network, self.adam, taken.rows, self.epoch / self.epochs, rng)
+        except FloatingPointError:
+            raise Diverged(self.total_steps, "policy gradient", self.run.last_checkpoint) from None
+        return self.conclude(taken, report)
+
+    def tell_scale(self) -> None:
+        """Noise is stated in deviations of each sensor, as in the audits: these are the deviations seen so far."""
         norm = self.network.encoder.norm
         if isinstance(self.env, NoisySensors) and norm is not None:
-            # Noise is stated in deviations of each sensor, as in the audits; these are the deviations seen so far.
             self.env.set_scale(1.0 / norm.scale32.numpy())
-        batch = self.collector.collect(self.network, run.torch_rng("collect"))
-        played = _as_collected(batch) if self.rules is None else self.rules.drained()
+
+    def take_in(self, batch: Batch) -> TakenIn:
+        """Count the episodes, steer the constraint, and estimate what the update takes."""
+        config = self.config
+        played = self._played(batch)
         limits = self.limits()
         window = config.window if isinstance(config, Capped) else 100
         # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
@@ -598,29 +653,53 @@ class Trainer:
         self.total_cost += played.total_cost
         if self._counts_costs():
             self.paid = accounted(self.paid, played.episode_cost, np.array(list(self.limited.values())))
-        if self.handler is not None and fresh.any():
+        steered = bool(fresh.any())
+        if self.handler is not None and steered:
             measured = torch.as_tensor(self.recent_cost)
             self.handler_state = self.handler.update(self.handler_state, measured, limits)
         weights = self.handler.weights(self.handler_state) if self.handler else unconstrained(len(self.env.costs))
         slack = slack_of(self.recent_cost, self.recent_length, limits) if self.limited else None
         rows = estimate(batch, self.network, config, weights, slack)
-        try:
-            report = self.update.learn(self.network, self.adam, rows, self.epoch / self.epochs, run.torch_rng("update"))
-        except FloatingPointError:
-            raise Diverged(self.total_steps, "policy gradient", run.last_checkpoint) from None
+        rows.learners = self.learners
+        return TakenIn(batch, played, limits, steered, rows)
+
+    def conclude(self, taken: TakenIn, report: DataclassInstance) -> str:
+        """Once the update is done: statistics, logs, rules and whoever looks; returns what is shown beside the bar."""
+        run = self.run
         refuse_divergence(self.network, self.total_steps, run)
         if self.network.encoder.norm is not None:
             # After the update, so that the policy that acted and the one that is updated see the same inputs.
-            self.network.encoder.norm.update(batch.inputs["vector"][:-1].flatten(0, 1))
+            self.network.encoder.norm.update(taken.batch.inputs["vector"][:-1].flatten(0, 1))
         self.epoch += 1
         self.averaged.take(self.epoch, self.epochs)
-        note = self._log(batch, played, report, limits)
-        if self.rules is not None and fresh.any():
+        note = self._log(taken.batch, taken.played, report, taken.limits)
+        if self.rules is not None and taken.steered:
             self.rules.adapt(self.recent_played)
             # An episode that was counted under other limits keeps its excess over them.
-            self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
+            self.recent_cost = self.recent_cost + (self.limits() - taken.limits).numpy()
         run.offer(self.total_steps, self.policy)
+        if self.learners.size > 1:
+            self._meet()
         return note
+
+    def _played(self, batch: Batch) -> Played:
+        if self.rules is None:
+            return _as_collected(batch)
+        played = self.rules.drained()
+        return self.collector.played(played) if isinstance(self.collector, JoinedCollector) else played
+
+    def _meet(self) -> None:
+        """Leave the epoch with all learners alike, and with what the first one's checkpoint has to hold of the rest.
+
+        Alike they are by arithmetic on machines of one kind; on others a last bit may differ, and would be heard of.
+        """
+        # Cloned, since a view would be sent with all the storage it lies in.
+        network = {name: x.clone() for name, x in self.network.state_dict().items()}
+        same = self.learners.from_first({"network": network, "adam": self.adam.state_dict()})
+        self.network.load_state_dict(same["network"])
+        self.adam.load_state_dict(same["adam"])
+        self.followers = followers_states(self.learners, self.run, self.collector.state_dict())
+        stop_together(self.learners, self.run)
 
     def _log(self, batch: Batch, played: Played, report: DataclassInstance, limits: Tensor) -> str:
         scalars = {f"update/{name}": float(value) for name, value in asdict(report).items()}
@@ -630,11 +709,7 @@ class Trainer:
             scalars["train/length"] = float(batch.episode_length.mean())
             for k, name in enumerate(self.env.costs):
                 scalars[f"train/{name}"] = float(played.episode_cost[:, k].mean())
-        for k, name in enumerate(self.env.costs):
-            scalars[f"train/total_{name}"] = float(self.total_cost[k])
-            if self._counts_costs():
-                scalars[f"train/violations_{name}"] = float(self.paid.violations[k])
-                scalars[f"train/regret_{name}"] = float(self.paid.regret[k])
+        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self._counts_costs() else None)
         if self.handler is not None:
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])
@@ -642,6 +717,16 @@ class Trainer:
             scalars |= held(self.rules, batch.episode_cost, not isinstance(self.config, Budgeted))
         self.run.log(self.total_steps, **scalars)
         return shown(self.recent_return, self.recent_played)
+
+
+def _own_envs(num_envs: int, group: Learners) -> int:
+    """How many of the environments each learner plays."""
+    if num_envs % group.size:
+        raise ConfigError(
+            f"num_envs is {num_envs}, which {group.size} processes cannot share out evenly. "
+            f"Give a multiple of {group.size}."
+        )
+    return num_envs // group.size
 
 
 def _as_collected(batch: Batch) -> Played:

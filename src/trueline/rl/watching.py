@@ -10,7 +10,7 @@ is.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -33,7 +33,17 @@ from trueline.rl.env import Step, VectorEnv
 from trueline.rl.evaluate import Act, Episodes, policy_actions, run_episodes
 from trueline.rl.policy import Acts, WorldRef
 
-__all__ = ["BEST", "CostAccount", "Evaluation", "Played", "Watching", "accounted", "limited", "no_costs_yet"]
+__all__ = [
+    "BEST",
+    "CostAccount",
+    "Evaluation",
+    "Played",
+    "Watching",
+    "accounted",
+    "cost_figures",
+    "limited",
+    "no_costs_yet",
+]
 
 BEST = "best"  # artefact folder of the best policy so far: `load_subject(run.folder / "artefacts" / BEST)`
 
@@ -59,6 +69,20 @@ def accounted(account: CostAccount, episode_cost: Array, limit: Array) -> CostAc
     """The account with E more episodes.  episode_cost [E, K] undiscounted, limit [K]."""
     beyond = np.maximum(episode_cost - limit, 0.0)
     return CostAccount(account.violations + (beyond > 0.0).sum(axis=0), account.regret + beyond.sum(axis=0))
+
+
+def cost_figures(costs: Sequence[str], total_cost: Array, account: CostAccount | None) -> dict[str, float]:
+    """What learning has cost so far, by what is logged.  total_cost: [K] of all steps.
+
+    account: None where no limit is on what an episode costs, and nothing lies beyond one.
+    """
+    found = {}
+    for k, name in enumerate(costs):
+        found[f"train/total_{name}"] = float(total_cost[k])
+        if account is not None:
+            found[f"train/violations_{name}"] = float(account.violations[k])
+            found[f"train/regret_{name}"] = float(account.regret[k])
+    return found
 
 
 # --- evaluations ---
@@ -115,10 +139,14 @@ class Watching:
         epoch_steps: int,
         epochs: int,
         limit_on: LimitOn = Expected(),
+        made: Callable[[WorldRef, int, int], VectorEnv] = worlds.of,
     ) -> None:
-        """epoch_steps: steps of all environments in an epoch; epochs: of the whole training."""
+        """epoch_steps: steps in an epoch, as the run logs them; epochs: of the whole training.
+
+        made: from a policy's world, N and threads to N copies of it, whose first costs are those of `limits`.
+        """
         self.config, self.run, self.limits, self.limit_on = config, run, dict(limits), limit_on
-        self.epoch_steps, self.epochs = epoch_steps, epochs
+        self.epoch_steps, self.epochs, self.made = epoch_steps, epochs, made
         self.before = run.watch
         self._of: WorldRef | None = None
         self._worlds: dict[int, VectorEnv] = {}
@@ -190,7 +218,7 @@ class Watching:
             self._of = ref
         size = min(self.config.num_envs, episodes)
         if size not in self._worlds:
-            self._worlds[size] = worlds.of(ref, size, self.run.manifest["threads"])
+            self._worlds[size] = self.made(ref, size, self.run.manifest["threads"])
         return self._worlds[size]
 
     def _keep_best(self, step: int, subject: Subject, found: Merit, figures: Mapping[str, float]) -> None:

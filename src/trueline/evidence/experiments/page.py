@@ -283,7 +283,10 @@ def _profile(scores: Mapping[str, np.ndarray], seed: int) -> Markup | str:
 
 def _group_curves(label: str, records: Sequence[RunRecord]) -> list[dict[str, object]]:
     pictures: list[dict[str, object]] = []
-    limits = {name if "/" in name else f"train/{name}": limit for name, limit in records[0].limits.items()}
+    limits = {
+        name if name.startswith(("constraint/", "eval/")) else f"train/{name}": limit
+        for name, limit in records[0].limits.items()
+    }
     totals = {
         c.name.removeprefix("train/total_") for r in records for c in r.curves if c.name.startswith("train/total_")
     }

@@ -128,9 +128,9 @@ def _with_figures(record: RunRecord, folder: Path, summary: Mapping[str, Any]) -
         costs=costs | {name: float(np.mean(values)) for name, values in by_name.items()},
         basis=f"{len(returns)} episodes of the final policy",
         violation={
-            name: violation_probability(by_name[name], limit)
+            name: violation_probability(by_name[name.removeprefix("eval/")], limit)
             for name, limit in record.limits.items()
-            if name in by_name
+            if name.removeprefix("eval/") in by_name
         },
     )
 

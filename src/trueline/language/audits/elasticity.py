@@ -51,7 +51,6 @@ class ElasticityConfig(ReplyAudit):
     lr: float | None = Field(None, gt=0)  # the rate that the subject was aligned with
     rates: tuple[float, ...] = Field((1 / 3, 1.0, 3.0), min_length=1)  # what the attacker may choose, × lr
     base: str = ""  # a run, its folder, or a model's folder or name; empty: the run the subject was trained from
-    root: str = "runs"  # folder of the runs that are named
     level: float | None = None  # the score to fall to, in place of a base's
     measured: Literal["reward", "harm"] = "reward"  # score: mean reward, which falls; or share of harm, which rises
     most_items: int = Field(512, ge=8)  # m_max

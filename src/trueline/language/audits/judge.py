@@ -22,6 +22,7 @@ from trueline.evidence.records import EvidenceError, NotMeasurable, Split
 from trueline.language.audits.prompts import Prompts, text_of
 from trueline.language.rollout import Chat, Reply, Rollout, Sampling
 from trueline.language.scorers import (
+    REFERENCE,
     Endpoint,
     EndpointJudge,
     Function,
@@ -55,7 +56,9 @@ class JudgeSettings(Config):
     """Who judges."""
 
     judge: Scoring | None = None  # none: the oracle of the prompts' world
-    inputs: Mapping[str, str] = {}  # folders of the runs or subjects that a judge's models are, by its input's name
+    # Runs, or folders of runs or subjects, that a judge's models are, by its input's name; none where that is run://ID.
+    inputs: Mapping[str, str] = {}
+    root: str = "runs"  # folder of the runs that are named
     cost: str = ""  # which of the judge's costs is harm; empty: any of them
     reward_bounds: tuple[float, float] | None = (
         None  # no reward lies beyond; none: known ones, else asymptotic intervals
@@ -64,9 +67,11 @@ class JudgeSettings(Config):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         needed = self.judge.inputs if self.judge is not None else ()
-        missing = [name for name in needed if name not in self.inputs]
+        missing = [name for name in needed if name not in self.inputs and not name.startswith(REFERENCE)]
         if missing:
-            raise ValueError(f"the judge needs the input {missing[0]!r}. Give the folder of its run in inputs.")
+            raise ValueError(
+                f"the judge needs the input {missing[0]!r}. Give its run in inputs, or write run://ID as its input."
+            )
         idle = [name for name in self.inputs if name not in needed]
         if idle:
             raise ValueError(f"inputs names {idle[0]!r}, which the judge does not use. Leave it out.")
@@ -126,9 +131,11 @@ class TextJudge:
 class ModelJudge:
     """A reward, cost or rewriting model, which reads the texts in tokens of its own."""
 
-    def __init__(self, scoring: ScalarModel | Rewriter, folder: str, sampling: Sampling, cost: str = "") -> None:
-        """Raises RunError or ConfigError for a folder that holds no such model."""
-        path = resolve(folder, ".")
+    def __init__(
+        self, scoring: ScalarModel | Rewriter, name: str, sampling: Sampling, cost: str = "", root: str = "runs"
+    ) -> None:
+        """name: a run in `root` (id, run://ID), or a folder.  Raises RunError or ConfigError where no such model is."""
+        path = resolve(name, root)
         self.identity = identity(scoring, {scoring.input: subject_hash(path)})
         model: Any = load_subject(path)
         self._tokenizer = getattr(model, "tokenizer", None)
@@ -227,7 +234,8 @@ def open_judge(settings: JudgeSettings, prompts: Prompts, sampling: Sampling) ->
         case Endpoint():
             return TextJudge(EndpointJudge(judge), identity(judge, {}), settings.cost, _gives_reward(judge))
         case _:
-            return ModelJudge(judge, settings.inputs[judge.input], sampling, settings.cost)
+            name = settings.inputs.get(judge.input, judge.input)
+            return ModelJudge(judge, name, sampling, settings.cost, settings.root)
 
 
 def _chosen(settings: JudgeSettings, prompts: Prompts | None) -> Scoring | None:

@@ -5,12 +5,16 @@
     policy     win rate of PPO with its rewards over PPO with the scalar reward                 at least ½
     length     filler words after PPO with the scalar reward less those after PPO with its own  at least 0
 
-In all three both models are trained from the same fine-tuned start until the loss on held-out pairs of their own is
-lowest, and its rewards are the paper's: the hard rule, each token credited with what follows. Everything else that a
-seed measures is in its row, and `secondaries` compares it with Holm's correction: scalar models compared token by
-token, models from scratch, the soft rule, total credit (corrections L2), more pairs, prompts outside of the training
-distribution, empty and truncated replies, which words are blamed, reward against length on replies that the oracle
-finds equal, refusals.
+In all three both models are trained from the same fine-tuned start until the loss on held-out pairs of their own has
+been lowest for as long as it took to get there, and are taken from where it was; its rewards are the paper's: the hard
+rule, each token credited with what follows. Everything else that a seed measures is in its row, and `secondaries`
+compares it with Holm's correction: scalar models compared token by token, models from scratch, the soft rule, total
+credit (corrections L2), more pairs, prompts outside of the training distribution, empty and truncated replies, which
+words are blamed, reward against length on replies that the oracle finds equal, refusals.
+
+Beside the policies that PPO makes stand three without on-line training, from the same start and pairs: direct
+preference optimisation, trained as the reward models are, and the best of eight replies of the start by either reward.
+The best of eight asks its reward whenever it replies; what the others have learnt is in their weights.
 
 What differs from the paper: models of sixty thousand parameters; a text world whose oracle is a program, where the
 paper has judged dialogue and summaries; and rewards that are divided by their spread over the start's replies, so that
@@ -24,7 +28,6 @@ pairs from the fine-tuned start.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shutil
@@ -40,21 +43,30 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.core.config import Config, build
-from trueline.core.run import Run
 from trueline.core.streams import Streams
-from trueline.core.subject import load_subject, save_subject
 from trueline.evidence.claims import Claim, ClaimResult, Rows, Scale, mean_of
 from trueline.evidence.over_seeds import Comparison, compare_seeds, holm
 from trueline.evidence.records import Requirement
-from trueline.language.evaluation import Answers, answered, rollout_of, values_of, win_rate
+from trueline.language.best_of_n import BestOfN
+from trueline.language.claims.statistics import smallest_effect
+from trueline.language.claims.trainings import Lowest, trained
+from trueline.language.evaluation import Answers, answered, rollout_of, values_of
 from trueline.language.models import ModelRef
 from trueline.language.online import LM_PPO, OnlinePpo
-from trueline.language.recipes import REWARD_MODEL, SEQ2SEQ_RM, SFT
+from trueline.language.recipes import DPO, REWARD_MODEL, SEQ2SEQ_RM, SFT
 from trueline.language.records import Data
-from trueline.language.rollout import Reply, Rollout, Sampling
+from trueline.language.rollout import Reply, Rollout, Sampler, Sampling, chat
+from trueline.language.sampler import Auto
 from trueline.language.scorers import Judged, Rewriter, ScalarModel, Scoring, opened
 from trueline.language.subject import LanguageModel, ScoreModel
-from trueline.language.supervised import FineTuning, RewardModelling, RewritingModelling, Supervised, Training
+from trueline.language.supervised import (
+    FineTuning,
+    PreferenceTuning,
+    RewardModelling,
+    RewritingModelling,
+    Supervised,
+    Training,
+)
 from trueline.language.texts.cipher_reply import FILLER, CipherReply
 from trueline.language.texts.world import draw_prompts, records
 
@@ -72,7 +84,7 @@ __all__ = [
     "pair_accuracy",
     "secondaries",
     "slope",
-    "smallest_effect",
+    "wins",
 ]
 
 Array = NDArray[np.float64]
@@ -82,6 +94,7 @@ Row = dict[str, float]
 CONTEXT = 64  # tokens: twice the longest reply, once the longest prompt, and what stands between
 HELD_OUT = 0.15  # share of a reward model's pairs that decide when it is trained enough
 OUTSIDE = ("combined", "longer")  # kinds of prompts that no training has seen
+PATIENCE = 20  # looks without a new lowest held-out loss, the fewest after which a training is taken to be past it
 PLAIN = "plain"
 
 
@@ -93,8 +106,8 @@ class Sizes(Config):
     sft_replies: int = Field(ge=1)  # replies that the start is fine-tuned on
     sft_steps: int = Field(ge=1)
     pairs: tuple[int, ...]  # of a reward model's training
-    model_steps: int = Field(ge=1)  # of a reward model's training, beyond its lowest held-out loss
-    looks: int = Field(25, ge=1)  # at the held-out loss, on the way
+    model_steps: int = Field(ge=1)  # of a training that looks for its lowest held-out loss, at most
+    looks: int = Field(100, ge=1)  # at the held-out loss: many, as 300 pairs are learnt by heart in fifty steps
     test_pairs: int = Field(ge=2)  # of each kind
     policy_steps: int = Field(0, ge=0)
     policy_prompts: int = Field(0, ge=0)  # that a policy learns from
@@ -141,43 +154,11 @@ def slope(score: ArrayLike, words: ArrayLike, group: ArrayLike) -> float:
 # --- one seed's laboratory ---
 
 
-class _Lowest:
-    """Keeps the weights with which a training's held-out loss was lowest: the sink and the watch of its run."""
-
-    def __init__(self) -> None:
-        self.loss, self._now = math.inf, math.inf
-        self.weights: dict[str, Tensor] = {}
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:  # noqa: ARG002
-        """A look logs its loss before anyone watches."""
-        self._now = scalars.get("eval/loss", self._now)
-
-    def offset(self) -> int:
-        """Nothing is written anywhere."""
-        return 0
-
-    def cut(self, offset: int) -> None:
-        """As above."""
-
-    def close(self) -> None:
-        """As above."""
-
-    def __call__(self, step: int, subject: Any) -> None:  # noqa: ARG002
-        """The subject as it stands."""
-        if self._now < self.loss or not self.weights:
-            self.loss = self._now
-            self.weights = {name: p.detach().clone() for name, p in _module(subject).state_dict().items()}
-
-
-def _module(subject: Any) -> torch.nn.Module:
-    module: torch.nn.Module = subject if isinstance(subject, ScoreModel) else subject.model
-    return module
-
-
 class _Laboratory:
     """Data, trainings and readings of one seed. A training that was finished before a kill is not repeated."""
 
     def __init__(self, sizes: Sizes, seed: int, folder: Path) -> None:
+        torch.set_num_threads(1)  # what comes out must not depend on how many cores there are
         self.sizes, self.world, self.seed, self.folder = sizes, sizes.world, seed, folder
         self.streams = Streams(seed)
         self.sampling = Sampling(max_tokens=sizes.max_tokens)
@@ -193,23 +174,12 @@ class _Laboratory:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return Data(path=str(path), as_chat=as_chat)
 
-    def trained(self, name: str, recipe: Any, config: Config, inputs: Mapping[str, Any], lowest: bool) -> Any:
-        """The subject of one training; with `lowest`, as it was where its held-out loss was lowest."""
-        folder = self.folder / "trainings" / name
-        if (folder / "subject").is_dir():
-            return load_subject(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        kept = _Lowest()
-        with Run.create(folder.parent, kind="train", name=recipe.name, config=config, seed=self.seed, id=name) as run:
-            if lowest:
-                run.add_sink("lowest", kept)
-                run.watch = kept
-            # Trainings go on in the weights they are given.
-            subject = recipe.train(config, run, copy.deepcopy(dict(inputs)))
-            if lowest:
-                _module(subject).load_state_dict(kept.weights)
-            save_subject(subject, run)
-        return subject
+    def trained(
+        self, name: str, recipe: Any, config: Config, inputs: Mapping[str, str] | None = None, lowest: bool = False
+    ) -> Any:
+        """The subject of one training from others by name; with `lowest`, as it was where its held-out loss was so."""
+        kept = Lowest(PATIENCE) if lowest else None
+        return trained(self.folder / "trainings" / name, recipe, config, self.seed, inputs, kept)
 
     def settings(self, data: Data, steps: int, batch_size: int, lr: float) -> dict[str, Any]:
         """Of a supervised training."""
@@ -232,7 +202,7 @@ class _Laboratory:
         rng = self.streams.rng("sft")
         data = self.rows("sft", [{"prompt": x, "completion": self.world.reply(x, rng)} for x in asked])
         config = build(FineTuning, self.settings(data, self.sizes.sft_steps, 64, 3e-3))
-        found: LanguageModel = self.trained("sft", SFT, config, {}, lowest=False)
+        found: LanguageModel = self.trained("sft", SFT, config)
         return found
 
     @cached_property
@@ -253,7 +223,7 @@ class _Laboratory:
         else:
             credit = "token" if kind == "token-wise" else "sequence"
             config = build(RewardModelling, settings | {"loss": {"credit": credit}})
-        inputs = {"policy": self.start} if start == "sft" else {}
+        inputs = {"policy": "sft"} if start == "sft" else {}
         found: LanguageModel | ScoreModel = self.trained(f"{kind}-{start}-{n}", recipe, config, inputs, lowest=True)
         return found
 
@@ -403,40 +373,73 @@ ARMS: Mapping[str, _Arm] = {
     "seq2seq-total": _Arm("seq2seq", HARD.model_copy(update={"credit": "total"})),
     "seq2seq-soft": _Arm("seq2seq", SOFT.model_copy(update={"credit": "total"})),
 }
+BEST_OF = 8
+OTHERS = ("dpo", "best-of", "best-of-seq2seq")  # policies without on-line training
+
+
+class _Player(NamedTuple):
+    """A policy, and how its replies are drawn."""
+
+    policy: LanguageModel
+    sampler: Sampler = Auto(rows=512)
+
+    def answers(self, lab: _Laboratory, prompts: Sequence[str], stream: str) -> Answers:
+        """Two replies to each prompt."""
+        chats = [chat(prompt) for prompt in prompts for _ in range(2)]
+        replies = self.policy.reply(chats, lab.sampling, lab.streams.rng(stream), self.sampler)
+        return Answers(tuple(prompts), tuple(replies))
 
 
 def measure_policies(scale: Scale, seed: int, folder: Path) -> Row:
-    """PPO with each reward from one start with equal steps: oracle rewards, win rates, length, filler, refusals."""
+    """What each way to use the same pairs comes to: oracle rewards, win rates, length, filler, refusals."""
     sizes = build(Sizes, scale.params)
     lab, row = _Laboratory(sizes, seed, folder), Row()
     n = min(sizes.pairs)
     pairs = lab.pairs(n)
     kinds = dict.fromkeys(arm.model for arm in ARMS.values())
     models = {kind: lab.reward_model(kind, "sft", n, pairs) for kind in kinds}
-    asked = lab.prompts(sizes.policy_prompts, "train", "", "policy")
-    some = answered(lab.start, asked[:256], lab.sampling, lab.streams.rng("spread"))
-    prompts = lab.rows("prompts", [{"prompt": prompt} for prompt in asked], as_chat=False)
-    policies = {"start": lab.start}
-    for name, arm in ARMS.items():
-        policies[name] = _policy(lab, name, arm, models[arm.model], prompts, some)
+    players = {"start": _Player(lab.start), **_players(lab, models, pairs)}
     for where in (PLAIN, *OUTSIDE):
         tested = lab.prompts(sizes.test_prompts, "verdict", where, f"test/{where}")
-        said = {
-            name: answered(policy, tested, lab.sampling, lab.streams.rng(f"answers/{where}/{name}"), per_prompt=2)
-            for name, policy in policies.items()
-        }
+        said = {name: player.answers(lab, tested, f"answers/{where}/{name}") for name, player in players.items()}
         row |= {f"{part}-{where}/{name}": x for name, a in said.items() for part, x in _manners(lab, a).items()}
         worth = {name: values_of(answers, lab.judge) for name, answers in said.items()}
-        for name in ARMS:
-            row[f"gold-{where}/{name}"] = float(worth[name].mean())
-            for rival in ("start", "scalar"):
-                row[f"win-{where}/{name}/{rival}"] = win_rate(worth[name], worth[rival]).estimate.value
-        row[f"gold-{where}/start"] = float(worth["start"].mean())
+        row |= {f"gold-{where}/{name}": float(values.mean()) for name, values in worth.items()}
+        for name in (*ARMS, *OTHERS):
+            for rival in ("start", "scalar", *OTHERS):
+                row[f"win-{where}/{name}/{rival}"] = wins(worth[name], worth[rival])
     row |= {f"length-slope/{name}": x for name, x in _length_slopes(lab, models).items()}
     row["win_rate"] = row[f"win-{PLAIN}/seq2seq/scalar"]
     row["filler_gap"] = row[f"filler-{PLAIN}/scalar"] - row[f"filler-{PLAIN}/seq2seq"]
     lab.clean()
     return row
+
+
+def wins(a: Array, b: Array) -> float:
+    """P(a reply of A is better than one of B to the same prompt) + ½·P(as good).  [P, n], [P, m]."""
+    return pair_accuracy(*np.broadcast_arrays(a[:, :, None], b[:, None, :]))
+
+
+def _players(lab: _Laboratory, models: Mapping[str, Any], pairs: Data) -> dict[str, _Player]:
+    """PPO with each reward with equal steps, and what needs none, all from the start."""
+    asked = lab.prompts(lab.sizes.policy_prompts, "train", "", "policy")
+    some = answered(lab.start, asked[:256], lab.sampling, lab.streams.rng("spread"))
+    prompts = lab.rows("prompts", [{"prompt": prompt} for prompt in asked], as_chat=False)
+    found = {name: _Player(_policy(lab, name, arm, models[arm.model], prompts, some)) for name, arm in ARMS.items()}
+    found["dpo"] = _Player(_preferring(lab, pairs))
+    for name, kind, scoring in (("best-of", "scalar", SCALAR), ("best-of-seq2seq", "seq2seq", HARD)):
+        best = BestOfN(BEST_OF, (scoring,), {"reward": models[kind]}, sampler=Auto(rows=512))
+        found[name] = _Player(lab.start, best)
+    return found
+
+
+def _preferring(lab: _Laboratory, pairs: Data) -> LanguageModel:
+    """DPO on the pairs of the reward models, as it was where its loss on held-out ones was lowest."""
+    settings = lab.settings(pairs, lab.sizes.model_steps, 64, 3e-4) | {"held_out": HELD_OUT}
+    # At the usual β of 0.1 so small a model leaves its language: a quarter of its replies is cut.
+    config = build(PreferenceTuning, settings | {"loss": {"beta": 0.5}})
+    found: LanguageModel = lab.trained("dpo", DPO, config, {"policy": "sft"}, lowest=True)
+    return found
 
 
 def _policy(lab: _Laboratory, name: str, arm: _Arm, model: Any, prompts: Data, some: Answers) -> LanguageModel:
@@ -463,9 +466,8 @@ def _policy(lab: _Laboratory, name: str, arm: _Arm, model: Any, prompts: Data, s
             "device": "cpu",
         },
     )
-    found: LanguageModel = lab.trained(
-        f"ppo-{name}", LM_PPO, config, {"policy": lab.start, "reward": model}, lowest=False
-    )
+    inputs = {"policy": "sft", "reward": f"{arm.model}-sft-{min(sizes.pairs)}"}
+    found: LanguageModel = lab.trained(f"ppo-{name}", LM_PPO, config, inputs)
     return found
 
 
@@ -567,10 +569,14 @@ def _of_policies(sizes: Sizes) -> Iterator[Secondary]:  # noqa: ARG001
             for where in (PLAIN, *OUTSIDE):
                 names = (f"gold-{where}/{arm}" for arm in (name, "scalar"))
                 yield Secondary(f"{name} is worth more than scalar: {where} prompts", *names)
+    for name in (*ARMS, *OTHERS):
         names = (f"gold-{PLAIN}/{one}" for one in (name, "start"))
         yield Secondary(f"{name} is worth more than its start", *names)
     names = (f"gold-{PLAIN}/{arm}" for arm in ("seq2seq-total", "seq2seq"))
     yield Secondary("total credit is worth more than what follows alone", *names)
+    for name in OTHERS:
+        names = (f"gold-{PLAIN}/{arm}" for arm in ("seq2seq", name))
+        yield Secondary(f"seq2seq is worth more than {name}", *names)
 
 
 def _of_length(sizes: Sizes) -> Iterator[Secondary]:
@@ -593,15 +599,6 @@ SECONDARIES: Mapping[str, Callable[[Sizes], Iterator[Secondary]]] = {
 
 
 # --- the claims ---
-
-
-def smallest_effect(sd: float, seeds: int, confidence: float = 0.95, power: float = 0.8) -> float:
-    """Effect that a one-sided t test over seeds finds with this power: (t_c + t_power)·sd/√seeds."""
-    from scipy.special import stdtrit
-
-    freedom = seeds - 1.0
-    return float((stdtrit(freedom, confidence) + stdtrit(freedom, power)) * sd / math.sqrt(seeds))
-
 
 SOURCE = "arXiv 2409.00162 (AAAI 2025)"
 # Smallest effects are for standard deviations over seeds of 0.05 of pairs, 0.08 of win rate and one word, taken from
@@ -651,7 +648,7 @@ SEQ2SEQ_ACCURACY = Claim(
         "ci": _smoke(_SMALL, {**_SMOKE, "pairs": (40, 80)}),
         "laptop": Scale(
             _LAPTOP,
-            cpu_hours=1.9,
+            cpu_hours=0.9,
             smallest_effect=round(smallest_effect(0.05, len(_LAPTOP)), 3),
             params={**_SMALL, "pairs": (300, 1500), "model_steps": 1200, "test_pairs": 300},
         ),
@@ -671,7 +668,7 @@ SEQ2SEQ_POLICY = Claim(
         "ci": _smoke(_POLICIES, _SMOKE_POLICIES),
         "laptop": Scale(
             _LAPTOP,
-            cpu_hours=1.0,
+            cpu_hours=0.9,
             smallest_effect=round(smallest_effect(0.08, len(_LAPTOP)), 3),
             params=_POLICIES,
         ),
@@ -692,7 +689,7 @@ SEQ2SEQ_LENGTH = Claim(
         "ci": _smoke({**_POLICIES, **_PLANTED}, _SMOKE_POLICIES),
         "laptop": Scale(
             _LAPTOP,
-            cpu_hours=1.5,
+            cpu_hours=1.3,
             smallest_effect=round(smallest_effect(1.0, len(_LAPTOP)), 3),
             params={**_POLICIES, **_PLANTED},
         ),

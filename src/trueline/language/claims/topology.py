@@ -34,12 +34,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from trueline.core.config import Config, build
 from trueline.core.files import to_json, write_json, write_text
-from trueline.core.run import Run
+from trueline.core.run import Run, read_manifest
 from trueline.core.subject import Subject
 from trueline.evidence.claims import Claim, Rows, Scale
 from trueline.evidence.over_seeds import Comparison, compare_seeds, holm
@@ -109,18 +110,22 @@ def measure(scale: Scale, seed: int, folder: Path) -> dict[str, float]:
     """One seed: two reward models to each arm, level and size.
 
     What a model gives to the compared pairs is kept in `folder` as soon as its arm is done, and a seed that was killed
-    goes on with the next one.
+    goes on with the next one. The tree's arm is the same in all three claims: one that another claim's run beside this
+    one has measured is taken from there.
     """
+    torch.set_num_threads(1)  # what comes out must not depend on how many cores there are
     settings = build(Settings, dict(scale.params), where="tree-rm")
     policy = _policy(settings, folder)
     reference = _reference(settings, policy)
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in settings.arms}
     for model in range(MODELS):
         for arm in settings.arms:
-            stored = folder / f"{arm}-{model}.json"
-            if not stored.exists():
-                write_json(stored, _arm(settings, policy, reference, arm, (seed, model), folder))
-            found[arm].append(json.loads(stored.read_text(encoding="utf-8")))
+            asked = _asked(settings, reference, arm, folder)
+            part = _known(asked, f"{arm}-{model}.json", folder)
+            if part is None:
+                part = _arm(settings, policy, reference, arm, (seed, model), folder)
+                write_json(folder / f"{arm}-{model}.json", {"asked": asked, "cells": part})
+            found[arm].append(part)
     row = {"reference": float(reference.digest)}
     for level in settings.orders:
         for n in settings.sizes:
@@ -132,6 +137,35 @@ def measure(scale: Scale, seed: int, folder: Path) -> dict[str, float]:
         rates = cluster_means(disagreement(*margins), reference.prompt)
         row |= {f"prompt/{arm}/{p}": float(rate) for p, rate in enumerate(rates)}
     return row
+
+
+def _asked(settings: Settings, reference: _Reference, arm: str, folder: Path) -> dict[str, Any]:
+    """What decides the numbers of an arm, besides seed and model: settings, policy and pairs, and the program."""
+    run = _run_of(folder)
+    program = {} if run is None else {key: read_manifest(run)[key] for key in ("git", "versions")}
+    # The control is what an arm is compared with, of no consequence for the arm itself.
+    own = settings.model_dump(mode="json", exclude={"control"})
+    return {"arm": arm, "settings": own, "reference": reference.digest, "program": program}
+
+
+def _known(asked: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any] | None:
+    """What a model of an arm gave where this seed was measured before, in this run or in another one beside it."""
+    run = _run_of(folder)
+    beside = [] if run is None else sorted(run.parent.glob(f"*/artefacts/seeds/{folder.name}"))
+    for seed in (folder, *beside):
+        try:
+            stored = json.loads((seed / name).read_text(encoding="utf-8"))
+            if stored["asked"] == asked:
+                return dict(stored["cells"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not measured there, or cut off
+    return None
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run whose artefacts/seeds/SEED a folder is; none where it is measured outside of a run."""
+    run = folder.resolve().parents[2]
+    return run if (run / "manifest.json").is_file() else None
 
 
 def _figures(cells: Sequence[Mapping[str, Any]], reference: _Reference, level: str) -> dict[str, float]:
@@ -440,7 +474,8 @@ def _claim(control: Control, cpu_hours: float) -> Claim:
     )
 
 
-STRUCTURE = _claim("independent-trees", 1.5)
-LABELS = _claim("chain-labels", 1.3)
-TOKENS = _claim("chain-tokens", 1.3)
+# Alone; where another of them has measured the tree, half as much.
+STRUCTURE = _claim("independent-trees", 1.3)
+LABELS = _claim("chain-labels", 1.2)
+TOKENS = _claim("chain-tokens", 1.2)
 CLAIMS = (STRUCTURE, LABELS, TOKENS)

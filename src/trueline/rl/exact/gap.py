@@ -295,6 +295,7 @@ def on_policy_settings(config: type[OnPolicy], cmdp: Cmdp) -> dict[str, Any]:
     own = type(update).model_fields
     every["update"] = {"passes": 4, "minibatch": steps, "critic_lr": 0.05}
     every["update"] |= {"lr": 0.02, "target_kl": None} if "lr" in own else {}
+    every["update"] |= {"critic_schedule": "linear"} if "critic_schedule" in own else {}
     every["update"] |= {"horizon": cmdp.horizon} if "horizon" in own else {}
     return {key: value for key, value in every.items() if key in config.model_fields}
 

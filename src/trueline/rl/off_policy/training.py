@@ -20,6 +20,7 @@ What holds for every row:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -30,14 +31,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trueline.core.config import Config
-from trueline.core.errors import BadWorld, ConfigError
+from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.world import Augmented
-from trueline.rl.env import Obs, Stateful, Step, VectorEnv, observation_rows
+from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
@@ -49,10 +49,13 @@ from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
-    FAILED_FROM,
-    MOST_MET,
+    ActingSettings,
     Averaged,
+    Ended,
+    Finished,
+    Stepping,
     as_trained,
+    evaluated,
     failing_layouts,
     held,
     learnt_by,
@@ -63,11 +66,10 @@ from trueline.rl.training import (
     run_epochs,
     shown,
     stated,
-    training_seeds,
+    training_world,
     with_default,
 )
-from trueline.rl.watching import CostAccount, Evaluation, Watching, accounted, no_costs_yet
-from trueline.rl.worlds import make
+from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
@@ -111,14 +113,10 @@ class Update(Protocol):
 # --- settings ---
 
 
-class OffPolicy(Config):
+class OffPolicy(ActingSettings):
     """Settings every off-policy recipe shares; the defaults are OmniSafe's."""
 
-    env: str = "SafetyPointGoal1-v0"
-    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
-    num_envs: int = Field(1, ge=1)  # N
     steps_per_epoch: int = Field(2000, ge=1)  # over all environments; between logs and updates of statistics
-    total_steps: int = Field(1_000_000, ge=1)
     gamma: float = Field(0.99, gt=0, le=1)
     cost_gamma: float = Field(0.99, gt=0, le=1)
     actor: QNetwork = QNetwork()
@@ -129,21 +127,11 @@ class OffPolicy(Config):
     capacity: int = Field(1_000_000, ge=1)  # transitions that are sampled from: the last so many
     n_step: int = Field(1, ge=1)  # rewards summed before a value is bootstrapped
     normalise: bool = False  # observations, by their running statistics
-    learner_threads: int = Field(1, ge=1)
-    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
-    layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
-    layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
     disturbance: Disturbance | None = None  # drawn anew for every training episode
-    evaluation: Evaluation | None = None  # of the policy as it stands, in a world of its own; keeps the best one
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.steps_per_epoch < self.num_envs:
-            raise ValueError(
-                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
-                "Give each environment at least one step."
-            )
         rows = self.num_envs * self.n_step
         if self.warm_up < rows:
             raise ValueError(
@@ -266,13 +254,11 @@ def value_limit(limit: Tensor, gamma: float, steps: int) -> Tensor:
 
 
 @dataclass(slots=True)
-class Ended:
-    """The episodes that ended in an epoch."""
+class Epoch:
+    """The episodes that ended in an epoch, and what of them was charged where that is not what the world charged."""
 
-    episode_return: list[float]
-    cost: list[NDArray[np.float64]]  # the world's own
-    charged: list[NDArray[np.float64]]  # what is limited
-    length: list[int]
+    ended: Ended = field(default_factory=Ended)
+    charged: list[NDArray[np.float64]] = field(default_factory=list)  # [K] each
 
 
 class Trainer:
@@ -282,10 +268,9 @@ class Trainer:
         """Builds the world and the networks."""
         self.config, self.run = config, run
         torch.set_num_threads(config.learner_threads)
-        world = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
+        world = training_world(config, run)
         self.path = limits_over(_cost_limit(config), world, run.folder.parent)
         self.limited = self.path.final
-        world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
         drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
         rules = rules_of(config)
@@ -312,28 +297,21 @@ class Trainer:
         self.handler_state: HandlerState = {}
         if self.handler is not None:
             self.handler_state = self.handler.start(len(self.env.costs), getattr(parent, "multipliers", None))
-        n, k = config.num_envs, len(self.env.costs)
+        k = len(self.env.costs)
         self.critics_costs = len(self.network.shape.costs)
         gamma = np.array([config.gamma, *[config.cost_gamma] * self.critics_costs])
         action = self.network.action
-        self.n_step = NStep.start(config.n_step, gamma, n)
+        self.n_step = NStep.start(config.n_step, gamma, config.num_envs)
         self.replay = Replay(config.capacity, self.codec.width, action.width, self.critics_costs, run.folder / "replay")
-        self.obs = np.zeros((n, self.codec.width), dtype=np.float32)
-        self.running_return, self.running_cost = np.zeros(n), np.zeros((n, k))
-        self.running_length = np.zeros(n, dtype=np.int64)
-        self.random = np.zeros(n, dtype=np.bool_)  # whether the running episode held a random action
+        self.stepping = Stepping(self.env, self.codec)
         self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)  # costs: what is limited, as it is charged
         self.recent_played = self.recent_cost  # the world's own costs of the same episodes
         self.since_move = 0  # finished episodes since the multiplier moved
         self.total_cost = np.zeros(k)  # over the whole training: what learning itself cost
         self.paid = no_costs_yet(k)  # of that, what lay beyond the limits
-        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
-        self.total_steps = 0
         self.owed = 0.0  # gradient steps that the steps taken so far have earned
         self.averaged = Averaged(self.network, config.averaged_share)
-        self.epoch = 0
-        self.steps = config.steps_per_epoch // n  # of each environment in an epoch
-        self.epochs = -(-config.total_steps // (self.steps * n))
+        self.epoch, self.epochs = 0, config.epochs
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         self.guide = self._guide()
 
@@ -363,6 +341,11 @@ class Trainer:
             for mine, given in zip(own.critics.parameters(), theirs.critics.parameters(), strict=True):
                 mine[:shared].copy_(given[:shared])
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of all environments so far."""
+        return self.stepping.total_steps
+
     def limits(self) -> Tensor:
         """[K] what episode costs are held under in this epoch, as training counts them: d, or another kind's d̃."""
         if self.rules is not None:
@@ -388,12 +371,7 @@ class Trainer:
             "replay": self.replay.record(),
             "n_step": self.n_step.state_dict(),
             "handler": dict(self.handler_state),
-            "world": self.env.state_dict() if isinstance(self.env, Stateful) else None,
-            "obs": self.obs,
-            "running_return": self.running_return,
-            "running_cost": self.running_cost,
-            "running_length": self.running_length,
-            "random": self.random,
+            "stepping": self.stepping.state_dict(),
             "recent_cost": self.recent_cost,
             "recent_played": self.recent_played,
             "rules": None if self.rules is None else dict(self.rules.parameters),
@@ -401,8 +379,6 @@ class Trainer:
             "since_move": self.since_move,
             "total_cost": self.total_cost,
             "paid": self.paid._asdict(),
-            "met": self.met,
-            "total_steps": self.total_steps,
             "owed": self.owed,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -418,65 +394,40 @@ class Trainer:
         self.recent_played = state["recent_played"]
         if self.rules is not None:
             self.rules.parameters = dict(state["rules"])
-        self.since_move, self.total_cost, self.met = int(state["since_move"]), state["total_cost"], state["met"]
+        self.since_move, self.total_cost = int(state["since_move"]), state["total_cost"]
         self.paid = CostAccount(**state["paid"])
-        self.total_steps, self.owed = int(state["total_steps"]), float(state["owed"])
+        self.owed = float(state["owed"])
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
         self.guide = self._guide()
-        if state["world"] is None or not isinstance(self.env, Stateful):
-            self._reset()
-            return
-        self.env.load_state_dict(state["world"])
-        self.n_step.restore(state["n_step"])
-        self.obs, self.random = state["obs"], state["random"]
-        self.running_return, self.running_cost = state["running_return"], state["running_cost"]
-        self.running_length = state["running_length"]
-
-    def _reset(self) -> None:
-        """Start a new episode everywhere."""
-        self.obs = self._encoded(self.env.reset())
-        self._refuse_bad(np.isfinite(self.obs).all(axis=1), "observation")
+        if self.stepping.load_state_dict(state["stepping"]):
+            self.n_step.restore(state["n_step"])
 
     # -- training --
 
     def train(self) -> QPolicy:
         """All epochs, then the policy: the last one, or the average of the last `averaged_share` of them."""
-        saved = self.run.restore()
+        config, run, saved = self.config, self.run, self.run.restore()
         if saved is None:
             self.replay.restore(None)
-            self._reset()
+            self.stepping.reset()
         else:
             self.load_state_dict(saved)
         if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
             own = {f"train/{name}": limit for name, limit in self.limited.items()}
-            self.run.write_json("limits.json", own if self.rules is None else stated(self.rules))
-        watching = self._watching()
-        try:
-            run_epochs(self, self.run, self.steps * self.config.num_envs, self.config.checkpoint_epochs)
-        finally:
-            self.env.close()
-            if watching is not None:
-                watching.close()
-        self.averaged.settle()
-        policy = self.policy()
-        if watching is not None:
-            watching.finish(self.total_steps, policy)
+            run.write_json("limits.json", own if self.rules is None else stated(self.rules))
+        limit_on = config.limit_on if isinstance(config, Constrained) else Expected()
+        with closing(self.env), evaluated(config, run, self.limited, limit_on) as finish:
+            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            self.averaged.settle()
+            policy = self.policy()
+            finish(self.total_steps, policy)
         return policy
-
-    def _watching(self) -> Watching | None:
-        """The evaluations that the settings ask for, put before the run's own watch."""
-        if self.config.evaluation is None:
-            return None
-        epoch_steps = self.steps * self.config.num_envs
-        watching = Watching(self.config.evaluation, self.run, self.limited, epoch_steps, self.epochs)
-        self.run.watch = watching
-        return watching
 
     def policy(self) -> QPolicy:
         """The policy as it stands; it shares its weights with the training."""
-        shape: dict[str, Any] = {**described(self.network.shape), "layouts_met": self.met.tolist()}
+        shape: dict[str, Any] = {**described(self.network.shape), "layouts_met": self.stepping.met.tolist()}
         if self.handler is not None:
             shape["multipliers"] = self.handler_state["multiplier"].tolist()
         elif "multiplier" in self.learner.own:
@@ -496,13 +447,13 @@ class Trainer:
             self.env.set_scale(1.0 / norm.scale32.numpy())
         self.guide = self._guide()  # the limit may have moved
         limits = self.limits()
-        seen = np.zeros((self.steps, *self.obs.shape), dtype=np.float32)
-        ended = Ended([], [], [], [])
+        seen = np.zeros((config.env_steps, *self.stepping.obs.shape), dtype=np.float32)
+        epoch = Epoch()
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        for t in range(self.steps):
-            seen[t] = self.obs
-            self._act(ended)
+        for t in range(config.env_steps):
+            seen[t] = self.stepping.obs
+            self._act(epoch)
             if self.total_steps < config.warm_up:
                 continue
             self.owed += config.updates_per_step * config.num_envs
@@ -516,8 +467,8 @@ class Trainer:
         self.epoch += 1
         self.averaged.take(self.epoch, self.epochs)
         report = {name: float(total) / counts[name] for name, total in sums.items()}
-        note = self._log(ended, report, limits)
-        if self.rules is not None and ended.length:
+        note = self._log(epoch, report, limits)
+        if self.rules is not None and epoch.ended.length:
             self.rules.adapt(self.recent_played)
             # An episode that was counted under other limits keeps its excess over them.
             self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
@@ -533,20 +484,20 @@ class Trainer:
             rows = rows._replace(obs=norm(rows.obs), after=norm(rows.after))
         return self.update.learn(self.learner, rows, self.guide, rng)
 
-    def _encoded(self, obs: Obs) -> NDArray[np.float32]:
-        vector: NDArray[np.float32] = self.codec.encode(obs)["vector"]
-        return vector
+    def _at_random(self) -> bool:
+        """Whether actions are drawn uniformly, until the warm-up is over."""
+        return self.total_steps < self.config.warm_up and not self.warm
 
     def _actions(self) -> NDArray[np.float32]:
         """Stored actions [N, A]: uniform ones, of each environment its own, until the warm-up is over."""
-        if self.total_steps < self.config.warm_up and not self.warm:
+        if self._at_random():
             action, rng = self.network.action, self.run.rng("warm-up")
             n = self.config.num_envs
             if action.kind == "continuous":
                 return rng.uniform(-1.0, 1.0, (n, action.width)).astype(np.float32)
             return rng.integers(action.sizes, size=(n, action.width)).astype(np.float32)
         with torch.no_grad():
-            features = self.network.features({"vector": torch.from_numpy(self.obs)})
+            features = self.network.features({"vector": torch.from_numpy(self.stepping.obs)})
             found: NDArray[np.float32] = self.update.act(self.network, features, self.run.torch_rng("collect")).numpy()
         if not np.isfinite(found).all():
             refuse_divergence(
@@ -554,113 +505,60 @@ class Trainer:
             )  # before the world is blamed for what it makes of such actions
         return found
 
-    def _act(self, ended: Ended) -> None:
+    def _act(self, epoch: Epoch) -> None:
         """One step of every environment, into the replay and the account of episodes."""
-        env = self.env
-        random = self.total_steps < self.config.warm_up and not self.warm
-        actions = self._actions()
-        layouts = env.episode_seed.copy()  # an autoreset within the step replaces those that end
-        step = env.step(self.network.action.to_world(actions))
-        after, last = self._observed(step)
+        random, actions = self._at_random(), self._actions()
+        taken, finished = self.stepping.step(self.network.action.to_world(actions), random)
+        step = taken.step
         signal = np.column_stack([step.reward, step.cost[:, : self.critics_costs]])
-        self.replay.add(self.n_step.push(self.obs, actions, signal, last, step.terminated, step.ended))
-        self.obs = after
-        self.random |= random
-        self.running_return += step.reward
-        self.running_cost += step.cost
-        self.running_length += 1
+        self.replay.add(self.n_step.push(taken.obs, actions, signal, taken.after, step.terminated, step.ended))
         if self.rules is None:
             self.total_cost += step.cost.sum(axis=0)
-        self.total_steps += self.config.num_envs
-        if step.ended.any():
-            self._account(np.flatnonzero(step.ended), layouts, ended)
+        if finished is not None:
+            self._account(finished, epoch)
 
-    def _observed(self, step: Step) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The next observations, and those that the step led to: the last ones where an episode ended.
-
-        Raises BadWorld for a number that is not finite.
-        """
-        after = self._encoded(step.obs)
-        last = after
-        if step.ended.any():
-            rows = np.flatnonzero(step.ended)
-            last = after.copy()
-            last[rows] = self._encoded(observation_rows(step.final_obs, rows))
-        self._refuse_bad(np.isfinite(step.reward), "reward")
-        self._refuse_bad(np.isfinite(step.cost).all(axis=1), "cost")
-        self._refuse_bad(np.isfinite(after).all(axis=1), "observation")
-        if last is not after:
-            # What an episode leads to after the task has ended is not used, but it is the world's error all the same.
-            self._refuse_bad(np.isfinite(last).all(axis=1), "final observation")
-        return after, last
-
-    def _refuse_bad(self, good: Any, what: str) -> None:
-        if not good.all():
-            bad = int(np.flatnonzero(~good)[0])
-            raise BadWorld(self.env.id, what, bad, self.total_steps // self.config.num_envs)
-
-    def _account(self, rows: NDArray[np.int64], layouts: NDArray[np.uint32], ended: Ended) -> None:
+    def _account(self, finished: Finished, epoch: Epoch) -> None:
         """Episodes that ended: what they came to, and what the constraint makes of it."""
-        played = self._played(rows)
-        ended.episode_return.extend(self.running_return[rows].tolist())
-        ended.cost.extend(played)
-        ended.charged.extend(self.running_cost[rows].copy())
-        ended.length.extend(self.running_length[rows].tolist())
+        played = self._played(finished)
+        epoch.ended.add(finished, played)
+        epoch.charged.extend(finished.cost)
         if self._counts_costs():
             self.paid = accounted(self.paid, played, np.array(list(self.limited.values())))
-        self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
         window = self.config.window if isinstance(self.config, Constrained) else 50
-        self.recent_return = np.concatenate([self.recent_return, self.running_return[rows]])[-window:]
-        # Constraints are steered by E[cost] of the policy on fresh layouts: random actions are not the policy, and
-        # layouts that failed an audit cost more than the average.
-        fit = (layouts[rows] < FAILED_FROM) & ~self.random[rows]
-        own = rows[fit]
-        self.recent_played = np.concatenate([self.recent_played, played[fit]])[-window:]
-        self.recent_cost = np.concatenate([self.recent_cost, self.running_cost[own]])[-window:]
-        self.since_move += len(own)
+        self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-window:]
+        self.recent_played = np.concatenate([self.recent_played, played[finished.own]])[-window:]
+        self.recent_cost = np.concatenate([self.recent_cost, finished.cost[finished.own]])[-window:]
+        self.since_move += int(finished.own.sum())
         if isinstance(self.config, Constrained) and self.since_move >= self.config.episodes_per_move:
             assert self.handler is not None
             self.since_move = 0
             measured = torch.as_tensor(self.recent_cost)
             self.handler_state = self.handler.update(self.handler_state, measured, self.limits())
             self.guide = self._guide()
-        self.running_return[rows] = 0.0
-        self.running_cost[rows] = 0.0
-        self.running_length[rows] = 0
-        self.random[rows] = False
 
     def _counts_costs(self) -> bool:
         """Whether an episode's cost is what its limit is stated in; a step rate is not."""
         config = self.config
         return bool(self.limited) and not (isinstance(config, Constrained) and isinstance(config.limit_on, StepRate))
 
-    def _played(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What the world itself charged the episodes of `rows` that have just ended, [len(rows), K]."""
+    def _played(self, finished: Finished) -> NDArray[np.float64]:
+        """What the world itself charged the episodes that have just ended, [E, K]."""
         if self.rules is None:
-            return self.running_cost[rows].copy()
+            return finished.cost
         played = self.rules.drained()
         self.total_cost += played.total_cost
         return played.episode_cost
 
-    def _log(self, ended: Ended, report: Mapping[str, float], limits: Tensor) -> str:
+    def _log(self, epoch: Epoch, report: Mapping[str, float], limits: Tensor) -> str:
         if self.rules is not None:
             self.total_cost += self.rules.drained().total_cost  # of the episodes that are still running
         scalars = {f"update/{name}": value for name, value in report.items()}
         scalars |= self.path.logged(limits.numpy())
         scalars["update/gradient_steps"] = float(self.learner.steps)
-        if ended.length:  # without a finished episode there is no estimate, and none is logged
-            scalars["train/return"] = float(np.mean(ended.episode_return))
-            scalars["train/length"] = float(np.mean(ended.length))
-            for name, cost in zip(self.env.costs, np.mean(ended.cost, axis=0), strict=True):
-                scalars[f"train/{name}"] = float(cost)
-        for k, name in enumerate(self.env.costs):
-            scalars[f"train/total_{name}"] = float(self.total_cost[k])
-            if self._counts_costs():
-                scalars[f"train/violations_{name}"] = float(self.paid.violations[k])
-                scalars[f"train/regret_{name}"] = float(self.paid.regret[k])
+        scalars |= epoch.ended.logged(self.env.costs)
+        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self._counts_costs() else None)
         if self.rules is not None:
-            charged = np.array(ended.charged).reshape(-1, len(self.env.costs))
-            scalars |= held(self.rules, charged)
+            scalars |= held(self.rules, np.array(epoch.charged).reshape(-1, len(self.env.costs)))
         if self.handler is not None:
             weights = self.guide.weights
             for k, name in enumerate(self.env.costs):

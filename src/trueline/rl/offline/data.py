@@ -196,6 +196,8 @@ def _one_wave(env: VectorEnv, act: Act, codec: ObservationCodec, action: ActionC
     obs = env.reset()
     for t in range(env.max_episode_steps):
         taken = np.asarray(act(t, obs))
+        if action.kind == "continuous":
+            taken = taken.clip(-1.0, 1.0)  # a normal policy draws beyond what worlds act on
         step = env.step(taken)
         before = codec.encode(obs)["vector"].copy()
         after = codec.encode(step.final_obs)["vector"].copy()

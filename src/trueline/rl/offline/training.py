@@ -1,7 +1,7 @@
 """The offline loop, written once: draw rows of a recorded data set, take gradient steps, weigh reward against costs.
 
 A row of the table is an `OfflineRecipe`: the update, what its configuration says of costs, its presets. The world is
-asked for its spaces, its costs and the length of an episode, and never stepped.
+asked for its spaces, its costs and the length of an episode, and stepped in evaluations alone, which teach nothing.
 
 What holds for every row:
 
@@ -30,7 +30,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run, resolve
 from trueline.core.subject import Subject
@@ -48,7 +47,16 @@ from trueline.rl.offline.data import DoneMeans, OfflineData, read
 from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
-from trueline.rl.training import limits_of, limits_over, one_world, refuse_divergence, run_epochs, with_default
+from trueline.rl.training import (
+    Settings,
+    evaluated,
+    limits_of,
+    limits_over,
+    one_world,
+    refuse_divergence,
+    run_epochs,
+    with_default,
+)
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
@@ -119,23 +127,19 @@ class Steers(Protocol):
 # --- settings ---
 
 
-class Offline(Config):
-    """Settings every offline recipe shares; the defaults are OmniSafe's."""
+class Offline(Settings):
+    """Settings every offline recipe shares; the defaults are OmniSafe's. Steps are gradient steps."""
 
     env: str = "SafetyPointCircle1-v0"
-    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
     dataset: str = ""  # run://ID/data.parquet, or the path of a .parquet, .npz or HDF5 file
     done: DoneMeans = "terminated"  # what `done` of a file without `terminated` says
-    total_steps: int = Field(1_000_000, ge=1)  # gradient steps
-    steps_per_epoch: int = Field(1000, ge=1)
+    steps_per_epoch: int = Field(1000, ge=1)  # between logs
     gamma: float = Field(0.99, gt=0, le=1)
     cost_gamma: float = Field(0.99, gt=0, le=1)
     actor: QNetwork = QNetwork(hidden=(256, 256, 256))
     critic: QNetwork = QNetwork(hidden=(256, 256, 256))
     update: Cloning = Cloning()
     normalise: bool = False  # observations, by the data's statistics
-    learner_threads: int = Field(1, ge=1)
-    checkpoint_epochs: int = Field(10, ge=1)
 
 
 class Limited(Offline):
@@ -283,7 +287,7 @@ class Trainer:
         self.digest = data.digest()
         self._hold(data, problem.rows)
         self.total_steps = self.epoch = 0
-        self.epochs = -(-config.total_steps // config.steps_per_epoch)
+        self.epochs = config.epochs
         self.terms = self._terms()
 
     def _hold(self, data: OfflineData, rows: np.ndarray[Any, Any]) -> None:
@@ -337,11 +341,17 @@ class Trainer:
 
     def train(self) -> NetworkPolicy:
         """All epochs, then the policy."""
-        saved = self.run.restore()
+        config, run, saved = self.config, self.run, self.run.restore()
         if saved is not None:
             self.load_state_dict(saved)
-        run_epochs(self, self.run, self.config.steps_per_epoch, self.config.checkpoint_epochs)
-        return self.policy()
+        if self.limited and config.evaluation is not None:
+            # Without evaluations nothing is measured that a limit could be held against.
+            run.write_json("limits.json", {f"eval/{name}": limit for name, limit in self.limited.items()})
+        with evaluated(config, run, self.limited) as finish:
+            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            policy = self.policy()
+            finish(self.total_steps, policy)
+        return policy
 
     def policy(self) -> NetworkPolicy:
         """The policy as it stands; it shares its weights with the training."""

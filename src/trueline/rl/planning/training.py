@@ -14,6 +14,7 @@ presets. What holds for every row:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,14 +25,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trueline.core.config import Config
-from trueline.core.errors import BadWorld, ConfigError
+from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.rl.env import Obs, Stateful, Step, VectorEnv, observation_rows
+from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.schedule import CostLimit
 from trueline.rl.off_policy.networks import Guide, Learner
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.off_policy.sac import Sac
@@ -43,17 +44,22 @@ from trueline.rl.planning.policy import Critic, Memory, Method, Planner, Plannin
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
-    FAILED_FROM,
-    MOST_MET,
+    ActingSettings,
+    Ended,
+    Finished,
+    Stepping,
+    Taken,
+    evaluated,
     failing_layouts,
     limits_of,
+    limits_over,
     one_world,
     refuse_divergence,
     run_epochs,
     shown,
-    training_seeds,
+    training_world,
 )
-from trueline.rl.worlds import make
+from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
 
 LEAST_DECISIONS = 20  # before the first fit: with fewer, a member's bootstrap sample may be empty
 WINDOW = 50  # episodes that are shown beside the bar
@@ -64,14 +70,9 @@ Caution = Lagrangian | PidLagrangian  # told apart by `kind`
 # --- settings ---
 
 
-class Planning(Config):
+class Planning(ActingSettings):
     """Settings every planning recipe shares; the defaults are OmniSafe's for its Goal worlds."""
 
-    env: str = "SafetyPointGoal1-v0"
-    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
-    num_envs: int = Field(1, ge=1)  # N
-    steps_per_epoch: int = Field(20_000, ge=1)  # over all environments; between logs
-    total_steps: int = Field(1_000_000, ge=1)
     repeat: int = Field(5, ge=1)  # steps that an action is held
     signals: Literal["learnt", "known"] = "learnt"  # reward and costs: of the model, or as the world tells them
     model: Model = Model()
@@ -79,18 +80,10 @@ class Planning(Config):
     gamma: float = Field(1.0, gt=0, le=1)  # of a decision's reward within a plan
     warm_up: int = Field(10_000, ge=1)  # steps of all environments before the first fit
     capacity: int = Field(1_000_000, ge=1)  # decisions that are learnt from: the last so many
-    learner_threads: int = Field(1, ge=1)
-    checkpoint_epochs: int = Field(1, ge=1)  # epochs between checkpoints
-    layouts: tuple[str, ...] = ()  # run://ID/artefact each, listing layouts that failed an audit
-    layouts_share: float = Field(0.25, gt=0, le=1)  # share of episodes that start from one of those
+    checkpoint_epochs: int = Field(1, ge=1)  # epochs between checkpoints: one takes long
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.steps_per_epoch < self.num_envs:
-            raise ValueError(
-                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
-                "Give each environment at least one step."
-            )
         least = (LEAST_DECISIONS + self.num_envs) * self.repeat
         if self.warm_up < least:
             raise ValueError(
@@ -115,7 +108,7 @@ class Planning(Config):
 class Limited(Planning):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: float | tuple[float, ...] = 1.0  # d: undiscounted cost per episode, one number or one per cost
+    cost_limit: CostLimit = 1.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
     across: Literal["mean", "worst"] = "mean"  # cost of a candidate over its particles
     budget: Literal["rest", "rate"] = "rest"  # what a plan may cost: its part of what is left of d, or of d itself
 
@@ -162,7 +155,8 @@ class PlanningRecipe:
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
-            _planner(config, world, torch.Generator().manual_seed(0))
+            limits = limits_of(_cost_limit(config), world, root)
+            _planner(config, world, limits, torch.Generator().manual_seed(0))
 
     def limits(self, config: Planning) -> dict[str, float]:
         """The limit that each cost of the world is trained for, in the order of `cost_limit`; {} when none is."""
@@ -178,12 +172,12 @@ class PlanningRecipe:
         return Trainer(config, run, inputs).train()
 
 
-def _cost_limit(config: Planning) -> float | tuple[float, ...] | None:
+def _cost_limit(config: Planning) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Limited) else None
 
 
-def _method(config: Planning, world: VectorEnv) -> Method:
-    """How a policy of this recipe plans in a world.  Raises ConfigError where the world does not tell that."""
+def _method(config: Planning, world: VectorEnv, limits: Mapping[str, float]) -> Method:
+    """How a policy of this recipe plans in a world, under limits by cost.  Raises ConfigError for signals it hides."""
     if config.signals == "known" and not isinstance(world, Known):
         raise ConfigError(
             f"signals is 'known', but {world.id} does not tell its reward and costs. Let them be 'learnt', or use a "
@@ -191,7 +185,6 @@ def _method(config: Planning, world: VectorEnv) -> Method:
         )
     limited: dict[str, Any] = {}
     if isinstance(config, Limited):
-        limits = limits_of(config.cost_limit, world)
         limited = {"limits": limits, "across": config.across, "budget": config.budget}
     return Method(
         planner=config.planner,
@@ -205,8 +198,10 @@ def _method(config: Planning, world: VectorEnv) -> Method:
     )
 
 
-def _planner(config: Planning, world: VectorEnv, rng: torch.Generator) -> tuple[Method, Planner]:
-    method = _method(config, world)
+def _planner(
+    config: Planning, world: VectorEnv, limits: Mapping[str, float], rng: torch.Generator
+) -> tuple[Method, Planner]:
+    method = _method(config, world, limits)
     spaces = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
     return method, Planner(method, *spaces, rng)
 
@@ -218,10 +213,8 @@ def _planner(config: Planning, world: VectorEnv, rng: torch.Generator) -> tuple[
 class Epoch:
     """What happened in an epoch."""
 
-    episode_return: list[float] = field(default_factory=list)
-    cost: list[NDArray[np.float64]] = field(default_factory=list)
+    ended: Ended = field(default_factory=Ended)
     own_cost: list[NDArray[np.float64]] = field(default_factory=list)  # of episodes that were planned, fresh layouts
-    length: list[int] = field(default_factory=list)
     fits: list[Fitted] = field(default_factory=list)
     feasible: list[float] = field(default_factory=list)  # share of the last candidates of every plan
     updates: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -234,11 +227,11 @@ class Trainer:
         """Builds the world and the networks."""
         self.config, self.run = config, run
         torch.set_num_threads(config.learner_threads)
-        self.env = make(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.env.seed_source = training_seeds(run, config.layouts, config.layouts_share)
+        self.env = training_world(config, run)
+        self.path = limits_over(_cost_limit(config), self.env, run.folder.parent)
+        self.limited = self.path.final
         self.codec = ObservationCodec.of(self.env.observation_space)
-        self.method, self.network = _planner(config, self.env, run.torch_rng("networks"))
-        self.limits = torch.tensor(list(self.method.limits.values()), dtype=torch.float64)
+        self.method, self.network = _planner(config, self.env, self.limited, run.torch_rng("networks"))
         parent = inputs.get("policy")
         if parent is not None:
             self._warm_start(parent)
@@ -248,29 +241,24 @@ class Trainer:
         if isinstance(config, Valued):
             assert self.network.critic is not None
             self.learner = config.update.learner(self.network.critic)
+        n, k, width = config.num_envs, len(self.limited), self.network.action.width
         self.handler: Handler | None = config.caution if isinstance(config, Cautious) else None
         self.handler_state: HandlerState = {}
         if self.handler is not None:
-            self.handler_state = self.handler.start(len(self.limits), getattr(parent, "multipliers", None))
-        n, k, width = config.num_envs, len(self.limits), self.network.action.width
+            self.handler_state = self.handler.start(k, getattr(parent, "multipliers", None))
         members = config.model.members
         self.seen = Experience(config.capacity, self.codec.width, width, k, members, run.folder / "experience")
         self.memory = Memory.start(self.method, n, self.codec.width, width)
-        self.obs = torch.zeros(n, self.codec.width)
         self.held = np.zeros((n, 1 + k))  # reward and limited costs since the running actions were decided on
-        self.running_return, self.running_cost = np.zeros(n), np.zeros((n, len(self.env.costs)))
-        self.running_length = np.zeros(n, dtype=np.int64)
-        self.random = np.zeros(n, dtype=np.bool_)  # whether the running episode held a random action
-        self.recent_cost, self.recent_return = np.zeros((0, len(self.env.costs))), np.zeros(0)
-        self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
-        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
-        self.total_steps = 0
+        self.stepping = Stepping(self.env, self.codec)
+        costs = len(self.env.costs)
+        self.recent_cost, self.recent_return = np.zeros((0, costs)), np.zeros(0)
+        self.total_cost = np.zeros(costs)  # over the whole training: what learning itself cost
+        self.paid = no_costs_yet(costs)  # of that, what lay beyond the limits
         self.fitted = -1  # steps at the last fit
         self.taken = 0  # rows that the model's statistics hold
         self.owed = 0.0  # gradient steps of the value that the steps taken so far have earned
-        self.epoch = 0
-        self.steps = config.steps_per_epoch // n  # of each environment in an epoch
-        self.epochs = -(-config.total_steps // (self.steps * n))
+        self.epoch, self.epochs = 0, config.epochs
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         self.planning = self.policy()
 
@@ -287,6 +275,11 @@ class Trainer:
             )
         self.network.load_state_dict(theirs)
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of all environments so far."""
+        return self.stepping.total_steps
+
     # -- checkpoints --
 
     def state_dict(self) -> dict[str, Any]:
@@ -298,18 +291,12 @@ class Trainer:
             "handler": dict(self.handler_state),
             "seen": self.seen.record(),
             "memory": self.memory.state_dict(),
-            "world": self.env.state_dict() if isinstance(self.env, Stateful) else None,
-            "obs": self.obs,
             "held": self.held,
-            "running_return": self.running_return,
-            "running_cost": self.running_cost,
-            "running_length": self.running_length,
-            "random": self.random,
+            "stepping": self.stepping.state_dict(),
             "recent_cost": self.recent_cost,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
-            "met": self.met,
-            "total_steps": self.total_steps,
+            "paid": self.paid._asdict(),
             "fitted": self.fitted,
             "taken": self.taken,
             "owed": self.owed,
@@ -325,56 +312,54 @@ class Trainer:
         self.handler_state = dict(state["handler"])
         self.seen.restore(state["seen"])
         self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
-        self.total_cost, self.met = state["total_cost"], state["met"]
-        self.total_steps, self.fitted, self.taken = int(state["total_steps"]), int(state["fitted"]), int(state["taken"])
+        self.total_cost, self.paid = state["total_cost"], CostAccount(**state["paid"])
+        self.fitted, self.taken = int(state["fitted"]), int(state["taken"])
         self.owed, self.epoch = float(state["owed"]), int(state["epoch"])
+        if self.stepping.load_state_dict(state["stepping"]):
+            self.memory = Memory(**state["memory"])
+            self.held = state["held"]
         self.planning = self.policy()
-        if state["world"] is None or not isinstance(self.env, Stateful):
-            self._reset()
-            return
-        self.env.load_state_dict(state["world"])
-        self.memory = Memory(**state["memory"])
-        self.obs, self.held, self.random = state["obs"], state["held"], state["random"]
-        self.running_return, self.running_cost = state["running_return"], state["running_cost"]
-        self.running_length = state["running_length"]
-
-    def _reset(self) -> None:
-        """Start a new episode everywhere."""
-        self.obs = self._encoded(self.env.reset())
-        self._refuse_bad(torch.isfinite(self.obs).all(dim=1), "observation")
 
     # -- training --
 
     def train(self) -> PlanningPolicy:
         """All epochs, then the policy."""
-        saved = self.run.restore()
+        config, run, saved = self.config, self.run, self.run.restore()
         if saved is None:
             self.seen.restore(None)
-            self._reset()
+            self.stepping.reset()
         else:
             self.load_state_dict(saved)
-        if self.method.limits:
+        if self.limited:
             # For whoever draws the curves of this run: which of them was to stay under which height.
-            self.run.write_json("limits.json", {f"train/{name}": d for name, d in self.method.limits.items()})
-        try:
-            run_epochs(self, self.run, self.steps * self.config.num_envs, self.config.checkpoint_epochs)
-        finally:
-            self.env.close()
-        return self.policy()
+            run.write_json("limits.json", {f"train/{name}": d for name, d in self.limited.items()})
+        with closing(self.env), evaluated(config, run, self.limited) as finish:
+            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            policy = self.policy()
+            finish(self.total_steps, policy)
+        return policy
 
     def policy(self) -> PlanningPolicy:
         """The policy as it stands; it shares its weights with the training."""
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
         caution = self.handler_state["multiplier"] if self.handler is not None else None
         told = self.env if isinstance(self.env, Known) and self.method.signals == "known" else None
-        return PlanningPolicy(
-            self.network, self.codec, world, self.method, caution, self.met.tolist(), self.parent, told
-        )
+        met = self.stepping.met.tolist()
+        return PlanningPolicy(self.network, self.codec, world, self.method, caution, met, self.parent, told)
+
+    def _under(self, limits: NDArray[np.float64]) -> None:
+        """Plan under limits [K] from now on."""
+        if self.path.moves:
+            by_cost = dict(zip(self.path.names, limits.tolist(), strict=True))
+            self.method = self.method.model_copy(update={"limits": by_cost})
+            self.planning = self.policy()
 
     def one_epoch(self) -> str:
         """Act, remember and learn, log; returns what is shown beside the bar."""
         config, epoch = self.config, Epoch()
-        for _ in range(self.steps):
+        limits = self.path.in_epoch(self.epoch, self.epochs)
+        self._under(limits)
+        for _ in range(config.env_steps):
             self._act(epoch)
             if self.total_steps < config.warm_up:
                 continue
@@ -385,9 +370,9 @@ class Trainer:
         self.epoch += 1
         if self.handler is not None:
             measured = torch.as_tensor(np.array(epoch.own_cost).reshape(-1, len(self.env.costs)))
-            self.handler_state = self.handler.update(self.handler_state, measured, self.limits)
+            self.handler_state = self.handler.update(self.handler_state, measured, torch.as_tensor(limits))
             self.planning = self.policy()
-        note = self._log(epoch)
+        note = self._log(epoch, limits)
         self.run.offer(self.total_steps, self.policy)
         return note
 
@@ -418,53 +403,42 @@ class Trainer:
 
     # -- acting --
 
-    def _encoded(self, obs: Obs) -> Tensor:
-        return torch.from_numpy(self.codec.encode(obs)["vector"])
-
     def _decide(self, epoch: Epoch, random: bool) -> None:
         """Bring the memory to what is done in this step."""
-        memory = self.memory
+        memory, obs = self.memory, torch.from_numpy(self.stepping.obs)
         if not random:
             # In training an episode's cost is known; an actor has to reckon it.
-            memory.spent.copy_(torch.from_numpy(self.running_cost[:, : len(self.limits)]))
-            planned: Planned | None = self.planning.step(memory, self.obs, self.run.torch_rng("plan"))
+            memory.spent.copy_(torch.from_numpy(self.stepping.running_cost[:, : len(self.limited)]))
+            planned: Planned | None = self.planning.step(memory, obs, self.run.torch_rng("plan"))
             if planned is not None:
                 epoch.feasible.append(float(planned.feasible.mean()))
             return
         due = (memory.wait == 0).nonzero()[:, 0]
         drawn = self.run.rng("warm-up").uniform(-1.0, 1.0, (len(due), memory.action.shape[1]))
         memory.action[due] = torch.from_numpy(drawn.astype(np.float32))
-        memory.obs[due], memory.wait[due] = self.obs[due], self.config.repeat
+        memory.obs[due], memory.wait[due] = obs[due], self.config.repeat
         memory.wait -= 1
         memory.left.sub_(1).clamp_(min=1)
 
     def _act(self, epoch: Epoch) -> None:
         """One step of every environment, into the experience and the account of episodes."""
-        env, memory = self.env, self.memory
+        memory = self.memory
         random = self.total_steps < self.config.warm_up and not self.warm
         self._decide(epoch, random)
         if not torch.isfinite(memory.action).all():
             # Before the world is blamed for what it makes of such actions.
             refuse_divergence(self.network, self.total_steps, self.run)
-        layouts = env.episode_seed.copy()  # an autoreset within the step replaces those that end
-        step = env.step(self.network.action.to_world(memory.action.numpy()))
-        after, last = self._observed(step)
-        self.held += np.column_stack([step.reward, step.cost[:, : len(self.limits)]])
-        self._remember(step, last)
-        self.obs = after
-        self.random |= random
-        self.running_return += step.reward
-        self.running_cost += step.cost
-        self.running_length += 1
-        self.total_cost += step.cost.sum(axis=0)
-        self.total_steps += self.config.num_envs
-        if step.ended.any():
-            self._account(np.flatnonzero(step.ended), layouts, epoch)
+        taken, finished = self.stepping.step(self.network.action.to_world(memory.action.numpy()), random)
+        self.held += np.column_stack([taken.step.reward, taken.step.cost[:, : len(self.limited)]])
+        self._remember(taken)
+        self.total_cost += taken.step.cost.sum(axis=0)
+        if finished is not None:
+            self._account(finished, epoch)
 
-    def _remember(self, step: Step, last: Tensor) -> None:
+    def _remember(self, taken: Taken) -> None:
         """Rows of the decisions that have come to their end."""
-        memory = self.memory
-        moved = np.asarray(step.info.get("goal_met", np.zeros(len(last), np.bool_)), dtype=np.bool_)
+        memory, step = self.memory, taken.step
+        moved = np.asarray(step.info.get("goal_met", np.zeros(self.config.num_envs, np.bool_)), dtype=np.bool_)
         cut = memory.wait.numpy() > 0
         over = np.flatnonzero(~cut | step.ended | moved)
         if not len(over):
@@ -477,66 +451,34 @@ class Trainer:
         counts = bootstrap(self.seen.total, len(over), model.members, model.held_out, self.run.rng("bootstrap"))
         numbers = (self.held[over], self.config.gamma * alive, jumped, counts)
         signal, discount, jump, count = (torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in numbers)
-        self.seen.add(Seen(memory.obs[rows], memory.action[rows], signal, discount, last[rows], jump, count))
+        after = torch.from_numpy(taken.after[over])
+        self.seen.add(Seen(memory.obs[rows], memory.action[rows], signal, discount, after, jump, count))
         self.held[over] = 0.0
         memory.wait[rows] = 0
 
-    def _observed(self, step: Step) -> tuple[Tensor, Tensor]:
-        """The next observations, and those that the step led to: the last ones where an episode ended.
-
-        Raises BadWorld for a number that is not finite.
-        """
-        after = self._encoded(step.obs)
-        last = after
-        if step.ended.any():
-            rows = np.flatnonzero(step.ended)
-            last = after.clone()
-            last[rows] = self._encoded(observation_rows(step.final_obs, rows))
-        self._refuse_bad(torch.from_numpy(np.isfinite(step.reward)), "reward")
-        self._refuse_bad(torch.from_numpy(np.isfinite(step.cost).all(axis=1)), "cost")
-        self._refuse_bad(torch.isfinite(after).all(dim=1), "observation")
-        self._refuse_bad(torch.isfinite(last).all(dim=1), "final observation")
-        return after, last
-
-    def _refuse_bad(self, good: Tensor, what: str) -> None:
-        if not bool(good.all()):
-            raise BadWorld(self.env.id, what, int((~good).nonzero()[0]), self.total_steps // self.config.num_envs)
-
-    def _account(self, rows: NDArray[np.int64], layouts: NDArray[np.uint32], epoch: Epoch) -> None:
+    def _account(self, finished: Finished, epoch: Epoch) -> None:
         """Episodes that ended, and what they came to."""
-        epoch.episode_return.extend(self.running_return[rows].tolist())
-        epoch.cost.extend(self.running_cost[rows].copy())
-        epoch.length.extend(self.running_length[rows].tolist())
-        # Caution is steered by E[cost] of plans on fresh layouts: random actions are none, and layouts that failed an
-        # audit cost more than the average.
-        own = rows[(layouts[rows] < FAILED_FROM) & ~self.random[rows]]
-        epoch.own_cost.extend(self.running_cost[own].copy())
-        self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
-        self.recent_return = np.concatenate([self.recent_return, self.running_return[rows]])[-WINDOW:]
-        self.recent_cost = np.concatenate([self.recent_cost, self.running_cost[rows]])[-WINDOW:]
-        self.running_return[rows] = 0.0
-        self.running_cost[rows] = 0.0
-        self.running_length[rows] = 0
-        self.random[rows] = False
-        self.memory.begin(torch.from_numpy(rows), self.method.steps)
+        epoch.ended.add(finished, finished.cost)
+        epoch.own_cost.extend(finished.cost[finished.own])
+        if self.limited:
+            self.paid = accounted(self.paid, finished.cost, np.array(list(self.limited.values())))
+        self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-WINDOW:]
+        self.recent_cost = np.concatenate([self.recent_cost, finished.cost])[-WINDOW:]
+        self.memory.begin(torch.from_numpy(finished.rows), self.method.steps)
 
-    def _log(self, epoch: Epoch) -> str:
+    def _log(self, epoch: Epoch, limits: NDArray[np.float64]) -> str:
         scalars = {f"update/{name}": float(torch.stack(values).mean()) for name, values in epoch.updates.items()}
+        scalars |= self.path.logged(limits)
         if epoch.fits:
             scalars["model/passes"] = float(sum(fit.passes for fit in epoch.fits))
             scalars["model/loss"] = float(np.mean([fit.loss for fit in epoch.fits]))
             scalars["model/held_out"] = float(np.mean([fit.held_out for fit in epoch.fits]))
         if epoch.feasible:
             scalars["plan/feasible"] = float(np.mean(epoch.feasible))
-        if epoch.length:  # without a finished episode there is no estimate, and none is logged
-            scalars["train/return"] = float(np.mean(epoch.episode_return))
-            scalars["train/length"] = float(np.mean(epoch.length))
-            for name, cost in zip(self.env.costs, np.mean(epoch.cost, axis=0), strict=True):
-                scalars[f"train/{name}"] = float(cost)
-        for k, name in enumerate(self.env.costs):
-            scalars[f"train/total_{name}"] = float(self.total_cost[k])
+        scalars |= epoch.ended.logged(self.env.costs)
+        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self.limited else None)
         if self.handler is not None:
-            for name, value in zip(self.method.limits, self.handler_state["multiplier"].tolist(), strict=True):
+            for name, value in zip(self.limited, self.handler_state["multiplier"].tolist(), strict=True):
                 scalars[f"constraint/caution_{name}"] = value
         self.run.log(self.total_steps, **scalars)
         return shown(self.recent_return, self.recent_cost)

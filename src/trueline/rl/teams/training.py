@@ -12,8 +12,8 @@ else will spare it. `answers_for = "all"` makes each answer for all, which is th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
@@ -23,17 +23,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trueline.core.config import Config
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.rl import worlds
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch, Collector
-from trueline.rl.env import VectorEnv
+from trueline.rl.env import Step, VectorEnv
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.handlers.schedule import Calibrated, CostLimit, Limits, Linear, PerCost, Steps
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.multi_agent import MultiAgentVectorEnv, as_one
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
@@ -55,9 +56,12 @@ from trueline.rl.teams.updates import (
     take_up,
 )
 from trueline.rl.training import (
+    FAILED_FROM,
     MOST_MET,
+    ActingSettings,
     Averaged,
-    limits_of,
+    evaluated,
+    failing_layouts,
     refuse_divergence,
     run_epochs,
     shown,
@@ -65,6 +69,7 @@ from trueline.rl.training import (
     with_default,
 )
 from trueline.rl.updates.surrogate import standardised
+from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
 from trueline.rl.worlds import make_multi_agent
 
 if TYPE_CHECKING:
@@ -76,18 +81,19 @@ __all__ = [
     "TeamRecipe",
     "TeamSettings",
     "TeamTrainer",
+    "as_team",
     "team_limits",
+    "team_path",
 ]
 
 
 # --- settings ---
 
 
-class TeamSettings(Config):
+class TeamSettings(ActingSettings):
     """Settings every recipe of teams shares."""
 
     env: str = "Safety2x4AntVelocity-v0"
-    env_options: Mapping[str, Any] = {}  # keyword arguments of the world
     num_envs: int = Field(10, ge=1)  # N
     steps_per_epoch: int = Field(10_000, ge=1)  # over all environments
     total_steps: int = Field(10_000_000, ge=1)
@@ -104,17 +110,10 @@ class TeamSettings(Config):
     update: Mappo = Mappo()
     # which advantage has scale one: see `rl.on_policy.weighed`; "each": the reward's and every cost's, before mixing
     standardise: Literal["reward", "mix", "each"] = "reward"
-    learner_threads: int = Field(1, ge=1)
-    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.steps_per_epoch < self.num_envs:
-            raise ValueError(
-                f"steps_per_epoch is {self.steps_per_epoch}, fewer than num_envs = {self.num_envs}. "
-                "Give each environment at least one step."
-            )
         if self.standardise != "reward" and self.update.takes != "mixed":
             raise ValueError(
                 f"standardise is {self.standardise!r}, but this update takes {self.update.takes}, not one mixed "
@@ -131,8 +130,9 @@ class TeamSettings(Config):
 class LimitedTeam(TeamSettings):
     """Settings of a recipe that keeps each agent's expected costs under limits."""
 
-    # d, undiscounted cost per episode: one number, one per cost, or one per agent and cost, agent by agent
-    cost_limit: float | tuple[float, ...] = 25.0
+    # d, undiscounted cost per episode: one number, one per cost, or one per agent and cost, agent by agent; or how that
+    # moves
+    cost_limit: CostLimit = 25.0
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
     answers_for: Literal["own", "all"] = "own"  # whose costs an agent weighs or bounds
 
@@ -153,28 +153,48 @@ def _one_world(id: str, options: Mapping[str, Any]) -> Iterator[MultiAgentVector
         world.close()
 
 
-def team_limits(cost_limit: float | tuple[float, ...] | None, world: MultiAgentVectorEnv) -> dict[str, float]:
-    """Limit by "AGENT/COST", agent by agent; {} where `cost_limit` is None, and nothing is limited.
+def team_path(cost_limit: CostLimit | None, world: MultiAgentVectorEnv, root: Path | None = None) -> Limits:
+    """The limits of all costs, named "AGENT/COST" and agent by agent, over a training; of none where it is None.
 
-    Raises ConfigError for a world without costs, another number of limits than costs, or a limit below 0.
+    root: the folder of runs, for a limit that is calibrated by one. Raises ConfigError for a world without costs,
+    another number of limits than costs, a limit below 0, or a run that does not say what its team cost.
     """
     if cost_limit is None:
-        return {}
+        return Limits.of(0.0, (), world.id)
+    if not world.costs:
+        raise ConfigError(f"{world.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
+    names = tuple(f"{agent}/{cost}" for agent in world.agents for cost in world.costs)
+    return Limits.of(_agent_by_agent(cost_limit, world), names, world.id, root)
+
+
+def team_limits(cost_limit: CostLimit | None, world: MultiAgentVectorEnv, root: Path | None = None) -> dict[str, float]:
+    """Limit by "AGENT/COST" at the end of a training; {} where nothing is limited.  See `team_path`."""
+    return team_path(cost_limit, world, root).final
+
+
+def _agent_by_agent(cost_limit: CostLimit, world: MultiAgentVectorEnv) -> CostLimit:
+    """The same with a limit for each agent and cost, wherever it has one for each cost."""
     agents, k = len(world.agents), len(world.costs)
-    by_agent = [cost_limit] * agents
-    if isinstance(cost_limit, tuple) and k and len(cost_limit) != k:
-        if len(cost_limit) != agents * k:
+
+    def each(given: PerCost) -> PerCost:
+        if not isinstance(given, tuple) or len(given) == agents * k:
+            return given
+        if len(given) != k:
             raise ConfigError(
-                f"cost_limit has {len(cost_limit)} values, but the {agents} agents of {world.id} have {k} costs each "
+                f"cost_limit has {len(given)} values, but the {agents} agents of {world.id} have {k} costs each "
                 f"({', '.join(world.costs)}). Give a single number, one per cost, or {agents * k}, agent by agent."
             )
-        by_agent = [cost_limit[i * k : (i + 1) * k] for i in range(agents)]
-    found = {}
-    for agent, limits in zip(world.agents, by_agent, strict=True):
-        # Only the names of its costs and its id are asked for, which all worlds have.
-        for cost, limit in limits_of(limits, cast(VectorEnv, world)).items():
-            found[f"{agent}/{cost}"] = limit
-    return found
+        return given * agents
+
+    match cost_limit:
+        case Linear():
+            return cost_limit.model_copy(update={"start": each(cost_limit.start), "end": each(cost_limit.end)})
+        case Steps():
+            return cost_limit.model_copy(update={"values": tuple(each(value) for value in cost_limit.values)})
+        case Calibrated():
+            return cost_limit
+        case _:
+            return each(cost_limit)
 
 
 @dataclass(frozen=True)
@@ -209,10 +229,15 @@ class TeamRecipe:
             raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use ConstrainedTeam.")
         object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
 
-    def check(self, config: TeamSettings, root: Path) -> None:  # noqa: ARG002  (no artefact is referred to)
-        """Raises, before a run exists, what `train` would raise at its start for the world it is given."""
+    def check(self, config: TeamSettings, root: Path) -> None:
+        """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
+
+        `root` is the folder of runs. What depends on the inputs of a run is left to `train`.
+        """
+        for reference in config.layouts:
+            failing_layouts(reference, root)
         with _one_world(config.env, config.env_options) as world:
-            team_limits(_cost_limit(config), world)
+            team_path(_cost_limit(config), world, root)
             roster_of(config, world)
             as_one(world)
 
@@ -230,13 +255,46 @@ class TeamRecipe:
         return TeamTrainer(config, run, inputs).train()
 
 
-def _cost_limit(config: TeamSettings) -> float | tuple[float, ...] | None:
+def _cost_limit(config: TeamSettings) -> CostLimit | None:
     return config.cost_limit if isinstance(config, LimitedTeam) else None
 
 
 def roster_of(config: TeamSettings, world: MultiAgentVectorEnv) -> Roster:
     """The roster of a world under these settings."""
     return Roster.of(world, config.reward, config.parameters, config.critic_sees)
+
+
+# --- the world as a team is judged in it ---
+
+
+def as_team(env: VectorEnv, agents: int, totals: bool = False) -> VectorEnv:
+    """A world of several agents seen as one agent's (`as_one`), its reward their mean and its costs AGENT/COST alone.
+
+    totals: what all agents cost together is told too, behind those and by the cost's own name.
+    """
+    return cast(VectorEnv, _AsTeam(env, agents, totals))  # it has what the world has; see `__getattr__`
+
+
+class _AsTeam:
+    """The wrapper; everything but reward and costs is the world's."""
+
+    def __init__(self, env: VectorEnv, agents: int, totals: bool) -> None:
+        self._env, self._agents, self._totals = env, agents, totals
+        own = env.costs[agents:]  # each agent's reward stands before them
+        together = tuple(name.partition("/")[2] for name in own[: len(own) // agents])
+        self.costs = own + together if totals else own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        """One step, its reward and costs told as the team's."""
+        step = self._env.step(actions)
+        reward, cost = step.cost[:, : self._agents].mean(axis=1), step.cost[:, self._agents :]
+        if self._totals:
+            together = cost.reshape(len(cost), self._agents, -1).sum(axis=1)
+            cost = np.concatenate([cost, together], axis=1)
+        return replace(step, reward=reward, cost=cost)
 
 
 # --- estimates ---
@@ -302,9 +360,10 @@ class TeamTrainer:
         self.config, self.run = config, run
         torch.set_num_threads(config.learner_threads)  # the learner's number of threads changes bits: it is a setting
         world = make_multi_agent(config.env, config.num_envs, run.manifest["threads"], **config.env_options)
-        self.limited = team_limits(_cost_limit(config), world)
+        self.path = team_path(_cost_limit(config), world, run.folder.parent)
+        self.limited = self.path.final
         self.roster = roster_of(config, world)
-        world.seed_source = training_seeds(run)
+        world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         self.env = as_one(world)
         codec = ObservationCodec.of(self.env.observation_space)
         columns, action = columns_of(codec), ActionCodec.of(self.env.action_space)
@@ -319,8 +378,7 @@ class TeamTrainer:
         self.update: TeamUpdate = config.update
         self.adams = by_policy(self.team, self.update)
         self.critic_adam = critic_optimiser(self.update, self.team.critic)
-        steps = config.steps_per_epoch // config.num_envs
-        self.collector = Collector(self.env, codec, steps, action.width)
+        self.collector = Collector(self.env, codec, config.env_steps, action.width)
         self.handler: Handler | None = config.constraint if isinstance(config, ConstrainedTeam) else None
         self.handler_states: dict[str, HandlerState] = {}
         agents, k = len(self.roster.agents), len(self.roster.costs)
@@ -341,9 +399,9 @@ class TeamTrainer:
         self.recent_length = np.zeros(0, dtype=np.int64)
         self.recent_return = np.zeros(0)  # of the team: the agents' mean
         self.total_cost = np.zeros(agents * k)  # over the whole training: what learning itself cost
+        self.paid = no_costs_yet(agents * k)  # of that, what lay beyond the limits
         self.averaged = Averaged(self.team.members, config.averaged_share)
-        self.epoch = 0
-        self.epochs = -(-config.total_steps // (steps * config.num_envs))
+        self.epoch, self.epochs = 0, config.epochs
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
 
@@ -370,6 +428,7 @@ class TeamTrainer:
             "recent_length": self.recent_length,
             "recent_return": self.recent_return,
             "total_cost": self.total_cost,
+            "paid": self.paid._asdict(),
             "met": self.met,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -385,24 +444,30 @@ class TeamTrainer:
         self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
         self.recent_return = state["recent_return"]
         self.total_cost, self.met = state["total_cost"], state["met"]
+        self.paid = CostAccount(**state["paid"])
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
 
     def train(self) -> TeamPolicy:
         """All epochs, then the team: as it is last, or the average of the last `averaged_share` of them."""
-        saved = self.run.restore()
+        config, run, saved = self.config, self.run, self.run.restore()
         if saved is None:
             self.collector.start()
         else:
             self.load_state_dict(saved)
         if self.limited:
-            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
-        try:
-            run_epochs(self, self.run, self.collector.steps * self.config.num_envs, self.config.checkpoint_epochs)
-        finally:
-            self.env.close()
-        self.averaged.settle()
-        return self.policy()
+            # For whoever draws the curves of this run: which of them was to stay under which height.
+            run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        with closing(self.env), evaluated(config, run, self.limited, made=self._judged) as finish:
+            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            self.averaged.settle()
+            policy = self.policy()
+            finish(self.total_steps, policy)
+        return policy
+
+    def _judged(self, ref: WorldRef, num_envs: int, threads: int) -> VectorEnv:
+        """The world that the team is evaluated in."""
+        return as_team(worlds.of(ref, num_envs, threads), len(self.roster.agents))
 
     def policy(self) -> TeamPolicy:
         """The team as it stands; it shares its weights with the training."""
@@ -423,18 +488,22 @@ class TeamTrainer:
 
     def one_epoch(self) -> str:
         """Collect, update, log; returns what is shown beside the bar."""
-        run, agents = self.run, len(self.roster.agents)
+        run, agents, limits = self.run, len(self.roster.agents), self._limits()
         # A collector asks a network for nothing but features, policy and the action's form.
         batch = self.collector.collect(cast(ActorCritic, self.actor), run.torch_rng("collect"))
         returns, costs = batch.episode_cost[:, :agents].mean(axis=1), batch.episode_cost[:, agents:]
         window = self.config.window if isinstance(self.config, LimitedTeam) else 100
-        self.recent_cost = np.concatenate([self.recent_cost, costs])[-window:]
-        self.recent_length = np.concatenate([self.recent_length, batch.episode_length])[-window:]
+        # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
+        fresh = batch.episode_seed < FAILED_FROM
+        self.recent_cost = np.concatenate([self.recent_cost, costs[fresh]])[-window:]
+        self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
         self.recent_return = np.concatenate([self.recent_return, returns])[-window:]
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
         self.total_cost += batch.cost[..., agents:].sum(dim=(0, 1)).double().numpy()
-        if self.handler is not None and len(costs):
-            measured, limits = torch.as_tensor(self.recent_cost), self._limits()
+        if self.limited:
+            self.paid = accounted(self.paid, costs, np.array(list(self.limited.values())))
+        if self.handler is not None and fresh.any():
+            measured = torch.as_tensor(self.recent_cost)
             for agent, own in zip(self.roster.agents, self.answers, strict=True):
                 state = self.handler_states[agent]
                 self.handler_states[agent] = self.handler.update(state, measured[:, own], limits[own])
@@ -465,13 +534,13 @@ class TeamTrainer:
         self._take_in(vector, overview)
         self.epoch += 1
         self.averaged.take(self.epoch, self.epochs)
-        self._log(batch, returns, costs, reports, value_loss)
+        self._log(batch, returns, costs, reports, value_loss, limits)
         run.offer(self.total_steps, self.policy)
         return shown(self.recent_return, self.recent_cost)
 
     def _limits(self) -> Tensor:
-        """d of every agent's costs, [agents·K]."""
-        return torch.tensor(list(self.limited.values()), dtype=torch.float64)
+        """d of every agent's costs in this epoch, [agents·K]."""
+        return torch.as_tensor(self.path.in_epoch(self.epoch, self.epochs))
 
     def _take_in(self, vector: Tensor, overview: Tensor) -> None:
         """Observations' statistics, after the update: the policies that acted and learnt saw the same inputs."""
@@ -518,8 +587,9 @@ class TeamTrainer:
         costs: NDArray[np.float64],
         reports: Mapping[int, DataclassInstance],
         value_loss: float,
+        limits: Tensor,
     ) -> None:
-        scalars = {"update/value_loss": value_loss}
+        scalars = {"update/value_loss": value_loss} | self.path.logged(limits.numpy())
         for i, report in reports.items():
             who = "all" if self.roster.shared else self.roster.agents[i]
             own = asdict(report)
@@ -530,7 +600,7 @@ class TeamTrainer:
             scalars |= {f"train/{name}": float(costs[:, k].mean()) for k, name in enumerate(self.roster.names)}
             by_agent = batch.episode_cost.mean(axis=0)
             scalars |= {f"train/{agent}/return": float(by_agent[i]) for i, agent in enumerate(self.roster.agents)}
-        scalars |= {f"train/total_{name}": float(self.total_cost[k]) for k, name in enumerate(self.roster.names)}
+        scalars |= cost_figures(self.roster.names, self.total_cost, self.paid if self.limited else None)
         for i, (agent, state) in enumerate(self.handler_states.items()):
             named = self.roster.names[self.answers[i]]
             for name, x in zip(named, state["multiplier"].tolist(), strict=True):

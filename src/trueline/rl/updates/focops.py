@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from trueline.rl.adam import FlatAdam
 from trueline.rl.distributions import Distribution
-from trueline.rl.networks import ActorCritic
-from trueline.rl.updates.ppo import MinibatchPasses, PassesReport, ascend, ratio_of
+from trueline.rl.updates.ppo import Gain, RowByRow, ratio_of
 
 if TYPE_CHECKING:
     from trueline.rl.on_policy import Rows
@@ -26,26 +23,21 @@ def focops_loss(ratio: Tensor, advantage: Tensor, kl: Tensor, lam: float, eta: f
     return (kl - ratio * advantage / lam) * (kl.detach() <= eta)
 
 
-class Focops(MinibatchPasses):
+class Focops(RowByRow):
     """Passes on the mixed advantage, pulled towards the best policy within a trust region of each state.
 
     OmniSafe and SafePO multiply KL as a column [B, 1] by a row [B]: their indicator weighs every state with the mean
     surrogate of the whole minibatch, and a state that has moved too far goes on being pushed. Here it is by row.
     """
 
-    takes: ClassVar[Literal["mixed", "weights", "slack"]] = "mixed"
-
     lam: float = Field(1.5, gt=0)  # λ: price of a nat of KL, in units of the advantage
     eta: float = Field(0.02, gt=0)  # η: KL of a state beyond which its rows no longer push
 
-    def learn(
-        self, network: ActorCritic, adam: FlatAdam, batch: Rows[Tensor], progress: float, rng: torch.Generator
-    ) -> PassesReport:
-        """Passes on −`focops_loss`."""
-        self.set_rates(adam, progress)
+    def gain(self, batch: Rows[Tensor]) -> Gain:
+        """−`focops_loss`."""
 
-        def objective(policy: Distribution, rows: Tensor) -> Tensor:
+        def gain(policy: Distribution, rows: Tensor) -> Tensor:
             kl = policy.kl(batch.policy.rows(rows))
-            return -focops_loss(ratio_of(policy, batch, rows), batch.advantage[rows], kl, self.lam, self.eta).mean()
+            return -focops_loss(ratio_of(policy, batch, rows), batch.advantage[rows], kl, self.lam, self.eta)
 
-        return ascend(self, network, adam, batch, objective, rng)
+        return gain

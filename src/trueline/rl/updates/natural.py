@@ -14,7 +14,8 @@ Departures from OmniSafe 0.5.0 and SafePO:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from trueline.core.config import Config
 from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution
-from trueline.rl.networks import ActorCritic
+from trueline.rl.networks import ACTIVATIONS, ActorCritic, StackedMlp
 from trueline.rl.updates.fisher import LocalPolicy
 from trueline.rl.updates.trust_region import Span, conjugate_gradient, natural_step, span_of
 
@@ -212,25 +213,66 @@ def backtrack(here: Here, step: Tensor, accept: Callable[[Trial], bool], tries: 
 # --- the critics ---
 
 
+# ∂/∂z of an activation's value, from ∂/∂value, z and the value.
+_SLOPES: Mapping[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    ACTIVATIONS["tanh"]: lambda grad, _, value: torch.ops.aten.tanh_backward(grad, value),
+    ACTIVATIONS["relu"]: lambda grad, _, value: torch.ops.aten.threshold_backward(grad, value, 0),
+    ACTIVATIONS["silu"]: lambda grad, z, _: torch.ops.aten.silu_backward(grad, z),
+}
+
+
+class Backpropagation:
+    """Forward and backward passes of H stacked critics without autograd, whose records cost more than the products.
+
+    Gradients are written where the optimiser reads them, not added to what is there.
+    """
+
+    def __init__(self, critics: StackedMlp) -> None:
+        """Views of parameters and gradients as they are stored now: make it after the optimiser that flattens them."""
+        pairs = list(zip(critics.weights, critics.biases, strict=True))
+        self.parameters = [(weight.detach(), bias.detach()) for weight, bias in pairs]
+        self.gradients = [(weight.grad, bias.grad) for weight, bias in pairs]
+        self.activation, self.slope = critics.activation, _SLOPES[critics.activation]
+        self.inputs: list[Tensor] = []  # [H, B, in] of each layer
+        self.before: list[Tensor] = []  # [H, B, width] before each activation
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D] -> [H, B], the values."""
+        *hidden, (weight, bias) = self.parameters
+        self.inputs, self.before = [x.expand(len(weight), *x.shape)], []
+        for inner, shift in hidden:
+            self.before.append(torch.baddbmm(shift, self.inputs[-1], inner))
+            self.inputs.append(self.activation(self.before[-1]))
+        return torch.baddbmm(bias, self.inputs[-1], weight)[..., 0]
+
+    @torch.no_grad()
+    def backward(self, slope: Tensor) -> None:
+        """The parameters' gradients, from ∂loss/∂value [H, B] of the last forward pass."""
+        grad = slope[..., None]
+        for layer in range(len(self.parameters) - 1, -1, -1):
+            of_weight, of_bias = self.gradients[layer]
+            torch.bmm(self.inputs[layer].transpose(1, 2), grad, out=of_weight)
+            torch.sum(grad, 1, keepdim=True, out=of_bias)
+            if layer:
+                grad = torch.bmm(grad, self.parameters[layer][0].transpose(1, 2))
+                grad = self.slope(grad, self.before[layer - 1], self.inputs[layer])
+
+
 def fit_critics(
     settings: Natural, network: ActorCritic, adam: FlatAdam, batch: Rows[Any], rng: torch.Generator
 ) -> float:
     """Passes of minibatch steps on Σ(V − target)², of all critics at once; the last pass's mean loss."""
+    if not settings.passes:
+        return math.nan  # a member of a team has no critics of its own
     with torch.no_grad():
         features = network.encoder(batch.inputs)
-    total = torch.zeros(())
-    minibatches = 0
+    critics, errors = Backpropagation(network.critics), list[Tensor]()
     for _ in range(settings.passes):
-        order = torch.randperm(len(features), generator=rng)
-        total, minibatches = torch.zeros(()), 0
-        shuffled = zip(
-            features[order].split(settings.minibatch), batch.target[order].split(settings.minibatch), strict=True
-        )
-        for x, target in shuffled:
-            loss = (network.values(x) - target).square().mean(0).sum()
-            adam.zero_grad()
-            loss.backward()
+        errors.clear()
+        for rows in torch.randperm(len(features), generator=rng).split(settings.minibatch):
+            error = critics.forward(features.index_select(0, rows)) - batch.target.index_select(0, rows).T
+            critics.backward(error * (2.0 / len(rows)))
             adam.step(settings.grad_norm)
-            total += loss.detach()
-            minibatches += 1
-    return float(total) / minibatches if minibatches else math.nan
+            errors.append(error)
+    return statistics.fmean(float(error.square().mean(1).sum()) for error in errors)

@@ -55,4 +55,4 @@ class P3o(MinibatchPasses):
             surrogate = clipped_surrogate(log_prob, old, reward[rows], self.clip).mean()
             return surrogate - exact_penalty((log_prob - old).exp(), cost[rows], slack, self.kappa)
 
-        return ascend(self, network, adam, batch, objective, rng)
+        return ascend(self, network, adam, batch, objective, rng, shared=False)  # a penalty of a mean

@@ -29,7 +29,14 @@ FAST: Mapping[str, Any] = {
     "steps_per_epoch": 16_000,
     "total_steps": 1_600_000,
     "actor": {"log_std": -0.5},
-    "update": {"passes": 8, "minibatch": 2000, "lr": 1e-3, "critic_lr": 1e-3, "target_kl": 0.03},
+    "update": {
+        "passes": 8,
+        "minibatch": 2000,
+        "lr": 1e-3,
+        "critic_lr": 1e-3,
+        "critic_schedule": "linear",
+        "target_kl": 0.03,
+    },
 }
 
 # λ in reward per cost, slow at first: a policy that is held to its limit before it can reach a goal learns to stand

@@ -1,0 +1,63 @@
+"""On-line reinforcement learning of language models: sample, score, estimate, weigh, update.
+
+    row          estimator   costs                                      settings
+    lm-ppo       gae         measured                                   OnlinePpo
+    lm-ppo-lag   gae         held under limits by a multiplier each     OnlinePpoLag
+    rloo, grpo   by group    measured, or held where there is a handler OnlineRloo, OnlineGrpo
+
+Handlers, the mix of advantages and the clipped surrogate are those of `rl/`. One step samples `samples` replies to each
+of `batch_size` prompts, scores them, moves the multipliers by the raw costs of the last `window` replies, and makes
+`passes` over the replies. Where these differ from the originals:
+
+1. One critic with a head for each signal takes the place of two or more critics (Safe RLHF has one each for reward and
+   cost, each begun from the scalar model); its heads begin at 0, and it may share the policy's body (critic.py).
+2. The divergence is a signal of its own (signals.py), where Safe RLHF takes it from the reward and adds it to the cost;
+   by the identity there the advantages are the same. GRPO's is a signal too, where TRL adds k3 to the loss.
+3. RLOO clips the ratio of each token, where TRL clips that of the reply; before the first step both have its gradient.
+
+Everything random comes from the run's streams; a run that is killed and resumed on a CPU ends with the same bits.
+
+    settings.py   what a user says          prompts.py   what is asked        critic.py      who values replies
+    making.py     models as they begin      training.py  the loop             losses.py      its losses
+    rehearsal.py  dry runs                  recipes.py   the rows
+"""
+
+from trueline.language.online.critic import Critic, SharedCritic
+from trueline.language.online.losses import READ_AT_ONCE, policy_loss, reply_log_prob, value_loss
+from trueline.language.online.prompts import PROMPTS, failing_prompts, prompts_for
+from trueline.language.online.recipes import GRPO, LM_PPO, LM_PPO_LAG, RLOO, OnlineRecipe
+from trueline.language.online.settings import (
+    SAFE_RLHF_HANDLER,
+    Online,
+    OnlineGrpo,
+    OnlinePpo,
+    OnlinePpoLag,
+    OnlineRloo,
+    Ptx,
+)
+from trueline.language.online.training import Trainer
+
+__all__ = [
+    "GRPO",
+    "LM_PPO",
+    "LM_PPO_LAG",
+    "PROMPTS",
+    "READ_AT_ONCE",
+    "RLOO",
+    "SAFE_RLHF_HANDLER",
+    "Critic",
+    "Online",
+    "OnlineGrpo",
+    "OnlinePpo",
+    "OnlinePpoLag",
+    "OnlineRecipe",
+    "OnlineRloo",
+    "Ptx",
+    "SharedCritic",
+    "Trainer",
+    "failing_prompts",
+    "policy_loss",
+    "prompts_for",
+    "reply_log_prob",
+    "value_loss",
+]

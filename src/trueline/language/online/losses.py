@@ -1,0 +1,74 @@
+"""The losses of on-line learning, and how replies are read: log-probabilities at the temperature they were drawn at.
+
+Letters of shapes: R replies, L prompt and response tokens, S signals. Column t is about token t given those before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trueline.language.forward import keeps_columns
+from trueline.language.losses import log_prob_of
+from trueline.rl.updates.surrogate import clipped_surrogate
+
+__all__ = ["READ_AT_ONCE", "parts_of_like_length", "policy_loss", "reply_log_prob", "value_loss"]
+
+READ_AT_ONCE = 8192  # tokens of a forward pass that only reads
+WORTH_A_PASS = 2048  # tokens from which on a pass of its own costs less than the padding it saves
+
+
+def reply_log_prob(model: Any, tokens: Tensor, sampled: Tensor, temperature: float) -> Tensor:
+    """log π(token t | tokens before t) of the sampled tokens, 0 elsewhere: [R, L], [R, L] -> [R, L].
+
+    At the temperature of sampling, in float32. Those columns alone go through the output head that a row sampled.
+    """
+    wanted, target = sampled[:, 1:], tokens[:, 1:]
+    columns = wanted.any(dim=0).nonzero().squeeze(1)
+    if keeps_columns(model):
+        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=columns).logits
+    else:
+        logits = model(input_ids=tokens, use_cache=False).logits[:, columns]
+    logits = logits if temperature == 1.0 else logits.float() / temperature
+    found = torch.where(wanted[:, columns], log_prob_of(logits, target[:, columns]), 0.0)
+    spread = torch.zeros(tokens.shape, dtype=found.dtype, device=found.device)
+    return spread.index_copy(1, columns + 1, found)
+
+
+def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:
+    """−Σ weight·(clipped surrogate).  [R, L] each -> scalar; the weight is 0 on tokens that do not count."""
+    return -(clipped_surrogate(log_prob, old_log_prob, advantage, clip) * weight).sum()
+
+
+def value_loss(value: Tensor, old_value: Tensor, target: Tensor, kept: Tensor, clip: float | None) -> Tensor:
+    """½ Σ_s max((V − G)², (V_clipped − G)²), summed over the tokens kept.  [R, L, S], kept [R, L] -> scalar.
+
+    V_clipped is V held within `clip` of what it was at the rollout.
+    """
+    error = (value - target).square()
+    if clip is not None:
+        held = old_value + (value - old_value).clamp(-clip, clip)
+        error = torch.maximum(error, (held - target).square())
+    return 0.5 * torch.where(kept[..., None], error, 0.0).sum()
+
+
+def parts_of_like_length(length: Tensor, tokens: int | None = None, rows: int | None = None) -> list[Tensor]:
+    """Numbers of the rows, the longest first, in parts that are padded and read together.  length: [R].
+
+    A part holds at most so many rows and padded tokens (one row at least). Without `rows` it ends too where the next
+    row is much shorter than its longest and it is large enough that the padding saved is worth another pass.
+    """
+    order = torch.argsort(length, descending=True, stable=True)
+    parts: list[list[int]] = []
+    width = 0
+    for row, size in zip(order.tolist(), length[order].tolist(), strict=True):
+        part = parts[-1] if parts else []
+        full = (rows is not None and len(part) >= rows) or (tokens is not None and (len(part) + 1) * width > tokens)
+        shorter = rows is None and 4 * size < 3 * width and len(part) * width >= WORTH_A_PASS
+        if not part or full or shorter:
+            parts.append([])
+            width = size
+        parts[-1].append(row)
+    return [torch.tensor(part, dtype=torch.int64, device=length.device) for part in parts]

@@ -1,0 +1,106 @@
+"""The rows of on-line learning: a name, settings with their estimator, and named settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trueline.core.run import Run, resolve
+from trueline.core.subject import Subject
+from trueline.language.objectives import Likelihood
+from trueline.language.online.prompts import PROMPTS, failing_prompts
+from trueline.language.online.rehearsal import rehearsed
+from trueline.language.online.settings import Online, OnlineGrpo, OnlinePpo, OnlinePpoLag, OnlineRloo, limits_of
+from trueline.language.online.training import Trainer
+from trueline.language.records import load
+from trueline.language.rehearsal import DryRun
+from trueline.language.sampler import check_for_training
+from trueline.language.scorers import references
+from trueline.language.subject import LanguageModel
+
+__all__ = ["GRPO", "LM_PPO", "LM_PPO_LAG", "RLOO", "OnlineRecipe"]
+
+
+@dataclass(frozen=True)
+class OnlineRecipe:
+    """A row: a name, settings with their estimator, and named settings."""
+
+    name: str
+    Config: type[Online]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data_parallel: ClassVar[bool] = True  # several processes may train one policy: see parallel.py
+
+    def check(self, config: Online, root: Path) -> None:
+        """Raises what `train` would raise for sampling, prompts, text to keep, limits, and models named by run."""
+        check_for_training(config.sampling)
+        load(config.prompts, PROMPTS, root)
+        if config.ptx is not None:
+            load(config.ptx.data, Likelihood.accepts, root)
+        for findings in config.findings:
+            failing_prompts(findings, root)
+        for name in references(config.scorers):
+            resolve(name, root)
+        self.limits(config)
+
+    def limits(self, config: Online) -> dict[str, float]:
+        """The limit that each cost is trained for; {} when none is.  Raises ConfigError for limits that do not fit."""
+        return limits_of(config, tuple(name for one in config.scorers for name in one.named_costs()))
+
+    def dry_run(
+        self, config: Online, inputs: Mapping[str, Subject] | None = None, root: Path | str = ".", seed: int = 0
+    ) -> DryRun:
+        """Steps, tokens, memory and the first three prompts.  Raises what `train` would raise at its start."""
+        return rehearsed(config, inputs, root, seed)
+
+    def train(self, config: Online, run: Run, inputs: Mapping[str, Subject]) -> LanguageModel:
+        """Train; `inputs["policy"]` is what to start from, `inputs["reference"]` what the divergence is measured from.
+
+        Without a reference it is the policy as it begins. Scorers name inputs of their own. Resumes from the run's last
+        checkpoint. Raises ConfigError for settings and inputs that do not fit, Diverged when a loss or gradient is no
+        longer finite, CheckpointError when the prompts changed since the run began.
+        """
+        return Trainer(config, run, inputs).train()
+
+
+# --- the table ---
+
+_SAFE_RLHF: Mapping[str, Any] = {
+    "model": {"template": "safe-rlhf"},
+    "sampling": {"max_tokens": 512},
+    "score_clip": 50.0,
+    "optimiser": {
+        "lr": 1e-5,
+        "schedule": "cosine",
+        "warmup": 0.03,
+        "weight_decay": 0.01,
+        "beta_1": 0.9,
+        "beta_2": 0.95,
+    },
+    "critic": {
+        "optimiser": {"lr": 5e-6, "schedule": "constant", "warmup": 0.03, "beta_1": 0.9, "beta_2": 0.95},
+        "value_clip": 5.0,
+    },
+    "estimator": {"whiten": False},
+}
+_SMALL: Mapping[str, Any] = {
+    "sampling": {"max_tokens": 32},
+    "batch_size": 64,
+    "passes": 2,
+    "optimiser": {"lr": 1e-3, "schedule": "constant"},
+    "critic": {"optimiser": {"lr": 3e-3, "schedule": "constant"}},
+}
+_SMALL_GROUP: Mapping[str, Any] = {
+    "sampling": {"max_tokens": 32},
+    "batch_size": 16,
+    "samples": 8,
+    "optimiser": {"lr": 1e-3, "schedule": "constant"},
+}
+
+LM_PPO = OnlineRecipe("lm-ppo", OnlinePpo, {"safe-rlhf": {**_SAFE_RLHF, "kl": {"weight": 0.02}}, "small": _SMALL})
+LM_PPO_LAG = OnlineRecipe(
+    "lm-ppo-lag", OnlinePpoLag, {"safe-rlhf": {**_SAFE_RLHF, "kl": {"weight": 0.01}}, "small": _SMALL}
+)
+RLOO = OnlineRecipe("rloo", OnlineRloo, {"small": _SMALL_GROUP})
+GRPO = OnlineRecipe("grpo", OnlineGrpo, {"small": _SMALL_GROUP})

@@ -1,0 +1,97 @@
+"""Trainings of a few thousand parameters on a few prompts, judged by the letters of their replies."""
+
+import json
+
+import torch
+
+from trueline.core import registry
+from trueline.core.config import build
+from trueline.core.recipe import _laid_over
+from trueline.core.run import Run
+from trueline.core.subject import save_subject
+from trueline.language.models import Architecture, from_scratch
+from trueline.language.online import GRPO, LM_PPO, LM_PPO_LAG, RLOO
+from trueline.language.scorers import Judgement
+from trueline.language.subject import LanguageModel
+from trueline.language.vocabulary import Characters, tokenizer_of
+
+RECIPES = {recipe.name: recipe for recipe in (LM_PPO, LM_PPO_LAG, RLOO, GRPO)}
+TOKENIZER = tokenizer_of(Characters(alphabet="abcdxy"))
+REWARD, COST = {"a": 1.0, "b": 0.4}, {"a": 1.0}
+
+
+class Letters:
+    """Reward and cost of a reply's letters; a reply with x is one it cannot judge."""
+
+    def __init__(self, costs=("harm",), unjudged="", scale=1.0):
+        self.costs, self.unjudged, self.scale = tuple(costs), unjudged, scale
+
+    def __call__(self, prompts, replies):
+        return [self.judged(reply.text) for reply in replies]
+
+    def judged(self, text):
+        if self.unjudged and self.unjudged in text:
+            return None
+        reward = self.scale * sum(REWARD.get(letter, 0.0) for letter in text)
+        return Judgement(reward, dict.fromkeys(self.costs, sum(COST.get(letter, 0.0) for letter in text)))
+
+
+def tiny(seed=0):
+    """A policy of a few thousand parameters."""
+    return LanguageModel(from_scratch(Architecture(1, 16, 2, 32), TOKENIZER, seed, 32), TOKENIZER)
+
+
+class World:
+    """A folder with prompts and runs, and the scorer `letters`."""
+
+    def __init__(self, folder, monkeypatch):
+        known = registry.load
+        found = {("scorer", "letters"): Letters}
+        monkeypatch.setattr(registry, "load", lambda *name: found[name] if name in found else known(*name))
+        self.folder, self.runs, self.count = folder, folder / "runs", 0
+        self.prompts = folder / "prompts.jsonl"
+        self.prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("x", "y", "xy", "yx")))
+
+    def config(self, name, **settings):
+        options = settings.pop("options", {})
+        given = {
+            "prompts": {"path": str(self.prompts)},
+            "scorers": [{"kind": "function", "name": "letters", "options": options}],
+            "sampling": {"max_tokens": 3},
+            "batch_size": 4,
+            "max_steps": 3,
+            "optimiser": {"lr": 1e-2, "schedule": "constant"},
+        }
+        if name in ("rloo", "grpo"):
+            given["samples"] = 3
+        return build(RECIPES[name].Config, _laid_over(given, settings))
+
+    def run(self, name, config, seed=3, id=None):
+        self.count += 1
+        return Run.create(self.runs, kind="train", name=name, config=config, seed=seed, id=id or f"r{self.count}")
+
+    def train(self, name, inputs=None, watch=None, **settings):
+        config = self.config(name, **settings)
+        with self.run(name, config) as run:
+            run.watch = watch
+            subject = RECIPES[name].train(config, run, {"policy": tiny(), **(inputs or {})})
+            save_subject(subject, run)
+        return subject, log(run), run
+
+
+def log(run):
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time/elapsed_s"} for line in lines]
+
+
+def weights(subject):
+    return torch.cat([p.detach().flatten() for p in subject.model.parameters()])
+
+
+def chances(subject, letters="ab"):
+    """Probability of each letter as the first token of a reply to x."""
+    tokens = TOKENIZER.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
+    ids = tokens["input_ids"] if hasattr(tokens, "keys") else tokens
+    with torch.no_grad():
+        p = subject.model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    return [float(p[TOKENIZER.convert_tokens_to_ids(letter)]) for letter in letters]
