@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trueline.core.registry import Entry
+from trueline.safety.claims.catalogue import ENTRIES as CLAIMS
 
 _PARITY = "tests/safety/test_tasks_parity.py::test_bodies_move_as_in_the_originals_models"
 _COURSES = "tests/safety/test_courses.py::"
@@ -742,4 +743,5 @@ ENTRIES: tuple[Entry, ...] = (
     COORDINATES,
     *RECIPES,
     *TEAM_RECIPES,
+    *CLAIMS,
 )

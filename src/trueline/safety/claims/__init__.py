@@ -1,0 +1,1 @@
+"""Claims about constrained reinforcement learning, with the trainings that test them."""
