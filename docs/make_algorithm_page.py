@@ -16,6 +16,7 @@ from trueline.core import registry
 HERE = Path(__file__).parent
 PAGE = HERE / "algorithms.md"
 GAPS = HERE.parent / "benchmarks" / "results" / "optimum_gaps.json"
+PLANNER_GAPS = HERE.parent / "benchmarks" / "results" / "planner_gaps.json"
 
 
 def _percent(x: float) -> str:
@@ -43,6 +44,23 @@ def gaps() -> str:
     return "\n".join(lines)
 
 
+def planners() -> str:
+    """A line per planner and limit: trainings that passed, each one's gap, the dearest episode."""
+    lines = ["| row | limit of an episode | passed | gaps | dearest episode |", "|---|---|---|---|---|"]
+    for name, case in json.loads(PLANNER_GAPS.read_text(encoding="utf-8"))["rows"].items():
+        trainings, limit = case["trainings"], case["asked"]["case"]["limit"]
+        dearest = max(training["dearest_episode"] for training in trainings)
+        cells = (
+            f"`{name.split(',')[0]}`",
+            "–" if limit is None else f"{limit:g}",
+            f"{sum(training['passed'] for training in trainings)} of {len(trainings)}",
+            ", ".join(_percent(training["gap"]) for training in trainings),
+            "–" if limit is None else f"{dearest:g}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def rows() -> str:
     """From paper to row to test."""
     lines = ["| paper | row | what it is | level | test |", "|---|---|---|---|---|"]
@@ -54,7 +72,7 @@ def rows() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"gaps": gaps, "rows": rows}
+TABLES = {"gaps": gaps, "planners": planners, "rows": rows}
 
 
 def filled(text: str) -> str:

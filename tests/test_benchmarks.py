@@ -208,7 +208,17 @@ def test_every_comparison_is_between_contestants_of_the_plan(script, quick):
     for comparison in plan.comparisons:
         assert {comparison.ours, comparison.against} <= {*names, None}
         # A ceiling is a function of the medians of this plan's contestants, and of no other.
-        measures = ("per_cpu_s", "per_wall_s", "cpu_s", "wall_s", "passes", "update_per_cpu_s", "bytes_per_env")
+        measures = (
+            "per_cpu_s",
+            "per_wall_s",
+            "cpu_s",
+            "wall_s",
+            "passes",
+            "update_per_cpu_s",
+            "bytes_per_env",
+            "peak_bytes",
+            "steps",
+        )
         figures = dict.fromkeys(measures, 2.0)
         assert comparison.ceiling(dict.fromkeys(names, figures)) > 0
 
