@@ -218,6 +218,7 @@ CHANGED = {
     "lr": 1e-3,
     "critic_lr": 1e-3,
     "schedule": "constant",
+    "critic_schedule": "linear",
     "target_kl": 1e-9,
     "entropy": 0.1,
     "grad_norm": 1e-3,
