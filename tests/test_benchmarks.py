@@ -218,6 +218,7 @@ def test_every_comparison_is_between_contestants_of_the_plan(script, quick):
             "bytes_per_env",
             "peak_bytes",
             "steps",
+            "work",
         )
         figures = dict.fromkeys(measures, 2.0)
         assert comparison.ceiling(dict.fromkeys(names, figures)) > 0
