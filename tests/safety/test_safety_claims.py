@@ -24,7 +24,7 @@ from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.worlds import make
 from trueline.safety.claims import arms, offline, omnisafe, published, safepo
-from trueline.safety.claims.catalogue import ENTRIES
+from trueline.safety.claims.catalogue import CONSTRAINED, ENTRIES
 from trueline.safety.claims.contrast import Contrast
 from trueline.safety.claims.trainings import (
     NUMBERS,
@@ -270,8 +270,8 @@ EXPECTED = {  # by hand: (what decides, holds) for each kind of claim
         {"ppo-lag/unsteadiness": 4.0, "ppo-pid/unsteadiness": 9.0},
     ),
     "omnisafe-saute-violates-least-goal": (
-        {f"{arm}/violating": 0.4 for arm in omnisafe.CONSTRAINED} | {"ppo-saute/violating": 0.2},
-        {f"{arm}/violating": 0.4 for arm in omnisafe.CONSTRAINED} | {"p3o/violating": 0.1, "ppo-saute/violating": 0.2},
+        {f"{arm}/violating": 0.4 for arm in CONSTRAINED} | {"ppo-saute/violating": 0.2},
+        {f"{arm}/violating": 0.4 for arm in CONSTRAINED} | {"p3o/violating": 0.1, "ppo-saute/violating": 0.2},
     ),
     "safepo-cpo-regrets-less-goal": (
         {"ppo-lag/regret": 20.0, "cpo/regret": 12.0},
@@ -308,7 +308,7 @@ def test_every_row_of_the_list_is_asked_in_both_worlds():
         for arm in claim.scales["published"].params["arms"]
     }
     ids = [arms.WORLDS[name].id for name in ("goal", "cheetah")]
-    assert asked == {(world, arm) for world in ids for arm in ("ppo", *omnisafe.CONSTRAINED)}
+    assert asked == {(world, arm) for world in ids for arm in ("ppo", *CONSTRAINED)}
 
 
 @pytest.mark.parametrize("claim", VERDICTS, ids=name_of)

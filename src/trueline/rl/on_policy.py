@@ -57,7 +57,6 @@ from trueline.rl.training import (
     as_trained,
     failing_layouts,
     held,
-    learnt_by,
     limits_of,
     limits_over,
     one_world,
@@ -65,6 +64,7 @@ from trueline.rl.training import (
     run_epochs,
     shown,
     stated,
+    trained_in,
     training_seeds,
     with_default,
 )
@@ -442,17 +442,7 @@ class Trainer:
         self.handler: Handler | None = config.constraint if isinstance(config, Constrained) else None
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         parent = inputs.get("policy")
-        drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
-        rules = rules_of(config)
-        self.env = as_trained(
-            world,
-            _cost_limit(config),
-            config.disturbance,
-            rules,
-            drawn,
-            learnt_by(parent, rules),
-            run.folder.parent,
-        )
+        self.env = trained_in(run, world, _cost_limit(config), config.disturbance, rules_of(config), parent)
         self.rules = self.env if isinstance(self.env, Augmented) else None
         observation = ObservationCodec.of(self.env.observation_space)
         steps = config.env_steps

@@ -48,7 +48,6 @@ __all__ = [
     "evaluated",
     "failing_layouts",
     "held",
-    "learnt_by",
     "limits_of",
     "limits_over",
     "one_world",
@@ -56,6 +55,7 @@ __all__ = [
     "run_epochs",
     "shown",
     "stated",
+    "trained_in",
     "training_seeds",
     "training_world",
     "with_default",
@@ -207,10 +207,19 @@ def as_trained(
     return _played_under(env, rules, limits, learnt)
 
 
-def learnt_by(parent: Subject | None, rules: Augmentation | None) -> Mapping[str, Any] | None:
-    """Parameters that a warm start under the same kind of rules came to."""
+def trained_in(
+    run: Run,
+    world: VectorEnv,
+    cost_limit: CostLimit | None,
+    disturbance: Disturbance | None,
+    rules: Augmentation | None,
+    parent: Subject | None,
+) -> VectorEnv:
+    """`as_trained` in a run; rules go on from the parameters that a warm start under the same kind of them came to."""
+    drawn = run.rng("disturbance") if disturbance else np.random.default_rng(0)
     by = parent.world.augmentation if isinstance(parent, NetworkPolicy) else None
-    return by.parameters if by is not None and isinstance(rules, type(by.rules)) else None
+    learnt = by.parameters if by is not None and isinstance(rules, type(by.rules)) else None
+    return as_trained(world, cost_limit, disturbance, rules, drawn, learnt, run.folder.parent)
 
 
 def stated(world: Augmented) -> dict[str, float]:

@@ -58,7 +58,6 @@ from trueline.rl.training import (
     evaluated,
     failing_layouts,
     held,
-    learnt_by,
     limits_of,
     limits_over,
     one_world,
@@ -66,6 +65,7 @@ from trueline.rl.training import (
     run_epochs,
     shown,
     stated,
+    trained_in,
     training_world,
     with_default,
 )
@@ -272,17 +272,7 @@ class Trainer:
         self.path = limits_over(_cost_limit(config), world, run.folder.parent)
         self.limited = self.path.final
         parent = inputs.get("policy")
-        drawn = run.rng("disturbance") if config.disturbance else np.random.default_rng(0)
-        rules = rules_of(config)
-        self.env = as_trained(
-            world,
-            _cost_limit(config),
-            config.disturbance,
-            rules,
-            drawn,
-            learnt_by(parent, rules),
-            run.folder.parent,
-        )
+        self.env = trained_in(run, world, _cost_limit(config), config.disturbance, rules_of(config), parent)
         self.rules = self.env if isinstance(self.env, Augmented) else None
         self.codec = ObservationCodec.of(self.env.observation_space)
         self.network = _network(config, self.env, run.torch_rng("networks"))

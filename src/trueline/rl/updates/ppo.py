@@ -7,6 +7,7 @@ that acted.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -188,9 +189,9 @@ class RowByRow(MinibatchPasses):
 
     takes: ClassVar[Literal["mixed", "weights", "slack"]] = "mixed"
 
+    @abstractmethod
     def gain(self, batch: Rows[Tensor]) -> Gain:
         """What is gained at each row, of the policy there and the rows' index."""
-        raise NotImplementedError
 
     def learn(
         self, network: ActorCritic, adam: FlatAdam, batch: Rows[Tensor], progress: float, rng: torch.Generator

@@ -6,7 +6,7 @@ from trueline.core.registry import Entry
 
 _TEST = "tests/safety/test_safety_claims.py::"
 _WORLDS = {"goal": "PointGoal1", "cheetah": "HalfCheetahVelocity"}
-_ARMS = {
+CONSTRAINED = {
     "ppo-lag": "PPO-Lag",
     "ppo-pid": "PPO-PID",
     "ppo-saute": "PPO-Sauté",
@@ -18,7 +18,7 @@ _ARMS = {
 }
 _OMNISAFE = {
     "ppo-breaks": "without a limit PPO's policy breaks it",
-    **{f"{arm}-keeps": f"{title} keeps its cost within a fifth of the limit" for arm, title in _ARMS.items()},
+    **{f"{arm}-keeps": f"{title} keeps its cost within a fifth of the limit" for arm, title in CONSTRAINED.items()},
     "price": "PPO-Lag returns less than PPO",
     "pid-steadies": "PID control keeps the cost nearer to the limit",
     "saute-violates-least": "PPO-Sauté has the fewest episodes beyond the limit",

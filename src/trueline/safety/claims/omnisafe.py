@@ -23,21 +23,12 @@ from types import SimpleNamespace
 
 from trueline.evidence.claims import Claim, mean_of
 from trueline.safety.claims.arms import LIMIT, QUICK, SIZES, STEPS, TOLERANCE, WORLDS, Size, stated
+from trueline.safety.claims.catalogue import CONSTRAINED
 from trueline.safety.claims.contrast import Contrast
 
-__all__ = ["CLAIMS", "CONSTRAINED", "LONG", "OFF_POLICY", "by_name", "keeps"]
+__all__ = ["CLAIMS", "LONG", "OFF_POLICY", "by_name", "keeps"]
 
 TABLES = "OmniSafe (Ji et al. 2024), tables of its benchmarks"
-CONSTRAINED: Mapping[str, str] = {
-    "ppo-lag": "PPO-Lag",
-    "ppo-pid": "PPO-PID",
-    "ppo-saute": "PPO-Sauté",
-    "trpo-lag": "TRPO-Lag",
-    "cpo": "CPO",
-    "focops": "FOCOPS",
-    "cup": "CUP",
-    "p3o": "P3O",
-}
 BREAKS = {"goal": 30.7, "cheetah": 894.0}  # published: cost of PPO beyond the limit
 PRICE = {"goal": 12.5, "cheetah": 3976.0}  # published: return of PPO-Lag below that of PPO
 

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 
 from trueline.evidence.claims import Claim, mean_of
 from trueline.safety.claims.arms import LIMIT, WORLDS, Size, stated
+from trueline.safety.claims.catalogue import CONSTRAINED
 from trueline.safety.claims.contrast import Contrast
-from trueline.safety.claims.omnisafe import CONSTRAINED, by_name, keeps
+from trueline.safety.claims.omnisafe import by_name, keeps
 
 __all__ = ["CLAIMS", "TEAMS"]
 
