@@ -342,3 +342,8 @@ def test_keys_drive_the_first_of_two_agents(sg):
     assert not driven["agent_0"][half + 3 : half + 5].any()
     with pytest.raises(ConfigError, match="cannot be driven by keys"):
         sg.make("SafetyAntMultiGoal0-v0", config={"debug": True})
+
+
+def test_a_room_that_is_opened_as_a_shared_body_is_sent_to_make(sg):
+    with pytest.raises(ConfigError, match=r"Open SafetyPointMultiGoal1-v0 with make\('SafetyPointMultiGoal1-v0'\)"):
+        sg.make_ma("SafetyPointMultiGoal1-v0")

@@ -189,7 +189,7 @@ class SafeMAEnv:
     def __init__(
         self,
         scenario: str,
-        agent_conf: str | None,
+        agent_conf: str | None = None,
         agent_obsk: int | None = 1,
         agent_factorization: dict[str, Any] | None = None,
         local_categories: list[list[str]] | None = None,
@@ -212,6 +212,10 @@ class SafeMAEnv:
                 raise ConfigError(
                     f"{name} was given, but bodies are shared out here as the original's table says. Leave it out."
                 )
+        if "MultiGoal" in scenario:
+            raise ConfigError(
+                f"make_ma takes a body, such as 'Ant', and its shares, '2x4'. Open {scenario} with make({scenario!r})."
+            )
         if agent_conf is None or agent_obsk is None:
             raise ConfigError(
                 f"{scenario} was asked for as one agent. Use make('Safety{scenario}Velocity-v1') for that."
