@@ -13,7 +13,17 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-SCRIPTS = ("goal_throughput", "ppo_lag_end_to_end", "update_step", "startup")
+# Scripts, and what their comparisons leave out of their own names.
+SCRIPTS = {
+    "goal_throughput": "",
+    "ppo_lag_end_to_end": "PPO-Lag, ",
+    "update_step": "PPO-Lag, ",
+    "second_order_step": "",
+    "off_policy_step": "SAC-Lag, gradient steps, ",
+    "seeds_together": "PPO-Lag, ",
+    "sampler_throughput": "replies drawn, ",
+    "startup": "",
+}
 
 
 def result(name: str) -> dict[str, Any]:
@@ -28,7 +38,7 @@ def speed() -> str:
     """A row per comparison that has a bar."""
     rows = ["| what | measured | bar | ceiling |", "|---|---|---|---|"]
     caveats = []
-    for script in SCRIPTS:
+    for script, of in SCRIPTS.items():
         found = result(script)
         if found["not_accepted_because"]:
             caveats.append(f"`{script}`: {found['not_accepted_because']}")
@@ -42,7 +52,7 @@ def speed() -> str:
                 else f"at most {number(c['at_most'])}"
             )
             met = "" if c["met"] else ", **missed**"
-            rows.append(f"| {c['what']} | {number(c['value'])}{unit} | {bar}{met} | {number(c['ceiling'])}{unit} |")
+            rows.append(f"| {of}{c['what']} | {number(c['value'])}{unit} | {bar}{met} | {number(c['ceiling'])}{unit} |")
     if caveats:
         rows.append("\nNot a quiet machine's figures: " + "; ".join(caveats) + ".")
     return "\n".join(rows)

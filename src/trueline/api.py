@@ -236,6 +236,7 @@ def reproduce(
 ) -> list[ClaimResult]:
     """Tests the claims of a system, or those whose name matches a pattern, or all, at one scale.
 
+    Tests that were stopped in `root` go on there; what is done is tested anew in runs of its own.
     A claim that cannot see its effect at that scale, or needs more than `most_cpu_hours`, is *not attempted*. The
     claims of one system are corrected for being tested together. Raises UnknownName for a claim or a scale that does
     not exist.

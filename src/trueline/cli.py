@@ -344,13 +344,13 @@ def cycle(
 @app.command()
 def reproduce(
     system: Annotated[str | None, typer.Argument(help="A system, or a pattern over claims' names.")] = None,
-    scale: Annotated[str, typer.Option(help="ci, laptop or gpu.")] = "ci",
+    scale: Annotated[str, typer.Option(help="Size of the experiment: ci, laptop, published; each claim says which it has.")] = "ci",
     most_cpu_hours: Annotated[float, typer.Option(min=0.0, help="Claims that need more are not attempted.")] = math.inf,
     root: Root = RUNS,
     with_executor: ExecutorName = "inline",
     workers: Workers = 1,
 ) -> None:
-    """Test the claims of a system at a scale; without a system, list them with what they cost."""
+    """Test the claims of a system at a scale; without a system, list them with what they cost.  Stopped ones go on."""
     from trueline import api
     from trueline.cycle.reproduction import claims_of
 

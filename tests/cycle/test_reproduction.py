@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trueline.core import registry
+from trueline.core.errors import Stopped
 from trueline.core.run import read_manifest
 from trueline.cycle.reproduction import Named, reproduce_claims, resume_claim
 from trueline.evidence.claims import Claim, ClaimResult, Scale, mean_of
@@ -40,6 +42,7 @@ def reproduce(root: Path, *claims: Named) -> list[tuple[Path, ClaimResult]]:
 
 # p is about 0.02 at a gain of 0.5: enough for one claim, and not for the smallest of three.
 WEAK, STRONG = 0.5, 5.0
+SMALLER = Scale((0, 1), 0.001, 0.1, {"gain": STRONG})
 
 
 def test_claims_of_a_system_are_corrected_together_and_those_of_another_are_not(tmp_path):
@@ -70,3 +73,26 @@ def test_a_claim_resumed_alone_does_not_forget_the_others(tmp_path, monkeypatch)
     again = resume_claim(folder)
     assert again.outcome == result.outcome == "inconclusive"
     assert again.p_holm == pytest.approx(3 * result.p)
+
+
+def test_a_stopped_test_goes_on_and_a_finished_one_is_made_anew(tmp_path, monkeypatch):
+    calls: list[int] = []
+
+    def stops_at_five(scale: Scale, seed: int, folder: Path) -> dict[str, float]:
+        calls.append(seed)
+        if len(calls) == 6:
+            raise Stopped("here")
+        return gain(scale, seed, folder)
+
+    item = named("toy", "a", STRONG)
+    item = Named(item.name, replace(item.claim, measure=stops_at_five))
+    with pytest.raises(Stopped) as stopped:
+        reproduce(tmp_path, item)
+    ((first, result),) = reproduce(tmp_path, item)
+    assert first.name == stopped.value.run_id
+    assert result.outcome == "reproduced"
+    assert calls == [0, 1, 2, 3, 4, 5, 5, 6, 7]  # what was measured is not measured again
+    other = Named(item.name, replace(item.claim, scales={"ci": item.claim.scales["ci"], "more": SMALLER}))
+    ((elsewhere, _),) = reproduce_claims([other], "more", root=tmp_path, most_cpu_hours=math.inf)
+    ((again, _),) = reproduce(tmp_path, item)
+    assert len({first, elsewhere, again}) == 3

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from trueline.core import registry
-from trueline.core.config import build, to_toml
+from trueline.core.config import build, laid_over, to_toml
 from trueline.core.errors import CheckpointError, ConfigError
-from trueline.core.recipe import Checks, _laid_over
+from trueline.core.recipe import Checks
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language import supervised
@@ -230,7 +230,7 @@ class World:
             "samples": 4,
             "tuning": {"batch_size": 4, "optimiser": {"lr": 1e-2, "schedule": "constant"}},
         }
-        return build(RFT.Config, _laid_over(given, settings))
+        return build(RFT.Config, laid_over(given, settings))
 
     def policy(self):
         return copy.deepcopy(self.talker)
@@ -403,7 +403,7 @@ def test_the_recipe_has_the_abilities_of_recipes_and_refuses_what_does_not_fit(w
     assert isinstance(RFT, Checks)
     config = world.config()
     RFT.check(config, world.runs)
-    assert to_toml(build(RFT.Config, _laid_over(dict(RFT.presets["small"]), {"prompts": {"path": "p"}, "scorers": []})))
+    assert to_toml(build(RFT.Config, laid_over(dict(RFT.presets["small"]), {"prompts": {"path": "p"}, "scorers": []})))
     with pytest.raises(ConfigError, match="training draws by temperature alone"):
         RFT.check(world.config(sampling={"top_k": 3}), world.runs)
     with pytest.raises(ConfigError, match="no use for input 'teacher'"):

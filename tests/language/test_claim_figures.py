@@ -11,10 +11,10 @@ import pytest
 
 from trueline.evidence.claims import ClaimResult
 from trueline.evidence.over_seeds import compare_seeds, seed_interval
-from trueline.evidence.plots import number
+from trueline.evidence.plots import number, standalone
 from trueline.evidence.records import EvidenceError
 from trueline.language.claims import elasticity, figures, safe_rlhf, seq2seq, topology
-from trueline.language.claims.figures import drawn, main, standalone
+from trueline.language.claims.figures import drawn, main
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from token_world import COST, RECIPES, REWARD, TOKENIZER, Letters, World, chances, log, tiny, weights
 
-from trueline.core.config import build, to_toml
+from trueline.core.config import build, laid_over, to_toml
 from trueline.core.errors import CheckpointError, ConfigError, Diverged, Stopped
-from trueline.core.recipe import Checks, _laid_over
+from trueline.core.recipe import Checks
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.language import online
@@ -354,7 +354,7 @@ def test_recipes_have_the_abilities_of_recipes(world):
         assert isinstance(recipe, Checks)
         for preset in recipe.presets.values():
             given = {"prompts": {"path": "p"}, "scorers": [{"kind": "function", "name": "letters"}]}
-            config = build(recipe.Config, _laid_over(dict(preset), given))
+            config = build(recipe.Config, laid_over(dict(preset), given))
             assert to_toml(config)
     config = world.config("lm-ppo-lag", cost_limit=0.5)
     LM_PPO_LAG.check(config, world.runs)
@@ -364,7 +364,7 @@ def test_recipes_have_the_abilities_of_recipes(world):
 
 def test_the_published_constants_of_safe_rlhf():
     given = {"prompts": {"path": "p"}, "scorers": [{"kind": "function", "name": "letters"}]}
-    config = build(LM_PPO_LAG.Config, _laid_over(dict(LM_PPO_LAG.presets["safe-rlhf"]), given))
+    config = build(LM_PPO_LAG.Config, laid_over(dict(LM_PPO_LAG.presets["safe-rlhf"]), given))
     assert (config.constraint.rule, config.constraint.lr, config.constraint.init, config.constraint.upper) == (
         "log-sgd", 0.1, 1.0, 5.0,
     )  # fmt: skip
@@ -407,7 +407,7 @@ def test_every_setting_changes_the_policy(world, name):
     if recipe in (RLOO, GRPO):
         del base["critic"]
     one = world.train(recipe.name, **base)[0]
-    other = world.train(recipe.name, **_laid_over(base, change))[0]
+    other = world.train(recipe.name, **laid_over(base, change))[0]
     assert not torch.equal(weights(one), weights(other))
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueline.core import registry
-from trueline.core.config import build, to_toml
+from trueline.core.config import build, laid_over, to_toml
 from trueline.core.errors import ConfigError
-from trueline.core.recipe import Checks, _laid_over
+from trueline.core.recipe import Checks
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language import online_dpo
@@ -89,7 +89,7 @@ class World:
             "max_steps": 3,
             "optimiser": {"lr": 1e-2, "schedule": "constant"},
         }
-        return build(OnlineDpo, _laid_over(given, settings))
+        return build(OnlineDpo, laid_over(given, settings))
 
     def run(self, config, id=None, seed=3):
         self.count += 1
@@ -299,7 +299,7 @@ def test_every_setting_changes_the_policy(world, name):
     base = {"optimiser": {"lr": 3e-2, "epsilon": 1e-2}, "passes": 1}
     if name in ("temperature", "score_clip"):
         base["labels"] = "bradley-terry"
-    one, other = (weights(world.train(**given)[0]) for given in (base, _laid_over(base, CHANGES[name])))
+    one, other = (weights(world.train(**given)[0]) for given in (base, laid_over(base, CHANGES[name])))
     assert not torch.equal(one, other)
 
 
@@ -325,6 +325,6 @@ def test_the_recipe_has_the_abilities_of_recipes(world):
     ONLINE_DPO.check(world.config(), world.runs)
     assert ONLINE_DPO.limits(world.config(options={"costs": ("harm",)})) == {}
     for preset in ONLINE_DPO.presets.values():
-        assert to_toml(build(OnlineDpo, _laid_over(dict(preset), {"prompts": {"path": "p"}, "scorers": []})))
-    trl = build(OnlineDpo, _laid_over(dict(ONLINE_DPO.presets["trl"]), {"prompts": {"path": "p"}, "scorers": []}))
+        assert to_toml(build(OnlineDpo, laid_over(dict(preset), {"prompts": {"path": "p"}, "scorers": []})))
+    trl = build(OnlineDpo, laid_over(dict(ONLINE_DPO.presets["trl"]), {"prompts": {"path": "p"}, "scorers": []}))
     assert (trl.kl.weight, trl.optimiser.lr, trl.sampling.max_tokens, trl.sampling.temperature) == (0.1, 5e-7, 64, 0.9)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from trueline.core.config import build, fields, to_toml
+from trueline.core.config import build, fields, laid_over, to_toml
 from trueline.core.errors import CheckpointError, ConfigError, Diverged, Stopped
-from trueline.core.recipe import Checks, _laid_over
+from trueline.core.recipe import Checks
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language import supervised
@@ -585,7 +585,7 @@ def test_presets_are_settings_and_come_back_from_their_file(name, world):
     recipe = RECIPES[name]
     assert isinstance(recipe, Checks)
     for preset in (None, *recipe.presets):
-        given = _laid_over(dict(recipe.presets.get(preset, {})), {"data": {"path": ["a.jsonl", "b.jsonl"]}})
+        given = laid_over(dict(recipe.presets.get(preset, {})), {"data": {"path": ["a.jsonl", "b.jsonl"]}})
         config = build(recipe.Config, given)
         assert build(recipe.Config, tomllib.loads(to_toml(config))) == config
     assert {"data.path", "model.name", "optimiser.lr", "batch_size"} <= {s.key for s in fields(recipe.Config)}
@@ -607,7 +607,7 @@ def test_defaults_are_trl_s():
 
 def test_safe_rlhf_settings_ask_as_it_does(world):
     data = {"path": world.rows("cost-model"), "shuffle": False}
-    config = build(COST_MODEL.Config, _laid_over(dict(COST_MODEL.presets["safe-rlhf"]), {"data": data}))
+    config = build(COST_MODEL.Config, laid_over(dict(COST_MODEL.presets["safe-rlhf"]), {"data": data}))
     start = LanguageModel.of(ModelRef(), np.random.default_rng(0))  # made with another template
     p, a, b = pairs(48)[0]
     asked = f"<bos>BEGINNING OF CONVERSATION: USER: {p} ASSISTANT:"

@@ -5,8 +5,7 @@ import json
 import torch
 
 from trueline.core import registry
-from trueline.core.config import build
-from trueline.core.recipe import _laid_over
+from trueline.core.config import build, laid_over
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language.models import Architecture, from_scratch
@@ -64,7 +63,7 @@ class World:
         }
         if name in ("rloo", "grpo"):
             given["samples"] = 3
-        return build(RECIPES[name].Config, _laid_over(given, settings))
+        return build(RECIPES[name].Config, laid_over(given, settings))
 
     def run(self, name, config, seed=3, id=None):
         self.count += 1

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from trueline.core.errors import ConfigError, nearest
 
-__all__ = ["Config", "Setting", "build", "digest", "fields", "parse_override", "read_toml", "to_toml"]
+__all__ = ["Config", "Setting", "build", "digest", "fields", "laid_over", "parse_override", "read_toml", "to_toml"]
 
 
 class Config(BaseModel):
@@ -69,6 +69,24 @@ def build(cls: type[C], data: Mapping[str, Any] | Config, overrides: Sequence[st
         prefix = f"{where}: " if where else ""
         lines = dict.fromkeys(prefix + line for line in _problems(cls, nested, error.errors(include_url=False)))
         raise ConfigError("\n".join(lines)) from None
+
+
+def laid_over(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the changes put over it one after the other, tables merged into tables.
+
+    A table of another `kind` takes the place of the old one: what was said of that kind does not hold for it.
+    """
+    merged = dict(base)
+    for change in changes:
+        for key, value in change.items():
+            merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _merged(old: Any, value: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(value, Mapping)):
+        return value
+    return laid_over(old, value) if value.get("kind", old.get("kind")) == old.get("kind") else value
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.core import registry
-from trueline.core.config import Config, build
+from trueline.core.config import Config, build, laid_over
 from trueline.core.errors import ConfigError, TruelineError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
@@ -118,7 +118,7 @@ def recipe_config(
                 f"{'It has ' + ', '.join(known) if known else 'It has none; leave the preset out'}."
             )
         base = deepcopy(dict(found.presets[preset]))
-    return build(found.Config, _laid_over(base, data or {}), overrides, where=recipe)
+    return build(found.Config, laid_over(base, data or {}), overrides, where=recipe)
 
 
 def check_config(recipe: str, config: Config, root: Path | str) -> None:
@@ -136,18 +136,3 @@ def rehearse(
     if not isinstance(found, Rehearses):
         raise ConfigError(f"recipe {recipe!r} has no dry run. Train it with few steps.")
     return found.dry_run(config, inputs, root, seed)
-
-
-def _laid_over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        if (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("kind", old.get("kind")) == old.get("kind")
-        ):
-            merged[key] = _laid_over(dict(old), value)
-        else:
-            merged[key] = value
-    return merged

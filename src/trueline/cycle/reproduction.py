@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from trueline.core import registry
 from trueline.core.errors import Stopped, UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
 from trueline.core.run import Run, read_manifest
+from trueline.core.store import Store
 from trueline.evidence.claims import Claim, ClaimResult, corrected, run_claim
 
 __all__ = ["Named", "claims_of", "reproduce_claim", "reproduce_claims", "resume_claim"]
@@ -85,10 +88,11 @@ def reproduce_claim(
     workers: int = 1,
     together: int = 1,
 ) -> tuple[Path, ClaimResult]:
-    """Tests one claim at one scale in a new run; returns its folder and what came out.
+    """Tests one claim at one scale; returns the folder of its run and what came out.
 
-    It is one of `together` claims; the others count as the worst they can be, also when the run is resumed alone.
-    Raises UnknownName for a scale the claim does not have.
+    A run of the same test in `root` that was stopped goes on; otherwise a new one is made. The claim is one of
+    `together`; the others count as the worst they can be, also when the run is resumed alone. Raises UnknownName for a
+    scale the claim does not have.
     """
     if scale not in named.claim.scales:
         known = sorted(named.claim.scales)
@@ -96,9 +100,23 @@ def reproduce_claim(
             f"claim {named.name!r} has no scale {scale!r}.{nearest(scale, known)} It has {', '.join(known)}."
         )
     config = {"claim": named.name, "scale": scale, "most_cpu_hours": most_cpu_hours, "together": together}
-    seed = named.claim.scales[scale].seeds[0]
-    run = Run.create(root, kind="claim", name=named.name, config=config, seed=seed)
+    stopped = _stopped(root, named.name, config)
+    if stopped is None:
+        seed = named.claim.scales[scale].seeds[0]
+        run = Run.create(root, kind="claim", name=named.name, config=config, seed=seed)
+    else:
+        run = Run.reopen(stopped)
     return run.folder, _run(named, run, with_executor, workers)
+
+
+def _stopped(root: Path, name: str, config: Mapping[str, Any]) -> Path | None:
+    """The latest run of the same test that was begun in `root` and has not come to its end."""
+    for listed in Store(root).runs(kind="claim") if root.is_dir() else ():
+        folder = root / listed["id"]
+        if listed["name"] == name and listed["status"] != "done":
+            if tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")) == config:
+                return folder
+    return None
 
 
 def resume_claim(folder: Path, with_executor: str = "inline", workers: int = 1) -> ClaimResult:

@@ -96,7 +96,7 @@ class Claim:
     measure: Measure
     statistic: Statistic
     acceptance: Requirement
-    scales: Mapping[str, Scale]  # by name: "ci", "laptop", "gpu"
+    scales: Mapping[str, Scale]  # by name: "ci", "laptop", "published"
     effect: float = math.inf  # size of the effect claimed, in the unit of the estimate; inf: any scale can see it
     unit: str = ""
 

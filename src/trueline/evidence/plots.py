@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "number",
     "plane",
     "required",
+    "standalone",
     "thin",
     "ticks",
 ]
@@ -300,6 +302,22 @@ def _domain(numbers: Iterable[float], pad: float = 0.07) -> tuple[float, float]:
         high = 0.0
     room = pad * (high - low) or max(1e-9, 0.1 * abs(high)) or 1.0
     return (low if low == 0.0 else low - room), (high if high == 0.0 and low < 0.0 else high + room)
+
+
+# What a page gives its charts, where a file has no page: a font, a size, and a ground for their colours.
+_PAGE = (
+    "svg.chart { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; "
+    "max-width: none; background: var(--card); }"
+)
+
+
+def standalone(chart: Markup) -> str:
+    """The chart as a file of its own, with the colours that it has in a report, light or dark."""
+    sheet = files("trueline.evidence").joinpath("templates/report.css").read_text(encoding="utf-8")
+    colours = sheet[: sheet.index("* {")]
+    lines = next(part for part in sheet.split("\n\n") if part.startswith("svg.chart"))
+    head, body = str(chart).split(">", 1)
+    return f'{head} width="560" xmlns="http://www.w3.org/2000/svg"><style>\n{colours}{lines}\n{_PAGE}\n</style>{body}\n'
 
 
 def _svg(height: float, label: str, parts: Iterable[str]) -> Markup:

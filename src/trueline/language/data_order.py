@@ -6,7 +6,9 @@ round alone. So how many rows each source has given says everything, and a resum
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +38,7 @@ class DataOrder:
         self, sizes: Sequence[int], weights: Sequence[float] = (), shuffle: bool = True, seed: int = 0
     ) -> None:
         self.sizes, self.shuffle, self.seed = list(sizes), shuffle, seed
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self._starts = [0, *accumulate(self.sizes)]
         self._lots = list(sizes) if weights else [sum(sizes)]
         self._share = np.asarray(weights, dtype=np.float64) / sum(weights) if weights else np.ones(1)
         self.taken = np.zeros(len(self._lots), dtype=np.int64)
@@ -52,15 +54,17 @@ class DataOrder:
         return [self._next() for _ in range(n)]
 
     def _next(self) -> Place:
-        behind = self._share * (self.taken.sum() + 1) - self.taken
-        lot = int(np.argmax(behind))
+        lot = self._furthest_behind() if len(self._lots) > 1 else 0
         turn, at = divmod(int(self.taken[lot]), self._lots[lot])
         self.taken[lot] += 1
         row = int(self._round(lot, turn)[at])
         if len(self._lots) == len(self.sizes):
             return Place(lot, row)
-        source = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return Place(source, row - int(self._starts[source]))
+        source = bisect_right(self._starts, row) - 1
+        return Place(source, row - self._starts[source])
+
+    def _furthest_behind(self) -> int:
+        return int(np.argmax(self._share * (self.taken.sum() + 1) - self.taken))
 
     def _round(self, lot: int, turn: int) -> NDArray[np.int64]:
         if not self.shuffle:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ __all__ = [
     "Models",
     "activation_bytes",
     "cache_bytes",
-    "keeps_columns",
+    "late_logits",
     "learning_mode",
     "plain",
     "token_scores",
@@ -41,24 +41,14 @@ def plain(model: Any) -> Any:
 
 
 def token_scores(model: Any, batch: Batch, hits: bool = False) -> TokenScores:
-    """log π(y_t | y_<t) of every token with a weight, 0 elsewhere; with `hits`, whether it was the likeliest.
-
-    Those columns alone go through the output head that hold a weight in any row.
-    """
+    """log π(y_t | y_<t) of every token with a weight, 0 elsewhere; with `hits`, whether it was the likeliest."""
     wanted, target = batch.weight[:, 1:] > 0, batch.tokens[:, 1:]
-    columns = wanted.any(dim=0).nonzero().squeeze(1)
-    some = 0 < len(columns) < wanted.shape[1] and keeps_columns(model)
-    if some:
-        logits = model(**batch.inputs(), logits_to_keep=columns).logits
-        wanted, target = wanted[:, columns], target[:, columns]
-    else:
-        logits = model(**batch.inputs()).logits[:, :-1]
+    first, logits = late_logits(model, wanted, batch.inputs())
+    wanted, target = wanted[:, first:], target[:, first:]
 
     def spread(x: Tensor) -> Tensor:
         """Column t about token t, as in the batch."""
-        if not some:
-            return pad(x, (1, 0))
-        return torch.zeros(batch.tokens.shape, dtype=x.dtype, device=x.device).index_copy(1, columns + 1, x)
+        return pad(x, (first + 1, 0))
 
     log_prob = spread(torch.where(wanted, log_prob_of(logits, target), 0.0))
     if not hits:
@@ -66,8 +56,20 @@ def token_scores(model: Any, batch: Batch, hits: bool = False) -> TokenScores:
     return TokenScores(log_prob, spread((logits.detach().argmax(dim=-1) == target) & wanted))
 
 
-def keeps_columns(model: Any) -> bool:
-    """Whether a model can compute the logits of some columns alone."""
+def late_logits(model: Any, wanted: Tensor, inputs: Mapping[str, Any]) -> tuple[int, Tensor]:
+    """The first column that is wanted in any row, and the logits from there on.  wanted [R, T − 1], of the next tokens.
+
+    Logits are [R, T − 1 − first, V]. What lies before does not go through the output head, where the model can leave it
+    out: prompts, mostly. A slice, unlike a choice of columns, costs nothing on the way back.
+    """
+    columns = wanted.any(dim=0).nonzero()
+    first = int(columns[0]) if len(columns) else 0
+    if first and _keeps_late_columns(model):
+        return first, model(**inputs, logits_to_keep=wanted.shape[1] + 1 - first).logits[:, :-1]
+    return first, model(**inputs).logits[:, first:-1]
+
+
+def _keeps_late_columns(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(plain(model).forward).parameters
 
 

@@ -53,7 +53,7 @@ from trueline.language.objectives import (
 )
 from trueline.language.optimiser import AdamW, Optimiser
 from trueline.language.parallel import Sharded, cut_like, cut_up, dealt, sum_gradients, sums, whole
-from trueline.language.records import Data, Table, exposed, hold_out, load
+from trueline.language.records import Data, Table, exposed, hold_out, labelled_by, load, teaches_chats
 from trueline.language.rehearsal import SHOWN, DryRun, shown
 from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.templates import TEMPLATES
@@ -368,7 +368,7 @@ class _Made:
         if config.model.lora is not None:
             model.body = attach_lora(model.body, config.model.lora, seed, headless=True)
         length = min(config.length, context_of(model.body))
-        return cls(model, model.tokenizer, length, (model.tokenizer.eos_token_id,), reference)
+        return cls(model, model.tokenizer, length, (model.tokenizer.eos_token_id,), reference, model.history)
 
     @property
     def inner(self) -> Any:
@@ -444,11 +444,15 @@ class Trainer:
         share = math.ceil(config.batch_size / self.group.size) if self.group.size > 1 else 2**31
         self.packing = Packing(pad, config.micro_batch or share, room)
         self.step, self.tokens = 0, 0
+        self._learning = False  # whether the model is in the mode of a step
         self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
-        before = self.made.history
-        seen = exposed(config.data, run.folder.parent)
-        self.history = before._replace(trained_on=tuple(dict.fromkeys((*before.trained_on, *seen))))
+        root = run.folder.parent
+        self.history = self.made.history.taught(
+            judged_by=labelled_by(config.data, root),
+            trained_on=exposed(config.data, root),
+            chats=teaches_chats(config.data, root),
+        )
 
     def _cut_up(self) -> Sharded | None:
         """The model with its weights cut up among the processes, where they are to be."""
@@ -524,10 +528,10 @@ class Trainer:
 
     def subject(self) -> LanguageModel | ScoreModel:
         """The model as it stands, to be used; it shares its weights with the training, unless those are cut up."""
-        self.model.eval()
+        self._rests()
         model: Any = self.made.model if self.sharded is None else self.sharded.whole()
         if isinstance(model, ScoreModel):
-            model.parent = self.parent
+            model.parent, model.history = self.parent, self.history
             return model
         return LanguageModel(model, self.made.tokenizer, self.parent, self.history)
 
@@ -535,8 +539,10 @@ class Trainer:
         """One step of the optimiser on the next items; returns its loss.  Raises Diverged."""
         places = self.order.take(self.config.batch_size)
         items = [self.prepared.sources[place.source][place.row] for place in places]
-        torch.manual_seed((int(self.run.rng("dropout").integers(2**63)) + self.group.rank) % 2**63)
-        learning_mode(self.model, self.objective.dropout)
+        self._seed((int(self.run.rng("dropout").integers(2**63)) + self.group.rank) % 2**63)
+        if not self._learning:
+            learning_mode(self.model, self.objective.dropout)
+            self._learning = True
         total, loss = self.objective.total(items), 0.0
         for micro, counts in self._dealt(items):
             terms = self.objective.terms(self.models, micro.to(self.device))
@@ -562,6 +568,17 @@ class Trainer:
             self.run.log(self.step, **means, **{"train/lr": lr, "train/tokens": float(self.tokens)})
             self.window = {}
         return loss
+
+    def _seed(self, seed: int) -> None:
+        """Of what the step draws. torch.manual_seed would queue a call for every device that has not been used yet."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _rests(self) -> None:
+        """Out of training, until the next step."""
+        self.model.eval()
+        self._learning = False
 
     def _dealt(self, items: Sequence[Item]) -> Iterator[tuple[Micro, bool]]:
         """This process's batches of a step, and whether each counts."""
@@ -597,7 +614,7 @@ class Trainer:
     @torch.no_grad()
     def evaluated(self) -> dict[str, float]:
         """Loss and figures over the held-out items."""
-        self.model.eval()
+        self._rests()
         items, size = self.prepared.evaluation, self.config.batch_size
         loss, kept = 0.0, defaultdict[str, list[float]](lambda: [0.0, 0.0])
         for at in range(0, len(items), size):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 
@@ -22,19 +21,13 @@ from trueline.core.config import build
 from trueline.core.files import write_text
 from trueline.evidence.claims import ClaimResult
 from trueline.evidence.over_seeds import seed_interval
-from trueline.evidence.plots import IntervalRow, PlanePoint, intervals, plane
+from trueline.evidence.plots import IntervalRow, PlanePoint, intervals, plane, standalone
 from trueline.evidence.records import Estimate, EvidenceError, Requirement
 from trueline.language.claims import safe_rlhf, seq2seq
 from trueline.language.claims.topology import Settings as TreeSettings
 from trueline.language.claims.topology import by_cell
 
-__all__ = ["drawn", "standalone"]
-
-# What a page gives its charts: a font, a size, and a ground for their colours.
-_PAGE = (
-    "svg.chart { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; "
-    "max-width: none; background: var(--card); }"
-)
+__all__ = ["drawn"]
 
 
 def drawn(result: ClaimResult) -> Markup:
@@ -45,15 +38,6 @@ def drawn(result: ClaimResult) -> Markup:
     if draw is None:
         raise EvidenceError(f"claim {result.name} of {result.system} has no figure here. Draw those of this wing.")
     return draw(result)
-
-
-def standalone(chart: Markup) -> str:
-    """The chart as a file of its own, with the colours that it has in a report, light or dark."""
-    sheet = files("trueline.evidence").joinpath("templates/report.css").read_text(encoding="utf-8")
-    colours = sheet[: sheet.index("* {")]
-    lines = next(part for part in sheet.split("\n\n") if part.startswith("svg.chart"))
-    head, body = str(chart).split(">", 1)
-    return f'{head} width="560" xmlns="http://www.w3.org/2000/svg"><style>\n{colours}{lines}\n{_PAGE}\n</style>{body}\n'
 
 
 # --- one for each claim ---

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from trueline.language.forward import keeps_columns
+from trueline.language.forward import late_logits
 from trueline.language.losses import log_prob_of
 from trueline.rl.updates.surrogate import clipped_surrogate
 
@@ -23,18 +24,12 @@ WORTH_A_PASS = 2048  # tokens from which on a pass of its own costs less than th
 def reply_log_prob(model: Any, tokens: Tensor, sampled: Tensor, temperature: float) -> Tensor:
     """log π(token t | tokens before t) of the sampled tokens, 0 elsewhere: [R, L], [R, L] -> [R, L].
 
-    At the temperature of sampling, in float32. Those columns alone go through the output head that a row sampled.
+    At the temperature of sampling, in float32.
     """
-    wanted, target = sampled[:, 1:], tokens[:, 1:]
-    columns = wanted.any(dim=0).nonzero().squeeze(1)
-    if keeps_columns(model):
-        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=columns).logits
-    else:
-        logits = model(input_ids=tokens, use_cache=False).logits[:, columns]
+    first, logits = late_logits(model, sampled[:, 1:], {"input_ids": tokens, "use_cache": False})
     logits = logits if temperature == 1.0 else logits.float() / temperature
-    found = torch.where(wanted[:, columns], log_prob_of(logits, target[:, columns]), 0.0)
-    spread = torch.zeros(tokens.shape, dtype=found.dtype, device=found.device)
-    return spread.index_copy(1, columns + 1, found)
+    log_prob = log_prob_of(logits, tokens[:, first + 1 :])
+    return pad(torch.where(sampled[:, first + 1 :], log_prob, 0.0), (first + 1, 0))
 
 
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from trueline.core.config import build
+from trueline.core.config import build, laid_over
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.core.files import jsonable
 from trueline.core.recipe import Checks, Recipe
@@ -267,7 +267,7 @@ def _settled(recipe: Recipe, problem: Problem, cmdp: Cmdp, settings: Settings | 
     limits: dict[str, Any] = {"cost_limit": list(problem.cost_limit)} if "cost_limit" in fields else {}
     if "limit_on" in fields and problem.limit_on:
         limits["limit_on"] = dict(problem.limit_on)
-    return build(recipe.Config, {**_laid_over({**limits, **base}, own), **world}, where="measure_gap")
+    return build(recipe.Config, {**laid_over({**limits, **base}, own), **world}, where="measure_gap")
 
 
 def on_policy_settings(config: type[OnPolicy], cmdp: Cmdp) -> dict[str, Any]:
@@ -298,12 +298,3 @@ def on_policy_settings(config: type[OnPolicy], cmdp: Cmdp) -> dict[str, Any]:
     every["update"] |= {"critic_schedule": "linear"} if "critic_schedule" in own else {}
     every["update"] |= {"horizon": cmdp.horizon} if "horizon" in own else {}
     return {key: value for key, value in every.items() if key in config.model_fields}
-
-
-def _laid_over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the tables of `change` merged into its own."""
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = _laid_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

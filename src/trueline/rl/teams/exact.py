@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from trueline.core.config import Config
+from trueline.core.config import Config, laid_over
 from trueline.core.errors import ConfigError
 from trueline.core.recipe import Recipe
 from trueline.core.run import Run
@@ -365,7 +365,7 @@ def measure_team_gap(
     def laid(cmdp: Cmdp, what: Problem) -> Mapping[str, Any]:
         own = settings(cmdp, what) if callable(settings) else settings or {}
         base = team_settings(recipe.Config, cmdp) if issubclass(recipe.Config, TeamSettings) else {}
-        return _laid_over(base, own)
+        return laid_over(base, own)
 
     instances = [game.cmdp for game in named.values()]
     return measure_gap(_AsOneAgents(recipe, named), problem, instances, laid, seeds)
@@ -402,11 +402,3 @@ def team_settings(config: type[TeamSettings], cmdp: Cmdp) -> dict[str, Any]:
         every["standardise"] = "mix"
         every["update"] |= {"lr": 0.02, "target_kl": None}
     return {key: value for key, value in every.items() if key in config.model_fields}
-
-
-def _laid_over(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        old = merged.get(key)
-        merged[key] = _laid_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

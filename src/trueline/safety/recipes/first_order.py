@@ -40,7 +40,7 @@ from trueline.rl.updates.focops import Focops
 from trueline.rl.updates.natural import Trpo
 from trueline.rl.updates.p3o import P3o
 from trueline.rl.updates.ppo import Ppo
-from trueline.safety.recipes.ppo import FAITHFUL, FAST, FAST_LAG
+from trueline.safety.recipes.ppo import FAITHFUL, FAST, FAST_LAG, VELOCITY_NATURAL, tuned
 
 __all__ = ["CUP", "FOCOPS", "IPO", "ON_CRPO", "P3O", "PDO", "PG", "PPO_PID"]
 
@@ -113,13 +113,13 @@ FAST_ON_CRPO: Mapping[str, Any] = {
 PG = OnPolicyRecipe(
     "pg",
     OnPolicy,
-    {"faithful": FAITHFUL, "safepo": {"num_envs": 10, "update": {"passes": 40}}, "fast": FAST},
+    {"faithful": FAITHFUL, "safepo": {"num_envs": 10, "update": {"passes": 40}}, **tuned(FAST)},
     update=Ppo(clip=None, passes=10),
 )
-PDO = OnPolicyRecipe("pdo", Constrained, {"faithful": FAITHFUL, "fast": FAST_LAG}, update=Ppo(clip=None))
-PPO_PID = OnPolicyRecipe("ppo-pid", Controlled, {"faithful": FAITHFUL, "safepo": SAFEPO, "fast": FAST_LAG})
+PDO = OnPolicyRecipe("pdo", Constrained, {"faithful": FAITHFUL, **tuned(FAST_LAG)}, update=Ppo(clip=None))
+PPO_PID = OnPolicyRecipe("ppo-pid", Controlled, {"faithful": FAITHFUL, "safepo": SAFEPO, **tuned(FAST_LAG)})
 FOCOPS = OnPolicyRecipe(
-    "focops", Bounded, {"faithful": FAITHFUL, "safepo": SAFEPO, "fast": FAST_FOCOPS}, update=Focops()
+    "focops", Bounded, {"faithful": FAITHFUL, "safepo": SAFEPO, **tuned(FAST_FOCOPS)}, update=Focops()
 )
 CUP = OnPolicyRecipe(
     "cup",
@@ -127,10 +127,12 @@ CUP = OnPolicyRecipe(
     {
         "faithful": FAITHFUL,
         "safepo": {**SAFEPO, "update": {"target_kl": 0.02}, "constraint": {"upper": 0.2}},
-        "fast": FAST_CUP,
+        **tuned(FAST_CUP),
     },
     update=Cup(target_kl=0.01),
 )
-P3O = OnPolicyRecipe("p3o", Limited, {"faithful": FAITHFUL, "fast": FAST_P3O}, update=P3o(passes=10))
-IPO = OnPolicyRecipe("ipo", Interior, {"faithful": FAITHFUL, "fast": FAST_LIMITED}, update=Ppo(passes=10))
-ON_CRPO = OnPolicyRecipe("oncrpo", Switched, {"faithful": FAITHFUL, "fast": FAST_ON_CRPO}, update=Trpo())
+P3O = OnPolicyRecipe("p3o", Limited, {"faithful": FAITHFUL, **tuned(FAST_P3O)}, update=P3o(passes=10))
+IPO = OnPolicyRecipe("ipo", Interior, {"faithful": FAITHFUL, **tuned(FAST_LIMITED)}, update=Ppo(passes=10))
+ON_CRPO = OnPolicyRecipe(
+    "oncrpo", Switched, {"faithful": FAITHFUL, **tuned(FAST_ON_CRPO, VELOCITY_NATURAL)}, update=Trpo()
+)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trueline.core.config import laid_over
 from trueline.rl.off_policy.cvpo import Cvpo
 from trueline.rl.off_policy.sac import Sac
 from trueline.rl.off_policy.td3 import DDPG as DDPG_UPDATE
@@ -86,51 +87,43 @@ FSRL: Settings = {
 FAST_CVPO: Settings = {**FAST, "n_step": 2, "gamma": 0.97, "cost_gamma": 0.97, "update": {"renew": 200}}
 
 
-def _over(*settings: Settings) -> Settings:
-    """Settings laid over one another, tables of one kind merged."""
-    merged: dict[str, Any] = {}
-    for each in settings:
-        for key, value in each.items():
-            old = merged.get(key)
-            same = isinstance(old, Mapping) and isinstance(value, Mapping) and old.get("kind") == value.get("kind")
-            merged[key] = {**old, **value} if same and old is not None else value
-    return merged
-
-
 def _presets(own: Settings, goal1: Settings, fast: Settings) -> Mapping[str, Settings]:
-    return {"faithful": own, "faithful-goal1": _over(own, goal1), "fast": fast}
+    return {"faithful": own, "faithful-goal1": laid_over(own, goal1), "fast": fast}
 
 
 DDPG = OffPolicyRecipe("ddpg", OffPolicy, _presets(DETERMINISTIC, GOAL1, FAST), DDPG_UPDATE)
 DDPG_LAG = OffPolicyRecipe(
-    "ddpg-lag", Constrained, _presets(DETERMINISTIC, _over(GOAL1, GOAL1_LAG), _over(FAST, FAST_LAG)), DDPG_UPDATE
+    "ddpg-lag",
+    Constrained,
+    _presets(DETERMINISTIC, laid_over(GOAL1, GOAL1_LAG), laid_over(FAST, FAST_LAG)),
+    DDPG_UPDATE,
 )
 DDPG_PID = OffPolicyRecipe(
     "ddpg-pid",
     Constrained,
     _presets(
         # Its published file begins with no multiplier, where TD3's and SAC's begin with 0.001.
-        _over(DETERMINISTIC, PID, {"constraint": {"kind": "pid", "init": 0.0}}),
-        _over(GOAL1, GOAL1_PID, {"constraint": {"kind": "pid", "init": 0.0}}),
-        _over(FAST, FAST_LIMITED),
+        laid_over(DETERMINISTIC, PID, {"constraint": {"kind": "pid", "init": 0.0}}),
+        laid_over(GOAL1, GOAL1_PID, {"constraint": {"kind": "pid", "init": 0.0}}),
+        laid_over(FAST, FAST_LIMITED),
     ),
     DDPG_UPDATE,
 )
 TD3 = OffPolicyRecipe("td3", OffPolicy, _presets(DETERMINISTIC, GOAL1, FAST), Td3())
 TD3_LAG = OffPolicyRecipe(
-    "td3-lag", Constrained, _presets(DETERMINISTIC, _over(GOAL1, GOAL1_LAG), _over(FAST, FAST_LAG)), Td3()
+    "td3-lag", Constrained, _presets(DETERMINISTIC, laid_over(GOAL1, GOAL1_LAG), laid_over(FAST, FAST_LAG)), Td3()
 )
 TD3_PID = OffPolicyRecipe(
     "td3-pid",
     Constrained,
-    _presets(_over(DETERMINISTIC, PID), _over(GOAL1, GOAL1_PID), _over(FAST, FAST_LIMITED)),
+    _presets(laid_over(DETERMINISTIC, PID), laid_over(GOAL1, GOAL1_PID), laid_over(FAST, FAST_LIMITED)),
     Td3(),
 )
 SAC = OffPolicyRecipe("sac", OffPolicy, _presets({}, GOAL1_SAC, FAST_SAC), Sac())
 SAC_LAG = OffPolicyRecipe(
-    "sac-lag", Constrained, _presets({}, _over(GOAL1_SAC, GOAL1_LAG), _over(FAST_SAC, FAST_LAG)), Sac()
+    "sac-lag", Constrained, _presets({}, laid_over(GOAL1_SAC, GOAL1_LAG), laid_over(FAST_SAC, FAST_LAG)), Sac()
 )
 SAC_PID = OffPolicyRecipe(
-    "sac-pid", Constrained, _presets(PID, _over(GOAL1_SAC, GOAL1_PID), _over(FAST_SAC, FAST_LIMITED)), Sac()
+    "sac-pid", Constrained, _presets(PID, laid_over(GOAL1_SAC, GOAL1_PID), laid_over(FAST_SAC, FAST_LIMITED)), Sac()
 )
 CVPO = OffPolicyRecipe("cvpo", Limited, {"faithful": FSRL, "fast": FAST_CVPO}, Cvpo())

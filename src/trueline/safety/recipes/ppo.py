@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trueline.core.config import laid_over
 from trueline.rl.on_policy import Constrained, OnPolicy, OnPolicyRecipe
 
 __all__ = ["PPO", "PPO_LAG"]
@@ -49,5 +50,18 @@ FAST_LAG: Mapping[str, Any] = {
     "constraint": {"kind": "pid", "kp": 0.1, "ki": 0.05, "kd": 0.0, "smoothing": 0.5, "scale": 25.0, "init": 0.05},
 }
 
-PPO = OnPolicyRecipe("ppo", OnPolicy, {"faithful": FAITHFUL, "fast": FAST})
-PPO_LAG = OnPolicyRecipe("ppo-lag", Constrained, {"faithful": FAITHFUL, "fast": FAST_LAG})
+# Running is learnt in many small steps: PPO came to a return of 600 on SafetyHalfCheetahVelocity in a third of the
+# steps that it took with FAST's 64 environments and minibatches of 2,000, which after 10⁶ steps was below the limit
+# without knowing of one. Each fourth collection sixteen episodes end, and multipliers move by the mean of the last 64.
+VELOCITY: Mapping[str, Any] = {"num_envs": 16, "steps_per_epoch": 4000, "update": {"minibatch": 250}}
+# Of an update that takes one step a collection: twice the rows.
+VELOCITY_NATURAL: Mapping[str, Any] = {"num_envs": 16, "steps_per_epoch": 8000}
+
+
+def tuned(fast: Mapping[str, Any], velocity: Mapping[str, Any] = VELOCITY) -> Mapping[str, Mapping[str, Any]]:
+    """The presets of many environments: for navigation, and what is other than that for the velocity worlds."""
+    return {"fast": fast, "fast-velocity": laid_over(fast, velocity)}
+
+
+PPO = OnPolicyRecipe("ppo", OnPolicy, {"faithful": FAITHFUL, **tuned(FAST)})
+PPO_LAG = OnPolicyRecipe("ppo-lag", Constrained, {"faithful": FAITHFUL, **tuned(FAST_LAG)})

@@ -24,7 +24,7 @@ from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe
 from trueline.rl.updates.cpo import Cpo, Pcpo
 from trueline.rl.updates.natural import Npg, Trpo
 from trueline.safety.recipes.first_order import SAFEPO, Controlled
-from trueline.safety.recipes.ppo import FAITHFUL
+from trueline.safety.recipes.ppo import FAITHFUL, VELOCITY_NATURAL, tuned
 
 __all__ = ["CPO", "NPG", "PCPO", "RCPO", "TRPO", "TRPO_LAG", "TRPO_PID"]
 
@@ -66,15 +66,25 @@ FAST_SLACK: Mapping[str, Any] = {
     "update": {**FAST["update"], "passes": 8},
 }
 
-NPG = OnPolicyRecipe("npg", OnPolicy, {"faithful": FAITHFUL, "safepo": {"num_envs": 10}, "fast": FAST}, Npg())
-TRPO = OnPolicyRecipe("trpo", OnPolicy, {"faithful": FAITHFUL, "safepo": {"num_envs": 10}, "fast": FAST}, Trpo())
-TRPO_LAG = OnPolicyRecipe("trpo-lag", Constrained, {"faithful": FAITHFUL, "safepo": SAFEPO, "fast": FAST_LAG}, Trpo())
-TRPO_PID = OnPolicyRecipe("trpo-pid", Controlled, {"faithful": FAITHFUL, "fast": FAST_LAG}, Trpo())
-RCPO = OnPolicyRecipe("rcpo", Constrained, {"faithful": FAITHFUL, "safepo": SAFEPO, "fast": FAST_LAG}, Npg())
+NPG = OnPolicyRecipe(
+    "npg", OnPolicy, {"faithful": FAITHFUL, "safepo": {"num_envs": 10}, **tuned(FAST, VELOCITY_NATURAL)}, Npg()
+)
+TRPO = OnPolicyRecipe(
+    "trpo", OnPolicy, {"faithful": FAITHFUL, "safepo": {"num_envs": 10}, **tuned(FAST, VELOCITY_NATURAL)}, Trpo()
+)
+TRPO_LAG = OnPolicyRecipe(
+    "trpo-lag", Constrained, {"faithful": FAITHFUL, "safepo": SAFEPO, **tuned(FAST_LAG, VELOCITY_NATURAL)}, Trpo()
+)
+TRPO_PID = OnPolicyRecipe("trpo-pid", Controlled, {"faithful": FAITHFUL, **tuned(FAST_LAG, VELOCITY_NATURAL)}, Trpo())
+RCPO = OnPolicyRecipe(
+    "rcpo", Constrained, {"faithful": FAITHFUL, "safepo": SAFEPO, **tuned(FAST_LAG, VELOCITY_NATURAL)}, Npg()
+)
 CPO = OnPolicyRecipe(
     "cpo",
     Limited,
-    {"faithful": FAITHFUL, "safepo": {**SAFEPO, "update": {"search_tries": 15}}, "fast": FAST_SLACK},
+    {"faithful": FAITHFUL, "safepo": {**SAFEPO, "update": {"search_tries": 15}}, **tuned(FAST_SLACK, VELOCITY_NATURAL)},
     Cpo(),
 )
-PCPO = OnPolicyRecipe("pcpo", Limited, {"faithful": FAITHFUL, "safepo": SAFEPO, "fast": FAST_SLACK}, Pcpo())
+PCPO = OnPolicyRecipe(
+    "pcpo", Limited, {"faithful": FAITHFUL, "safepo": SAFEPO, **tuned(FAST_SLACK, VELOCITY_NATURAL)}, Pcpo()
+)

@@ -1,0 +1,171 @@
+"""Fills docs/claims.md and its figures from the committed results: `python docs/make_claims_page.py [--take RUNS]`.
+
+With --take, finished claims among the runs of that folder are first copied to docs/results/claims, those of one system
+and scale corrected together. A test compares page, figures and results with the registry and with one another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from trueline.core.files import write_text
+from trueline.core.run import read_manifest
+from trueline.cycle.reproduction import claims_of
+from trueline.evidence.claims import Claim, ClaimResult, corrected
+from trueline.evidence.plots import interval_text, number, required, standalone
+from trueline.language.claims.figures import drawn
+from trueline.safety.claims.arms import together
+from trueline.safety.claims.figures import costs
+from trueline.safety.claims.published import beside, table
+
+HERE = Path(__file__).parent
+PAGE = HERE / "claims.md"
+RESULTS = HERE / "results" / "claims"
+FIGURES = HERE / "claims"
+DECIDING = 8  # seeds: a scale with fewer decides nothing
+
+
+def results(folder: Path = RESULTS) -> list[ClaimResult]:
+    """The committed results, by system, scale and name."""
+    found = [ClaimResult.from_json(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda result: (result.system, result.scale, result.name))
+
+
+def take(runs: Path) -> None:
+    """Copies what claims in these runs came to; a result of the same claim and scale is replaced."""
+    kept = {_key(result): result for result in results()}
+    for path in sorted(runs.glob("*/artefacts/claim.json")):
+        if read_manifest(path.parents[1])["status"] == "done":
+            result = ClaimResult.from_json(path.read_text(encoding="utf-8"))
+            if result.estimate is not None and _decides(result):
+                kept[_key(result)] = result
+    claims = [named.claim for named in claims_of()]
+    ordered = sorted(kept.values(), key=lambda result: (result.system, result.scale, result.name))
+    for (system, scale), family in groupby(ordered, key=lambda result: (result.system, result.scale)):
+        own = list(family)
+        every = sum(claim.system == system and scale in claim.scales for claim in claims)
+        for result in corrected(own, others=every - len(own)):
+            write_text(RESULTS / f"{_slug(result)}.json", result.to_json())
+
+
+def _key(result: ClaimResult) -> tuple[str, str, str]:
+    return result.system, result.name, result.scale
+
+
+def _decides(result: ClaimResult) -> bool:
+    return len(result.per_seed) >= DECIDING
+
+
+def _slug(result: ClaimResult) -> str:
+    return f"{registered()[result.system, result.name]}.{result.scale}"
+
+
+def registered() -> dict[tuple[str, str], str]:
+    """(system, name) -> the name a claim is listed under."""
+    return {(named.claim.system, named.claim.name): named.name for named in claims_of()}
+
+
+# --- the page ---
+
+
+def verdicts() -> str:
+    """A line per committed result."""
+    lines = [
+        "| claim | what was asked | scale, seeds | found (interval) | required | p, by Holm | outcome |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results():
+        estimate = result.estimate
+        assert estimate is not None
+        cells = (
+            f"`{registered()[result.system, result.name]}`",
+            result.sentence,
+            f"{result.scale}, {len(result.per_seed)}",
+            f"{number(estimate.value)} {interval_text(estimate.low, estimate.high)}".rstrip(),
+            required(result.acceptance, result.unit),
+            "–" if result.p_holm is None else f"{result.p_holm:.2g}",
+            f"**{result.outcome}**" + (f" ({result.note})" if result.note else ""),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figures() -> str:
+    """Every figure with what it shows."""
+    return "\n\n".join(f"![{words}](claims/{name}.svg)" for name, (words, _) in charts().items())
+
+
+def charts() -> dict[str, tuple[str, str]]:
+    """File name without its end -> words, and the SVG: one per claim of language, one per world of trained arms."""
+    found: dict[str, tuple[str, str]] = {}
+    for (system, scale), family in groupby(results(), key=lambda result: (result.system, result.scale)):
+        of_worlds: dict[str, list[ClaimResult]] = {}
+        for result in family:
+            if "arms" in result.params and "world" in result.params:
+                of_worlds.setdefault(str(result.params["world"]), []).append(result)
+            else:
+                found[_slug(result)] = (result.sentence, standalone(drawn(result)))
+        for world, own in of_worlds.items():
+            words = f"Cost of the policies of {system} in {world}, limit 25"
+            found[f"{system}-{world}.{scale}"] = (words, standalone(costs(own)))
+    return found
+
+
+def published() -> str:
+    """Our arms beside the published rows, which decide nothing."""
+    return table(beside(result for result in results() if "arms" in result.params and "world" in result.params))
+
+
+def open_claims() -> str:
+    """What was not attempted, system by system, with what it takes."""
+    lines = ["| system | claims | scale | CPU-hours, shared trainings counted once |", "|---|---|---|---|"]
+    done = [(_key(result), result.cpu_hours) for result in results()]
+    listed = sorted(claims_of(), key=lambda one: one.claim.system)
+    for system, named in groupby(listed, key=lambda one: one.claim.system):
+        left: dict[str, list[Claim]] = {}
+        for claim in (one.claim for one in named):
+            most = max((hours for key, hours in done if key[:2] == (system, claim.name)), default=0.0)
+            for scale, size in claim.scales.items():
+                if scale != "ci" and size.cpu_hours > most:
+                    left.setdefault(scale, []).append(claim)
+        lines += [f"| {system} | {len(own)} | {scale} | {_hours(own, scale):.1f} |" for scale, own in left.items()]
+    return "\n".join(lines)
+
+
+def _hours(claims: Sequence[Claim], scale: str) -> float:
+    sizes = [claim.scales[scale] for claim in claims]
+    shared = all({"world", "arms", "steps", "episodes"} <= size.params.keys() for size in sizes)
+    return together(claims, scale) if shared else sum(size.cpu_hours for size in sizes)
+
+
+TABLES = {"verdicts": verdicts, "figures": figures, "published": published, "open": open_claims}
+
+
+def filled(text: str) -> str:
+    """The page with its tables."""
+    for name, table_of in TABLES.items():
+        block = f"<!-- {name} -->\n{table_of()}\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    """Takes results if asked to, draws the figures, fills the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--take", type=Path, metavar="RUNS", help="folder of runs whose finished claims are copied")
+    given = parser.parse_args()
+    if given.take:
+        take(given.take)
+    for old in FIGURES.glob("*.svg"):
+        old.unlink()
+    for name, (_, chart) in charts().items():
+        write_text(FIGURES / f"{name}.svg", chart)
+    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
