@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WORTH_A_CALL = 1 << 15  # numbers from which the quicker arithmetic pays for a backward function written in Python
+WORTH_A_CALL = 1 << 15  # numbers from which the quicker arithmetic pays for a backward function written in Python
 
 
 class _Tanh(torch.autograd.Function):
@@ -40,4 +40,4 @@ def tanh(x: Tensor) -> Tensor:
         return torch.tanh(x)
     if not (x.requires_grad and torch.is_grad_enabled()):
         return _without_gradient(x)
-    return _Tanh.apply(x) if x.numel() >= _WORTH_A_CALL else torch.tanh(x)
+    return _Tanh.apply(x) if x.numel() >= WORTH_A_CALL else torch.tanh(x)

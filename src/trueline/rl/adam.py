@@ -63,7 +63,8 @@ class FlatAdam:
             if group.l2:
                 grad.add_(value, alpha=2.0 * group.l2)
             norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-            grad.mul_((bound / (norm + 1e-6)).clamp_max_(1.0))
+            if not float(norm.max()) + 1e-6 < 0.999 * bound:  # factors of 1 are spared; a norm may be no number
+                grad.mul_((bound / (norm + 1e-6)).clamp_max_(1.0))
             first.lerp_(grad, 1.0 - BETA_1)
             second.mul_(BETA_2).addcmul_(grad, grad, value=1.0 - BETA_2)
             scale = second.sqrt().div_(correction_2**0.5).add_(EPSILON)

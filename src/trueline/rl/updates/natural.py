@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -26,7 +26,8 @@ from torch import Tensor
 from trueline.core.config import Config
 from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution
-from trueline.rl.networks import ACTIVATIONS, ActorCritic, StackedMlp
+from trueline.rl.networks import ActorCritic
+from trueline.rl.updates.backpropagation import Backpropagation
 from trueline.rl.updates.fisher import LocalPolicy
 from trueline.rl.updates.trust_region import Span, conjugate_gradient, natural_step, span_of
 
@@ -211,52 +212,6 @@ def backtrack(here: Here, step: Tensor, accept: Callable[[Trial], bool], tries: 
 
 
 # --- the critics ---
-
-
-# ∂/∂z of an activation's value, from ∂/∂value, z and the value.
-_SLOPES: Mapping[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    ACTIVATIONS["tanh"]: lambda grad, _, value: torch.ops.aten.tanh_backward(grad, value),
-    ACTIVATIONS["relu"]: lambda grad, _, value: torch.ops.aten.threshold_backward(grad, value, 0),
-    ACTIVATIONS["silu"]: lambda grad, z, _: torch.ops.aten.silu_backward(grad, z),
-}
-
-
-class Backpropagation:
-    """Forward and backward passes of H stacked critics without autograd, whose records cost more than the products.
-
-    Gradients are written where the optimiser reads them, not added to what is there.
-    """
-
-    def __init__(self, critics: StackedMlp) -> None:
-        """Views of parameters and gradients as they are stored now: make it after the optimiser that flattens them."""
-        pairs = list(zip(critics.weights, critics.biases, strict=True))
-        self.parameters = [(weight.detach(), bias.detach()) for weight, bias in pairs]
-        self.gradients = [(weight.grad, bias.grad) for weight, bias in pairs]
-        self.activation, self.slope = critics.activation, _SLOPES[critics.activation]
-        self.inputs: list[Tensor] = []  # [H, B, in] of each layer
-        self.before: list[Tensor] = []  # [H, B, width] before each activation
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, D] -> [H, B], the values."""
-        *hidden, (weight, bias) = self.parameters
-        self.inputs, self.before = [x.expand(len(weight), *x.shape)], []
-        for inner, shift in hidden:
-            self.before.append(torch.baddbmm(shift, self.inputs[-1], inner))
-            self.inputs.append(self.activation(self.before[-1]))
-        return torch.baddbmm(bias, self.inputs[-1], weight)[..., 0]
-
-    @torch.no_grad()
-    def backward(self, slope: Tensor) -> None:
-        """The parameters' gradients, from ∂loss/∂value [H, B] of the last forward pass."""
-        grad = slope[..., None]
-        for layer in range(len(self.parameters) - 1, -1, -1):
-            of_weight, of_bias = self.gradients[layer]
-            torch.bmm(self.inputs[layer].transpose(1, 2), grad, out=of_weight)
-            torch.sum(grad, 1, keepdim=True, out=of_bias)
-            if layer:
-                grad = torch.bmm(grad, self.parameters[layer][0].transpose(1, 2))
-                grad = self.slope(grad, self.before[layer - 1], self.inputs[layer])
 
 
 def fit_critics(

@@ -7,9 +7,11 @@ that acted.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,7 +23,8 @@ from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.parallel import ALONE, Learners
-from trueline.rl.updates.surrogate import clipped_surrogate
+from trueline.rl.updates.backpropagation import Backpropagation, normal_slopes
+from trueline.rl.updates.surrogate import Sloped, clipped_surrogate, sloped_surrogate
 
 if TYPE_CHECKING:
     from trueline.rl.on_policy import Rows
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 Objective = Callable[[Distribution, Tensor], Tensor]
 # The same by row, [b] or [S, b] for rows of that index, of which the objective is the mean.
 Gain = Callable[[Distribution, Tensor], Tensor]
+# A gain of log π [b] of the actions taken at those rows, with its slope by log π times a number.
+SlopedGain = Callable[[Tensor, Tensor, float], Sloped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +80,114 @@ class MinibatchPasses(Config):
             group.lr = rate * (1.0 - progress) if schedule == "linear" else rate
 
 
-class _Losses(NamedTuple):
-    """Means over a minibatch."""
+class _Descended(NamedTuple):
+    """What a step on a minibatch went by."""
 
-    total: Tensor  # what a step descends
-    policy: Tensor  # −objective
-    value: Tensor  # Σ of the critics' (V − target)²
+    gain: Tensor  # the objective
+    error: Tensor | None  # V − target, or its negative, [..., 1 + K]
+    share: float  # of the whole minibatch that this learner had
 
 
-def _losses(
+# Writes the gradients of −objective − c·entropy + Σ(V − target)², means over rows [b], times a share.
+_Gradients = Callable[[Tensor, float], _Descended]
+
+
+def _by_autograd(
     settings: MinibatchPasses,
     network: ActorCritic,
+    adam: FlatAdam,
     batch: Rows[Any],
     objective: Objective,
-    rows: Tensor,
     values: bool,
-) -> _Losses:
-    """−objective + Σ(V − target)² − c·entropy of the rows [b]; the values are left out where not asked for."""
-    features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
-    policy = network.policy(features)
-    gain = objective(policy, rows)
-    value = torch.zeros(())
-    if values:
-        value = (network.values(features) - batch.target[rows]).square().flatten(0, -2).mean(0).sum()
-        total = value - gain
-    else:
-        total = -gain
-    if settings.entropy:
-        total = total - settings.entropy * policy.entropy().mean()
-    return _Losses(total, -gain.detach(), value.detach())
+) -> _Gradients:
+    """Through whatever the network is."""
+
+    def gradients(rows: Tensor, share: float) -> _Descended:
+        features = network.encoder({name: x[rows] for name, x in batch.inputs.items()})
+        policy = network.policy(features)
+        gain = objective(policy, rows)
+        loss, error = -gain, None
+        if values:
+            error = network.values(features) - batch.target[rows]
+            loss = error.square().flatten(0, -2).mean(0).sum() - gain
+        if settings.entropy:
+            loss = loss - settings.entropy * policy.entropy().mean()
+        adam.zero_grad()
+        (share * loss).backward()
+        return _Descended(gain.detach(), None if error is None else error.detach(), share)
+
+    return gradients
+
+
+class _Slopes(NamedTuple):
+    """Of the share of −objective − c·entropy, by what makes a policy's distribution."""
+
+    gain: Tensor  # the objective
+    output: Tensor  # [b, O] by what the network puts out
+    log_std: Tensor | None  # [A] by log σ
+
+
+_Head = Callable[[Tensor, Tensor, float], _Slopes]  # of outputs [b, O], rows [b], a share
+
+
+def _by_hand(network: ActorCritic, batch: Rows[Any], head: _Head, values: bool) -> _Gradients:
+    """The same to the last bit where the encoder has nothing to learn.
+
+    At the published sizes autograd's records of two small networks cost more than their arithmetic.
+    """
+    features = network.encoder(batch.inputs)
+    of_log_std = None if network.log_std is None else network.log_std.grad
+    actor = Backpropagation(network.actor, recorded=True)
+    critics = Backpropagation(network.critics, recorded=True) if values else None
+
+    def gradients(rows: Tensor, share: float) -> _Descended:
+        x = features.index_select(0, rows)
+        slopes = head(actor.forward(x), rows, share)
+        actor.backward(slopes.output)
+        if of_log_std is not None and slopes.log_std is not None:
+            of_log_std.copy_(slopes.log_std)
+        error = None
+        if critics is not None:
+            # Rows first and target first, so that the slopes lie in memory as autograd's do.
+            error = batch.target.index_select(0, rows) - critics.forward(x).T
+            critics.backward((error * (-2.0 * _slope_of_mean(share, len(rows), error.dtype))).T)
+        return _Descended(slopes.gain, error, share)
+
+    return gradients
+
+
+def _any_head(settings: MinibatchPasses, network: ActorCritic, objective: Objective) -> _Head:
+    """Of any objective, by autograd from the output on."""
+
+    def slopes(output: Tensor, rows: Tensor, share: float) -> _Slopes:
+        policy = network.distribution_of(output.requires_grad_(), network.log_std)
+        gain = objective(policy, rows)
+        total = gain + settings.entropy * policy.entropy().mean() if settings.entropy else gain
+        leaves = [output] if network.log_std is None else [output, network.log_std]
+        seed = total.new_tensor(-share)
+        of_output, *rest = torch.autograd.grad(total, leaves, seed, materialize_grads=True)
+        return _Slopes(gain.detach(), of_output, rest[0] if rest else None)
+
+    return slopes
+
+
+def _surrogate_head(network: ActorCritic, batch: Rows[Any], gain: SlopedGain) -> _Head:
+    """Of a normal policy's mean gain, without autograd."""
+    assert network.log_std is not None
+    log_std = network.log_std.detach()
+
+    def slopes(output: Tensor, rows: Tensor, share: float) -> _Slopes:
+        policy, draw = network.distribution_of(output, log_std), batch.draw.index_select(0, rows)
+        found = gain(policy.log_prob(draw), rows, -_slope_of_mean(share, len(rows), draw.dtype))
+        return _Slopes(found.gain.mean(), *normal_slopes(output, log_std, draw, found.slope))
+
+    return slopes
+
+
+@cache
+def _slope_of_mean(share: float, rows: int, dtype: torch.dtype) -> float:
+    """∂(share·mean)/∂(a row), rounded as autograd rounds it."""
+    return float(torch.tensor(share, dtype=dtype) / rows)
 
 
 class _Moved(NamedTuple):
@@ -136,6 +220,7 @@ def ascend(
     values: bool = True,
     start: Distribution | None = None,
     shared: bool = True,
+    sloped: SlopedGain | None = None,
 ) -> PassesReport:
     """Up to `passes` passes of minibatch steps on −objective − c·entropy + Σ(V − target)², ended by target_kl.
 
@@ -144,39 +229,47 @@ def ascend(
     cannot be put together of its parts: not `shared`.
 
     Without `values` the values are left out of the loss; `adam` is then one that leaves the critics alone. KL is
-    counted from `start`: the policy that acted, unless another is given.
+    counted from `start`: the policy that acted, unless another is given. `sloped` is the gain whose mean the objective
+    is, with its slope, where that is known in closed form.
     """
     size, unit = len(batch.log_prob), batch.log_prob[0].numel()
     minibatch = max(1, settings.minibatch // unit)
     start = batch.policy if start is None else start
     learners = batch.learners if shared else ALONE
-    kl = torch.zeros(())
-    sums = torch.zeros(3)
-    done = 0
+    if any(True for _ in network.encoder.parameters()):
+        gradients = _by_autograd(settings, network, adam, batch, objective, values)
+    elif sloped is None or network.log_std is None or settings.entropy:
+        gradients = _by_hand(network, batch, _any_head(settings, network, objective), values)
+    else:
+        gradients = _by_hand(network, batch, _surrogate_head(network, batch, sloped), values)
+    moved, done = _Moved(torch.zeros(()), torch.zeros(())), 0
+    descended: list[_Descended] = []  # in the last pass
     for done in range(1, settings.passes + 1):  # noqa: B007  (the number of passes made is reported)
-        sums.zero_()
-        order = torch.randperm(size, generator=rng)
-        begins = range(0, size, minibatch)
-        for begin in begins:
-            whole = order[begin : begin + minibatch]
+        descended.clear()
+        for whole in torch.randperm(size, generator=rng).split(minibatch):
             rows = learners.share(whole)
-            adam.zero_grad()
-            if len(rows):  # a last minibatch may have fewer rows than there are learners
-                losses = _losses(settings, network, batch, objective, rows, values)
-                if learners.size > 1:
-                    losses = _Losses(*(loss * (len(rows) / len(whole)) for loss in losses))
-                losses.total.backward()
-                sums[0] += losses.policy
-                sums[1] += losses.value
+            if len(rows):
+                descended.append(gradients(rows, len(rows) / len(whole)))
+            else:  # a last minibatch may have fewer rows than there are learners
+                adam.zero_grad()
             learners.add(adam.grads)
             adam.step(settings.grad_norm)
-        learners.add([sums])
-        sums[:2] /= len(begins)
-        kl, sums[2] = _moved(network, batch, start, learners)
-        if not torch.isfinite(kl) or (settings.target_kl is not None and kl > settings.target_kl):
+        moved = _moved(network, batch, start, learners)
+        if not torch.isfinite(moved.kl) or (settings.target_kl is not None and moved.kl > settings.target_kl):
             break
-    policy_loss, value, entropy = sums.tolist()
-    return PassesReport(float(kl), done, policy_loss, value, entropy)
+    policy_loss, value_loss = _mean_losses(descended, math.ceil(size / minibatch), learners)
+    return PassesReport(float(moved.kl), done, policy_loss, value_loss, float(moved.entropy))
+
+
+def _mean_losses(descended: Sequence[_Descended], minibatches: int, learners: Learners) -> list[float]:
+    """−objective and Σ(V − target)², means over the minibatches of a pass."""
+    sums = torch.zeros(2)
+    for gain, error, share in descended:
+        sums[0] -= share * gain
+        if error is not None:
+            sums[1] += share * error.flatten(0, -2).T.contiguous().square().mean(1).sum()
+    learners.add([sums])
+    return (sums / minibatches).tolist()
 
 
 def ratio_of(policy: Distribution, batch: Rows[Any], rows: Tensor) -> Tensor:
@@ -193,13 +286,17 @@ class RowByRow(MinibatchPasses):
     def gain(self, batch: Rows[Tensor]) -> Gain:
         """What is gained at each row, of the policy there and the rows' index."""
 
+    def sloped(self, batch: Rows[Tensor]) -> SlopedGain | None:  # noqa: ARG002
+        """The same of log π alone, with its slope, where a closed form spares autograd; None where it does not."""
+        return None
+
     def learn(
         self, network: ActorCritic, adam: FlatAdam, batch: Rows[Tensor], progress: float, rng: torch.Generator
     ) -> PassesReport:
         """Passes on the mean gain."""
         self.set_rates(adam, progress)
-        gain = self.gain(batch)
-        return ascend(self, network, adam, batch, lambda policy, rows: gain(policy, rows).mean(), rng)
+        gain, sloped = self.gain(batch), self.sloped(batch)
+        return ascend(self, network, adam, batch, lambda policy, rows: gain(policy, rows).mean(), rng, sloped=sloped)
 
 
 class Ppo(RowByRow):
@@ -216,5 +313,14 @@ class Ppo(RowByRow):
                 return ratio_of(policy, batch, rows) * advantage
             log_prob = policy.log_prob(batch.draw[rows])
             return clipped_surrogate(log_prob, batch.log_prob[rows], advantage, self.clip)
+
+        return surrogate
+
+    def sloped(self, batch: Rows[Tensor]) -> SlopedGain:
+        """The surrogate with its slope."""
+
+        def surrogate(log_prob: Tensor, rows: Tensor, weight: float) -> Sloped:
+            old, advantage = batch.log_prob.index_select(0, rows), batch.advantage.index_select(0, rows)
+            return sloped_surrogate(log_prob, old, advantage, self.clip, weight)
 
         return surrogate
