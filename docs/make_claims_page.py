@@ -16,6 +16,7 @@ from trueline.core.files import write_text
 from trueline.core.run import read_manifest
 from trueline.cycle.reproduction import claims_of
 from trueline.evidence.claims import Claim, ClaimResult, corrected
+from trueline.evidence.over_seeds import seed_interval
 from trueline.evidence.plots import interval_text, number, required, standalone
 from trueline.language.claims.figures import drawn
 from trueline.safety.claims.arms import together
@@ -27,6 +28,21 @@ PAGE = HERE / "claims.md"
 RESULTS = HERE / "results" / "claims"
 FIGURES = HERE / "claims"
 DECIDING = 8  # seeds: a scale with fewer decides nothing
+
+# What stands beside the number that decides, by the name a claim is listed under.
+BESIDE: dict[str, tuple[str, ...]] = {
+    "safe-rlhf": (
+        *("harm/start", "harm/ppo", "harm/ppo-lag"),
+        *("harmless help/start", "harmless help/ppo", "harmless help/ppo-lag"),
+        *("predicted harm/ppo-lag", "unnoticed/ppo-lag", "harmless refused/ppo-lag", "broken", "kept", "helped"),
+    ),
+    "elasticity": (
+        *("trend, positive", "trend, negative", "trend of half the way", "trend of half the way, neutral"),
+        *("trend of items away", "trend per nat"),
+        *(f"items back, positive, {n} documents" for n in (1000, 4000, 16000, 64000)),
+    ),
+    "resistance": ("excess", "raw", "inverse raw is lower", "inverse excess is lower"),
+}
 
 
 def results(folder: Path = RESULTS) -> list[ClaimResult]:
@@ -99,6 +115,20 @@ def figures() -> str:
     return "\n\n".join(f"![{words}](claims/{name}.svg)" for name, (words, _) in charts().items())
 
 
+def numbers() -> str:
+    """Means over seeds of what stands beside the number that decides, each with an interval of its own."""
+    lines = ["| claim | number | mean over seeds | interval |", "|---|---|---|---|"]
+    for result in results():
+        name = registered()[result.system, result.name]
+        for key in BESIDE.get(name, ()):
+            found = seed_interval(
+                [row[key] for row in result.per_seed.values()], result.acceptance.interval_confidence()
+            )
+            interval = interval_text(found.low, found.high)
+            lines.append(f"| `{name}` | {key} | {number(found.value)} | {interval} |")
+    return "\n".join(lines)
+
+
 def charts() -> dict[str, tuple[str, str]]:
     """File name without its end -> words, and the SVG: one per claim of language, one per world of trained arms."""
     found: dict[str, tuple[str, str]] = {}
@@ -142,7 +172,7 @@ def _hours(claims: Sequence[Claim], scale: str) -> float:
     return together(claims, scale) if shared else sum(size.cpu_hours for size in sizes)
 
 
-TABLES = {"verdicts": verdicts, "figures": figures, "published": published, "open": open_claims}
+TABLES = {"verdicts": verdicts, "figures": figures, "numbers": numbers, "published": published, "open": open_claims}
 
 
 def filled(text: str) -> str:
