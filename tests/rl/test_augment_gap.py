@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from trueline.rl.augmentation.early_termination import EarlyTermination
-from trueline.rl.augmentation.saute import Saute
 from trueline.rl.exact.gap import measure_gap
-from trueline.rl.on_policy import Budgeted, OnPolicyRecipe
+from trueline.safety.recipes.augmented import PPO_EARLY, PPO_SAUTE, TRPO_EARLY, TRPO_SAUTE
+
+BUDGET = {"gamma": 1.0, "strict": False}  # an episode may cost its limit, and no more
 
 
-def settings(cmdp: Any, _: Any) -> dict[str, Any]:
+def settings(rules: dict[str, Any]) -> Callable[[Any, Any], dict[str, Any]]:
     """What is left is a number, so that a table does not do."""
     hidden = {"hidden": [32]}
-    return {"actor": hidden, "critic": hidden, "total_steps": 45 * 256 * cmdp.horizon}
+    return lambda cmdp, _: {
+        "actor": hidden,
+        "critic": hidden,
+        "total_steps": 45 * 256 * cmdp.horizon,
+        "augmentation": rules,
+    }
+
+
+def name(value: Any) -> str | None:
+    """A row's, in the name of a test."""
+    return getattr(value, "name", None)
 
 
 @pytest.mark.parametrize(
-    "rules", [Saute(gamma=1.0, strict=False, unsafe_reward=-2.0), EarlyTermination(unsafe_reward=-10.0)]
+    ("row", "rules"),
+    [
+        (PPO_SAUTE, {**BUDGET, "unsafe_reward": -2.0}),
+        (TRPO_SAUTE, {**BUDGET, "unsafe_reward": -2.0}),
+        (PPO_EARLY, {"unsafe_reward": -10.0}),
+        (TRPO_EARLY, {"unsafe_reward": -10.0}),
+    ],
+    ids=name,
 )
-def test_a_row_with_a_budget_reaches_the_almost_sure_optimum(rules):
-    row = OnPolicyRecipe("row", Budgeted, augmentation=rules)
-    found = measure_gap(row, "almost-sure", ["Gamble"], settings)
+def test_a_row_with_a_budget_reaches_the_almost_sure_optimum(row, rules):
+    found = measure_gap(row, "almost-sure", ["Gamble"], settings(rules))
     assert found.passed, found.table()
 
 
 @pytest.mark.parametrize(
-    "rules", [Saute(gamma=1.0, strict=False, unsafe_reward=2.0), EarlyTermination(unsafe_reward=10.0)]
+    ("row", "rules"),
+    [
+        (PPO_SAUTE, {**BUDGET, "unsafe_reward": 2.0}),
+        (TRPO_SAUTE, {**BUDGET, "unsafe_reward": 2.0}),
+        (PPO_EARLY, {"unsafe_reward": 10.0}),
+        (TRPO_EARLY, {"unsafe_reward": 10.0}),
+    ],
+    ids=name,
 )
-def test_a_penalty_of_the_wrong_sign_is_found_out(rules):
-    row = OnPolicyRecipe("row", Budgeted, augmentation=rules)
-    found = measure_gap(row, "almost-sure", ["Gamble"], settings)
+def test_a_penalty_of_the_wrong_sign_is_found_out(row, rules):
+    found = measure_gap(row, "almost-sure", ["Gamble"], settings(rules))
     assert not found.passed
     assert found.trainings[0].average.constrained[0] > 0.05  # the share of episodes above the limit

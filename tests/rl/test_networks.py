@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from trueline.core.errors import ConfigError
 from trueline.rl.distributions import Choices, Gaussian, SquashedGaussian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Encoder, Mlp, Network, PictureEncoder, StackedMlp
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -114,7 +115,7 @@ def test_the_picture_encoder_is_torchs_convolutions(torch_rng: torch.Generator) 
 
 def test_pictures_that_are_too_small_are_refused() -> None:
     PictureEncoder(36, 36, 1, torch.Generator())
-    with pytest.raises(ValueError, match="36 pixels"):
+    with pytest.raises(ConfigError, match="36 pixels"):
         PictureEncoder(35, 36, 1, torch.Generator())
 
 

@@ -20,20 +20,31 @@ def test_the_penalty_by_hand() -> None:
     # either cost; with slack 0.02 and −0.5 none is left over.
     ratio = torch.tensor([1.2, 0.9], requires_grad=True)
     advantage_c = torch.tensor([[1.0, 2.0], [3.0, -4.0]])
-    penalty = exact_penalty(ratio, advantage_c, torch.tensor([0.15, -0.3]), kappa=20.0)
+    penalty = exact_penalty(ratio, advantage_c, torch.tensor([0.15, -0.3]), kappa=20.0, clip=0.3)
     assert float(penalty.detach()) == pytest.approx(20.0 * (0.1 + 0.1))
     penalty.backward()
     # κ·Σₖ A_cₖ/2: it goes up with what costs more, and is to be minimised.
     torch.testing.assert_close(ratio.grad, torch.tensor([20.0 * 3.0 / 2, 20.0 * -1.0 / 2]))
     ratio.grad = None
-    satisfied = exact_penalty(ratio, advantage_c, torch.tensor([0.02, -0.5]), kappa=20.0)
+    satisfied = exact_penalty(ratio, advantage_c, torch.tensor([0.02, -0.5]), kappa=20.0, clip=0.3)
     satisfied.backward()
     assert (float(satisfied.detach()), ratio.grad.tolist()) == (0.0, [0.0, 0.0])
 
 
+def test_a_violated_limit_drives_no_ratio_beyond_the_clip() -> None:
+    # Beyond 1 ± ε a row counts by the worse of ρA_c and clip(ρ)A_c: what has become cheaper stops to count, what has
+    # become dearer never does.
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1], requires_grad=True)
+    advantage_c = torch.tensor([[-1.0], [1.0], [1.0], [-1.0], [-1.0]])
+    penalty = exact_penalty(ratio, advantage_c, torch.tensor([5.0]), kappa=10.0, clip=0.2)
+    assert float(penalty.detach()) == pytest.approx(10.0 * (5.0 + (-0.2 + 0.5 - 0.2 + 0.5 - 0.1) / 5))
+    penalty.backward()
+    torch.testing.assert_close(ratio.grad, torch.tensor([0.0, 2.0, 0.0, -2.0, -2.0]))
+
+
 def test_without_an_estimate_there_is_no_penalty() -> None:
     ratio = torch.tensor([1.2, 0.9], requires_grad=True)
-    penalty = exact_penalty(ratio, torch.ones(2, 2), torch.full((2,), torch.nan), kappa=20.0)
+    penalty = exact_penalty(ratio, torch.ones(2, 2), torch.full((2,), torch.nan), kappa=20.0, clip=0.3)
     penalty.backward()
     assert (float(penalty.detach()), ratio.grad.tolist()) == (0.0, [0.0, 0.0])
 
@@ -45,10 +56,10 @@ def test_over_a_batch_it_is_the_published_penalty_and_over_a_minibatch_only_chan
     advantage_c -= advantage_c.mean(0)
     slack = torch.tensor([0.01, -0.002])
     published = 3.0 * torch.relu((ratio[:, None] * advantage_c).mean(0) + slack).sum()
-    torch.testing.assert_close(exact_penalty(ratio, advantage_c, slack, 3.0), published)
+    torch.testing.assert_close(exact_penalty(ratio, advantage_c, slack, 3.0, 0.9), published)
     # A policy that has not moved has the slack it was measured to have, whichever rows a minibatch draws.
     for rows in torch.randperm(ROWS, generator=rng).split(8):
-        unmoved = exact_penalty(torch.ones(len(rows)), advantage_c[rows], slack, 3.0)
+        unmoved = exact_penalty(torch.ones(len(rows)), advantage_c[rows], slack, 3.0, 0.2)
         assert float(unmoved) == pytest.approx(3.0 * 0.01)
         assert float(3.0 * torch.relu(advantage_c[rows].mean(0) + slack).sum()) != pytest.approx(0.03, rel=0.1)
 
@@ -68,9 +79,10 @@ def test_an_update_descends_the_costs_that_are_violated_and_no_other(slack: list
     log_prob = policy.log_prob(batch.draw)
     reward, cost, _ = batch.advantage
     loss = -clipped_surrogate(log_prob, batch.log_prob, reward, 0.2).mean()
+    ratio = (log_prob - batch.log_prob).exp()
     for k, violated in enumerate(slack):
         if violated > 0:
-            loss = loss + 0.3 * ((log_prob - batch.log_prob).exp() * cost[:, k]).mean()
+            loss = loss + 0.3 * torch.maximum(ratio * cost[:, k], ratio.clamp(0.8, 1.2) * cost[:, k]).mean()
     loss.backward()
     expected = [p.grad.clone() for p in network.actor_parameters()]
     config = P3o(kappa=0.3, passes=1, minibatch=ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from trueline.rl.augmentation.augment import Terms
 from trueline.rl.augmentation.simmer import Simmer
 from trueline.rl.exact.gap import measure_gap
 from trueline.rl.exact.suite import garnet
-from trueline.rl.on_policy import Budgeted, OnPolicyRecipe
 from trueline.safety.recipes.augmented import PPO_SIMMER, TRPO_SIMMER
 
 ABOUT = Terms(np.array([10.0]), 50)
@@ -77,32 +77,38 @@ def test_integral_and_windup_are_the_same_under_both_references():
 OWN = garnet("Own", 110, 4, 3, 1, 5, (0.0,))
 
 
-def settings(cmdp: Any, _: Any) -> dict[str, Any]:
+RULES = {"gamma": 1.0, "strict": False, "unsafe_reward": -2.0, "init": 0.5, "kp": 0.1, "smoothing": 0.5}
+
+
+def settings(**rules: Any) -> Callable[[Any, Any], dict[str, Any]]:
     """What is left is a number, so that a table does not do."""
     hidden = {"hidden": [32]}
-    return {"actor": hidden, "critic": hidden, "total_steps": 45 * 256 * cmdp.horizon}
+    return lambda cmdp, _: {
+        "actor": hidden,
+        "critic": hidden,
+        "total_steps": 45 * 256 * cmdp.horizon,
+        "augmentation": {**RULES, **rules},
+    }
 
 
-def row(**rules: Any) -> OnPolicyRecipe:
-    given = {"gamma": 1.0, "strict": False, "unsafe_reward": -2.0, "init": 0.5, "kp": 0.1, "smoothing": 0.5, **rules}
-    return OnPolicyRecipe("row", Budgeted, augmentation=Simmer(**given))
-
-
-def test_with_a_plan_the_row_reaches_the_almost_sure_optimum():
-    found = measure_gap(row(rise=5), "almost-sure", ["Gamble"], settings)
+@pytest.mark.parametrize("row", [PPO_SIMMER, TRPO_SIMMER], ids=lambda row: row.name)
+def test_with_a_plan_the_row_reaches_the_almost_sure_optimum(row):
+    found = measure_gap(row, "almost-sure", ["Gamble"], settings(rise=5))
     assert found.passed, found.table()
 
 
 @pytest.mark.parametrize("rise", [5, None])
-def test_from_half_of_the_budget_only_the_plan_comes_to_the_optimum(rise):
-    found = measure_gap(row(rise=rise), "almost-sure", [OWN], settings, seeds=(1,))
+@pytest.mark.parametrize("row", [PPO_SIMMER, TRPO_SIMMER], ids=lambda row: row.name)
+def test_from_half_of_the_budget_only_the_plan_comes_to_the_optimum(row, rise):
+    found = measure_gap(row, "almost-sure", [OWN], settings(rise=rise), seeds=(1,))
     (training,) = found.trainings
     assert found.passed is (rise is not None), found.table()
     assert training.average.gap < 0.05 if rise else training.average.gap > 0.2
 
 
-def test_a_penalty_of_the_wrong_sign_is_found_out():
-    found = measure_gap(row(rise=5, unsafe_reward=2.0), "almost-sure", ["Gamble"], settings)
+@pytest.mark.parametrize("row", [PPO_SIMMER, TRPO_SIMMER], ids=lambda row: row.name)
+def test_a_penalty_of_the_wrong_sign_is_found_out(row):
+    found = measure_gap(row, "almost-sure", ["Gamble"], settings(rise=5, unsafe_reward=2.0))
     assert not found.passed
     assert found.trainings[0].average.constrained[0] > 0.05
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from trueline.core.config import Config
+from trueline.core.errors import ConfigError
 from trueline.rl.activations import tanh
+from trueline.rl.blocks import in_blocks
 from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian, Stackable
 from trueline.rl.normalise import RunningNorm
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -23,7 +25,7 @@ ACTIVATIONS = {"tanh": tanh, "relu": torch.relu, "silu": nn.functional.silu}
 class Network(Config):
     """Shape and start of one multilayer perceptron."""
 
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[PositiveInt, ...] = (64, 64)
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     init: Literal["kaiming", "orthogonal"] = "kaiming"  # kaiming-uniform(√5) is torch's own and OmniSafe's
     last_gain: float = Field(1.0, gt=0)  # factor on the last layer's initial weights
@@ -115,8 +117,13 @@ class PictureEncoder(nn.Module):
     features = 128
 
     def __init__(self, height: int, width: int, channels: int, rng: torch.Generator) -> None:
-        """Raises ValueError when the picture is smaller than 36 pixels on a side."""
+        """Raises ConfigError when the picture is smaller than 36 pixels on a side."""
         super().__init__()
+        if min(height, width) < 36:
+            raise ConfigError(
+                f"a picture [height, width, channels] is [{height}, {width}, {channels}], but its encoder needs at "
+                "least 36 pixels on each side. Enlarge it, or observe it as a Box of floats."
+            )
         layers = [(channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]
         self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
         self.strides = [stride for *_, stride in layers]
@@ -125,8 +132,6 @@ class PictureEncoder(nn.Module):
             self.kernels.append(nn.Parameter(_uniform((outside, inside, size, size), bound, rng)))
             self.biases.append(nn.Parameter(_uniform((outside,), bound, rng)))
             height, width = (height - size) // stride + 1, (width - size) // stride + 1
-        if height < 1 or width < 1:
-            raise ValueError("pictures need at least 36 pixels on each side")
         self.out = Mlp(64 * height * width, self.features, Network(hidden=()), rng)
 
     def forward(self, picture: Tensor) -> Tensor:
@@ -145,8 +150,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.norm = RunningNorm(codec.width, kept=codec.one_hot) if codec.width else None
         self.pictures = nn.ModuleDict()
+        self.images = tuple(codec.images)  # their inputs, in that order
         for name, (height, width, channels) in codec.images.items():
-            self.pictures[name.replace("/", "_")] = PictureEncoder(height, width, channels, rng)
+            self.pictures[name.replace("/", "_").replace(".", "_")] = PictureEncoder(height, width, channels, rng)
         self.width = codec.width + PictureEncoder.features * len(codec.images)
 
     def normalised(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,9 +161,18 @@ class Encoder(nn.Module):
         return {name: x if norm is None or name != "vector" else norm(x) for name, x in inputs.items()}
 
     def forward(self, normalised: Mapping[str, Tensor]) -> Tensor:
-        """{"vector": [B, D], "image/...": [B, H, W, C]}, as `normalised` gives them -> [B, width]."""
+        """{"vector": [B, D], "image/...": [B, H, W, C]}, as `normalised` gives them -> [B, width].
+
+        Pictures go through block by block where no gradient is asked for: a collection of them is taken whole.
+        """
+        if not self.images or torch.is_grad_enabled():
+            return self._features(normalised)
+        rows = len(normalised[self.images[0]])
+        return torch.cat([self._features(block) for block in in_blocks(normalised, rows)])
+
+    def _features(self, normalised: Mapping[str, Tensor]) -> Tensor:
         parts = [normalised["vector"]] if self.norm is not None else []
-        parts += [net(normalised[name.replace("image_", "image/", 1)]) for name, net in self.pictures.items()]
+        parts += [net(normalised[name]) for name, net in zip(self.images, self.pictures.values(), strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 

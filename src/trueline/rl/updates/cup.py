@@ -81,9 +81,11 @@ class CupReport:
 class Cup(MinibatchPasses):
     """Passes on the clipped surrogate of the reward, then passes that project: less cost, near the improved policy.
 
-    Both steps have the same settings, each stops by a KL of its own, and the second leaves the critics alone. The
-    policy's moments go on through both; their count of steps, which matters in the first thousand steps of a training,
-    is that of the first.
+    Both steps have the same settings, each stops by a KL of its own, and the second leaves the critics alone, unless
+    they share an encoder with the policy, of pictures or with a memory: what it moves they would be left behind by, and
+    are fitted along.
+    The policy's moments go on through both; their count of steps, which matters in the first thousand steps of a
+    training, is that of the first where the second leaves the critics alone.
     """
 
     takes: ClassVar[Literal["mixed", "weights", "slack"]] = "weights"
@@ -116,8 +118,9 @@ class Cup(MinibatchPasses):
             kl = policy.kl(improved.rows(rows))
             return -projection_loss(ratio_of(policy, batch, rows), cost[rows], kl, nu, steps).mean()
 
-        alone = of_policy(adam)
-        second = ascend(self, network, alone, batch, projection, rng, values=False, start=improved)
+        shared = any(True for _ in network.encoder.parameters())
+        moved = adam if shared else of_policy(adam)
+        second = ascend(self, network, moved, batch, projection, rng, values=shared, start=improved)
         return CupReport(
             first.kl,
             first.passes,

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from trueline.rl.blocks import in_blocks
 from trueline.rl.distributions import Choices, Distribution, Gaussian, SquashedGaussian
 from trueline.rl.networks import ActorCritic, Mlp
 
@@ -112,7 +113,8 @@ def _activated(activation: Callable[[Tensor], Tensor], blocks: Sequence[Tensor])
 class LinearisedGraph:
     """Any network's, by automatic differentiation: J v is the slope of Jᵀw in w.
 
-    One block of rows at a time, its graph made anew for each product: that of a whole batch of pictures fills a memory.
+    One block of rows at a time, its graph made anew for each product: that of a whole batch of pictures fills a memory
+    (`rl/blocks.py`).
     """
 
     def __init__(
@@ -123,9 +125,7 @@ class LinearisedGraph:
     ) -> None:
         """network: inputs of some rows -> [rows, O], a function of `parameters`."""
         self.network, self.parameters = network, list(parameters)
-        rows = len(next(iter(inputs.values())))
-        cuts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE)]
-        self.blocks = [{name: x[cut] for name, x in inputs.items()} for cut in cuts]
+        self.blocks = in_blocks(inputs, ROWS_AT_ONCE)
         with torch.no_grad():
             self.output = torch.cat([network(block) for block in self.blocks])
 
@@ -173,6 +173,13 @@ class LocalPolicy:
 
     θ is the actor's parameters (with those of an encoder of pictures, if any), then log σ where the policy has one. The
     gradients' directions are rows: R of them go through the network together.
+
+    Of a policy that sees pictures the encoder is a part: its gradient and the KL go through both, and a Fisher matrix
+    of the actor alone would bound no KL once the encoder moved as well. So both take the natural step together, and
+    nothing else moves the encoder: a step of the critics' loss through it would change the policy outside its trust
+    region, after the search has measured the KL. Critics read its features as the step leaves them and are fitted to
+    those anew in every collection. An encoder of their own would cost them convolutions in each pass; as it is, each
+    picture goes through them once, and through the critics' few products as often as there are passes.
     """
 
     def __init__(self, network: ActorCritic, inputs: Mapping[str, Tensor]) -> None:

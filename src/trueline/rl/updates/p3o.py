@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from trueline.rl.on_policy import Rows, SlackAdvantage
 
 
-def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: float) -> Tensor:
-    """κ·Σₖ max(0, mean((ρ − 1)A_cₖ) + slackₖ).  ratio [...], advantage_c [..., K], slack [K] -> a number.
+def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: float, clip: float) -> Tensor:
+    """κ·Σₖ max(0, mean max((ρ − 1)A_cₖ, (clip(ρ) − 1)A_cₖ) + slackₖ).  ratio [...], advantage_c [..., K], slack [K].
+
+    The cost's surrogate is clipped as the reward's is, on its pessimistic side: without that a violated limit would
+    drive ρ on without end wherever A_c is negative, as it does in OmniSafe.
 
     slackₖ is (J_Cₖ − dₖ) per step, as the mean is (corrections C6); nan, as long as no episode has ended, is no
-    penalty. The paper writes ρA_c. A_c is centred over the batch, so that over it both are one number; over a minibatch
-    ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and decides at random
-    whether there is a penalty.
+    penalty. The paper writes ρA_c for (ρ − 1)A_c. A_c is centred over the batch, so that over it both are one number;
+    over a minibatch ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and
+    decides at random whether there is a penalty.
     """
-    change = ((ratio - 1.0)[..., None] * advantage_c).flatten(0, -2).mean(dim=0)
-    return kappa * torch.relu(change + slack.nan_to_num(-torch.inf)).sum()
+    moved = (ratio - 1.0)[..., None] * advantage_c
+    change = torch.maximum(moved, (ratio.clamp(1.0 - clip, 1.0 + clip) - 1.0)[..., None] * advantage_c)
+    return kappa * torch.relu(change.flatten(0, -2).mean(dim=0) + slack.nan_to_num(-torch.inf)).sum()
 
 
 class P3o(MinibatchPasses):
@@ -41,7 +45,7 @@ class P3o(MinibatchPasses):
     takes: ClassVar[Literal["mixed", "weights", "slack"]] = "slack"
 
     kappa: float = Field(20.0, gt=0)  # κ: deviations of the reward's advantage per unit of cost
-    clip: float = Field(0.2, gt=0, lt=1)  # ε of the reward's surrogate
+    clip: float = Field(0.2, gt=0, lt=1)  # ε of the surrogates of reward and costs
 
     def learn(
         self, network: ActorCritic, adam: FlatAdam, batch: Rows[SlackAdvantage], progress: float, rng: torch.Generator
@@ -53,6 +57,7 @@ class P3o(MinibatchPasses):
         def objective(policy: Distribution, rows: Tensor) -> Tensor:
             log_prob, old = policy.log_prob(batch.draw[rows]), batch.log_prob[rows]
             surrogate = clipped_surrogate(log_prob, old, reward[rows], self.clip).mean()
-            return surrogate - exact_penalty((log_prob - old).exp(), cost[rows], slack, self.kappa)
+            ratio = (log_prob - old).exp()
+            return surrogate - exact_penalty(ratio, cost[rows], slack, self.kappa, self.clip)
 
         return ascend(self, network, adam, batch, objective, rng, shared=False)  # a penalty of a mean

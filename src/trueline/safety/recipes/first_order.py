@@ -40,7 +40,7 @@ from trueline.rl.updates.focops import Focops
 from trueline.rl.updates.natural import Trpo
 from trueline.rl.updates.p3o import P3o
 from trueline.rl.updates.ppo import Ppo
-from trueline.safety.recipes.ppo import FAITHFUL, FAST, FAST_LAG, VELOCITY_NATURAL, tuned
+from trueline.safety.recipes.ppo import FAITHFUL, FAST, FAST_LAG, SAFEPO, VELOCITY_NATURAL, tuned
 
 __all__ = ["CUP", "FOCOPS", "IPO", "ON_CRPO", "P3O", "PDO", "PG", "PPO_PID"]
 
@@ -83,9 +83,6 @@ class Switched(Constrained):
 
     constraint: Switching = Switching()
 
-
-# Every published window is 100 finished episodes in OmniSafe and 50 in SafePO.
-SAFEPO: Mapping[str, Any] = {"num_envs": 10, "window": 50}
 
 # As in FAST_LAG: J_C is one round of 64 episodes, and the last policies are averaged.
 FAST_LIMITED: Mapping[str, Any] = {**FAST, "window": 64, "averaged_share": 0.15}

@@ -23,8 +23,8 @@ from typing import Any
 from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe
 from trueline.rl.updates.cpo import Cpo, Pcpo
 from trueline.rl.updates.natural import Npg, Trpo
-from trueline.safety.recipes.first_order import SAFEPO, Controlled
-from trueline.safety.recipes.ppo import FAITHFUL, VELOCITY_NATURAL, tuned
+from trueline.safety.recipes.first_order import Controlled
+from trueline.safety.recipes.ppo import FAITHFUL, SAFEPO, VELOCITY_NATURAL, tuned
 
 __all__ = ["CPO", "NPG", "PCPO", "RCPO", "TRPO", "TRPO_LAG", "TRPO_PID"]
 
