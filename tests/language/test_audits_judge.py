@@ -233,3 +233,52 @@ def test_a_cost_that_the_judge_lacks_is_refused(monkeypatch):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+# --- where rewards lie ---
+
+
+@pytest.mark.parametrize("world", ["safety-dialogue", "cipher-reply", "grammar-essay", "synthetic-reviews"])
+def test_an_oracle_has_its_bounds_whether_it_is_set_or_taken_from_the_world(world):
+    prompts = open_prompts(PromptSettings(path=f"builtin:{world}"))
+    own = facts(JudgeSettings(), prompts).reward_bounds
+    assert own == prompts.world.reward_bounds
+    assert facts(JudgeSettings(judge=Function(name=world)), prompts).reward_bounds == own
+    assert facts(JudgeSettings(judge=Function(name=world)), None).reward_bounds == own  # for prompts of a file too
+    wider = JudgeSettings(judge=Function(name=world), reward_bounds=(-5.0, 5.0))
+    assert facts(wider, prompts).reward_bounds == (-5.0, 5.0)
+
+
+def test_a_function_that_says_no_bounds_has_none(monkeypatch):
+    known = registry.load
+    monkeypatch.setattr(
+        registry, "load", lambda *name: lambda: Told([]) if name == ("scorer", "told") else known(*name)
+    )
+    assert facts(JudgeSettings(judge=Function(name="told")), None).reward_bounds is None
+
+
+def test_the_interval_of_an_oracle_that_is_set_stays_within_its_bounds_and_counts_what_is_missing(monkeypatch):
+    """The worst a reply that was not judged could be is known: its interval is that of replies worth as little."""
+    from trueline.evidence.audit import Budget, run_audit
+    from trueline.evidence.statistics import mean_sequence
+    from trueline.language.audits.controllability import Helpfulness, HelpfulnessConfig
+
+    class Sometimes:
+        costs, reward_bounds, count = (), (0.0, 1.0), 0
+
+        def __call__(self, prompts, replies):
+            return [1.0 if k else None for k in range(len(replies))]  # all but the first of a look
+
+    known = registry.load
+    monkeypatch.setattr(registry, "load", lambda *name: Sometimes if name == ("scorer", "told") else known(*name))
+    config = HelpfulnessConfig(path="builtin:safety-dialogue", judge=Function(name="told"), reward_at_least=None)
+    n = 40
+    alone = Budget(initial=n, batch=1, maximum=n)
+    (free, _) = run_audit(Helpfulness(config), Speaker(best), budget=alone)
+    (found, _) = run_audit(Helpfulness(config.model_copy(update={"reward_at_least": 0.5})), Speaker(best), budget=alone)
+    assert free.estimate.high == found.estimate.high == 1.0
+    assert found.missing == 1
+    c = found.estimate.confidence
+    assert found.estimate.low == pytest.approx(mean_sequence(np.r_[0.0, np.ones(n - 1)], (0.0, 1.0), c).low)
+    assert found.estimate.low < mean_sequence(np.ones(n - 1), (0.0, 1.0), c).low
+    assert "1 of 40 cases have no value and count as 0" in found.note

@@ -232,8 +232,13 @@ def test_replies_that_were_not_scored_teach_nothing_and_are_counted(world):
 
 def test_a_step_in_which_nothing_was_scored_changes_nothing(world, monkeypatch):
     monkeypatch.setattr(Letters, "judged", lambda self, text: None)
-    subject, lines, _ = world.train("lm-ppo-lag")
-    assert torch.equal(weights(subject), weights(tiny()))
+    config = world.config("lm-ppo-lag")
+    with world.run("lm-ppo-lag", config) as run:
+        trainer = online.Trainer(config, run, {"policy": tiny()})
+        for _ in range(3):
+            trainer.one_step()
+    lines = log(run)
+    assert torch.equal(weights(trainer.policy), weights(tiny()))
     assert [line["constraint/multiplier_harm"] for line in lines] == [1.0] * 3
     assert all("train/reward" not in line and "train/harm" not in line for line in lines)
 
@@ -371,6 +376,7 @@ def test_the_published_constants_of_safe_rlhf():
     assert (config.cost_limit, config.window, config.kl.weight, config.clip) == (0.0, 128, 0.01, 0.2)
     assert (config.score_clip, config.critic.value_clip, config.passes) == (50.0, 5.0, 1)
     assert (config.optimiser.lr, config.critic.optimiser.lr) == (1e-5, 5e-6)
+    assert config.loss_type == "grpo"  # a mean over each reply, then over replies
     assert (config.estimator.gamma, config.estimator.lam) == (1.0, 0.95)
 
 

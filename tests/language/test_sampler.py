@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -117,7 +118,7 @@ def test_what_the_decoder_cannot_compute_it_says():
     changed = llama()
     changed.lm_head = torch.nn.Sequential(changed.lm_head)
     assert not fits(changed)
-    with pytest.raises(ConfigError, match="Llama models only, not GPT2LMHeadModel"):
+    with pytest.raises(ConfigError, match=r"plain Llama models, .* and not this GPT2LMHeadModel"):
         draw(StaticCache(), gpt2())
 
 
@@ -400,12 +401,17 @@ def test_chats_of_several_turns_are_prompts_too():
 
 
 class FakeEngine:
-    """Stands for vllm.LLM: answers each request with its seed's digits, and keeps what it was given."""
+    """Stands for vllm.LLM, with its public methods alone: answers each request with its seed's digits, and keeps what
+    it was given. Within a process of its own it would take no function.
+    """
 
     def __init__(self, **settings):
         self.settings, self.asked, self.loaded, self.cleared = settings, [], [], 0
-        worker = SimpleNamespace(model_runner=SimpleNamespace(model=SimpleNamespace(load_weights=self.loaded.append)))
-        self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+        self.in_this_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
+
+    def apply_model(self, func):
+        assert self.in_this_process, "a function cannot be sent to another process without pickling it"
+        return [func(SimpleNamespace(load_weights=self.loaded.append))]
 
     def generate(self, prompts, params, use_tqdm):
         self.asked.append((prompts, params))
@@ -429,6 +435,7 @@ def test_vllm_gets_prompts_seeds_and_present_weights(monkeypatch):
         engines.append(FakeEngine(**settings))
         return engines[-1]
 
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start, SamplingParams=SimpleNamespace))
     subject, sampling = nano(), Sampling(max_tokens=8, temperature=0.5, stop=("x",))
     sampler = Vllm(memory=0.2).open()
@@ -453,6 +460,7 @@ def test_vllm_gets_prompts_seeds_and_present_weights(monkeypatch):
 
 
 def test_vllm_is_named_when_it_is_missing(monkeypatch):
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # so that it is put back
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match="needs the package vllm"):
         Vllm().open()

@@ -1,14 +1,11 @@
 """Scorers: functions, heads at the right token, the rewriting model against free-running writing, mixes, endpoints."""
 
-import json
 import math
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from chat_stub import chat_stub
 from small_models import nano
 
 from trueline.core import registry
@@ -31,6 +28,7 @@ from trueline.language.scorers import (
     agreement,
     identity,
     opened,
+    trouble_of,
 )
 from trueline.language.signals import signals_of
 from trueline.language.subject import ScoreModel
@@ -380,35 +378,8 @@ def test_scorers_are_told_apart_by_kind_and_functions_come_from_the_registry(mon
 
 @pytest.fixture
 def stub():
-    """A local chat endpoint that plays back what it is told, by the reply that is judged."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked = json.loads(body["messages"][0]["content"].splitlines()[-1])
-            with lock:
-                log.append((self.path, self.headers.get("Authorization"), body, asked))
-                plays = script[asked["prompt"]]
-                play = plays.pop(0) if len(plays) > 1 else plays[0]
-            if play == "sleep":
-                time.sleep(0.4)
-                play = "0.9"
-            self.send_response(play if isinstance(play, int) else 200)
-            self.end_headers()
-            said = json.dumps({"choices": [{"message": {"content": play}}]}) if play != "broken" else '{"choices": ['
-            self.wfile.write(said.encode())
-
-        def log_message(self, *_):
-            pass
-
-    log, script, lock = [], {}, threading.Lock()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", script, log
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with chat_stub() as made:
+        yield made
 
 
 def judge(url, **given):
@@ -449,3 +420,44 @@ def test_an_endpoint_may_say_a_cost(stub, judged, rollout):
 def test_nobody_at_the_address_is_missing(judged, rollout):
     scores = judge("http://127.0.0.1:9/v1").open(judged, {}).score(rollout, np.random.default_rng(0))
     assert scores.missing.all()
+
+
+@pytest.mark.parametrize(("status", "asked_again"), [(400, False), (401, False), (404, False), (422, False),
+                                                     (408, True), (429, True), (500, True), (503, True)])  # fmt: skip
+def test_a_refusal_that_will_not_pass_is_not_asked_for_again(stub, judged, rollout, status, asked_again):
+    url, script, log = stub
+    script.update({"abc": ["0.5"], "h": [status, "0.75"], "fade.": ["0.5"]})
+    scorer = judge(url).open(judged, {})
+    scores = scorer.score(rollout, np.random.default_rng(0))
+    assert scores.missing.tolist() == [False, False, not asked_again, False]
+    assert sum(entry[3]["prompt"] == "h" for entry in log) == 1 + asked_again
+    assert trouble_of(scorer).startswith(f"HTTP {status} ")
+
+
+@pytest.mark.parametrize(
+    ("play", "told"),
+    [
+        ("broken", "JSONDecodeError"),
+        ("sleep", "imed out"),
+        ("1.5", "1.5 is not from 0 to 1"),
+        ("very kind", "could not convert string to float"),
+    ],
+)
+def test_what_went_wrong_last_is_remembered(stub, judged, rollout, play, told):
+    url, script, _ = stub
+    script.update({None: [play]})
+    scorer = judge(url, parallel=1).open(judged, {})
+    assert trouble_of(scorer) is None
+    assert scorer.score(rollout, np.random.default_rng(0)).missing.all()
+    assert told in trouble_of(scorer)
+    assert trouble_of(WeightedScorers(((Constant(1.0), 1.0), (scorer, 1.0)))) == trouble_of(scorer)
+    assert trouble_of(Constant(1.0)) is None
+
+
+def test_a_key_that_is_not_there_is_missed_before_anything_is_asked(judged, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    for value in (None, ""):
+        if value is not None:
+            monkeypatch.setenv("JUDGE_KEY", value)
+        with pytest.raises(ConfigError, match="environment variable JUDGE_KEY, which key_variable names, is not set"):
+            judge("http://127.0.0.1:9/v1", key_variable="JUDGE_KEY").open(judged, {})

@@ -615,13 +615,6 @@ def test_safe_rlhf_settings_ask_as_it_does(world):
         assert COST_MODEL.dry_run(config, inputs).rows[0] == f"{asked}⟦{a}<eos>⟧ | {asked}⟦{b}<eos>⟧"
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_weights_in_bfloat16_are_trained_as_such(name, world):
-    subject, lines = world.train(name, model={"dtype": "bfloat16"}, optimiser={"lr": 1e-2}, max_steps=10)
-    assert {p.dtype for p in module(subject).parameters()} == {torch.bfloat16}
-    assert losses(lines)[-1] < losses(lines)[0] - 0.05
-
-
 # --- every setting has an effect ---
 
 

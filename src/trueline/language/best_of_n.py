@@ -49,7 +49,7 @@ from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
 from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
 from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred
 from trueline.language.scores import Scores
-from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.subject import LanguageModel, ScoreModel, judges_behind
 from trueline.language.subject import load as load_model
 from trueline.language.supervised import FineTuning, device_of
 
@@ -388,11 +388,12 @@ class _Rounds:
 
     def _subject(self) -> LanguageModel:
         hashes = {role: given["sha256"] for role, given in self.run.manifest["inputs"].items()}
-        judged_by = (name for one in self.config.scorers for name in identity(one, hashes))
-        seen = exposed(self.config.prompts, self.run.folder.parent)
-        history = self.history._replace(
-            judged_by=tuple(dict.fromkeys((*self.history.judged_by, *judged_by))),
-            trained_on=tuple(dict.fromkeys((*self.history.trained_on, *seen))),
+        names = (name for one in self.config.scorers for name in identity(one, hashes))
+        models = (self.inputs[role] for one in self.config.scorers for role in one.inputs)
+        history = self.history.taught(
+            judged_by=(*names, *judges_behind(models)),
+            trained_on=exposed(self.config.prompts, self.run.folder.parent),
+            chats=True,
         )
         parent = self.run.manifest["inputs"].get("policy", {}).get("run")
         return LanguageModel(self.policy.model, self.policy.tokenizer, parent, history)

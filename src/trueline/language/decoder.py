@@ -223,10 +223,14 @@ def _linears(layer: Any) -> tuple[Any, ...]:
 
 
 def _readable(linear: Any) -> bool:
-    """Whether `_weight` is all there is to a layer: a plain one, with low-rank adapters or without."""
+    """Whether `_weight` is all there is to a layer: a plain one, with low-rank adapters of its own type or without.
+
+    Added into a shorter type, adapters would be rounded away.
+    """
     if not hasattr(linear, "get_delta_weight"):
         return type(linear) is torch.nn.Linear
-    plain = type(linear.get_base_layer()) is torch.nn.Linear
+    base = linear.get_base_layer()
+    plain = type(base) is torch.nn.Linear and all(a.weight.dtype == base.weight.dtype for a in linear.lora_A.values())
     return plain and not any(name in linear.lora_variant or linear.lora_bias[name] for name in linear.lora_A)
 
 

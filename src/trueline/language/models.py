@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,8 @@ __all__ = [
     "Lora",
     "ModelRef",
     "attach_lora",
+    "check_learns",
+    "check_reference",
     "context_of",
     "convert",
     "end_tokens",
@@ -42,6 +45,9 @@ __all__ = [
     "reference",
     "token_log_prob",
 ]
+
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or a name of the hub's own
 
 
 class Architecture(NamedTuple):
@@ -77,7 +83,7 @@ class ModelRef(Config):
     vocabulary: Vocabulary | None = None  # of a preset; none: printable ASCII by character
     context: int | None = Field(None, ge=8)  # tokens a preset is made for; none: 512
     template: TemplateName = "own"  # of chats; own: the tokenizer's
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and activations
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of weights; in bfloat16 adapters alone are trained
     revision: str | None = None  # branch, tag or commit of a hub name
     lora: Lora | None = None  # train adapters and leave the weights as they are
 
@@ -120,6 +126,37 @@ def load_model(ref: ModelRef, rng: np.random.Generator) -> Loaded:
     return loaded
 
 
+def check_reference(ref: ModelRef) -> None:
+    """Raises ConfigError where a reference names no model that could be loaded, as far as no weight has to be read."""
+    folder = Path(ref.name)
+    if ref.name in PRESETS:
+        return
+    if folder.exists():
+        _needs("transformers")
+        _check_folder(folder)
+        with _as_refusals(ref.name):
+            tokenizer = _tokenizer(ref.name)
+        _check_end(tokenizer, ref.name)
+    elif not _HUB_NAME.fullmatch(ref.name):
+        raise ConfigError(
+            f"there is no folder {ref.name}. "
+            f"Give a folder in Hugging Face's layout, a name on its hub, or one of {', '.join(PRESETS)}."
+        )
+
+
+def check_learns(parameters: Iterable[Tensor], what: str = "model") -> None:
+    """Raises ConfigError for weights to train in a type too short for an optimiser's steps.
+
+    bfloat16 keeps 8 bits, so that a step below 1/512 of a weight is rounded away: at usual rates, most of them.
+    """
+    short = next((p.dtype for p in parameters if p.requires_grad and p.dtype.itemsize < 4), None)
+    if short is not None:
+        raise ConfigError(
+            f"the {what}'s weights are {str(short).removeprefix('torch.')}, in which most steps of the optimiser are "
+            "rounded away. Train float32 weights (model.dtype) with autocast = 'bfloat16', or train adapters (lora)."
+        )
+
+
 def from_scratch(shape: Architecture, tokenizer: Any, seed: int, context: int = 512) -> Any:
     """A Llama model with random weights that depend on `seed` alone; torch's own random state is left as it was."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -144,25 +181,17 @@ def from_scratch(shape: Architecture, tokenizer: Any, seed: int, context: int = 
 def load_folder(name: str, dtype: str | None = None, revision: str | None = None) -> Loaded:
     """The model in a folder or on the hub; `dtype` None keeps the one it was saved in.  Raises as `load_model`."""
     _needs("transformers")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = Path(name)
     if folder.exists():
         _check_folder(folder)
     where: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, **where
-            )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n")[0]
-        place = f"the folder {folder}" if folder.exists() else f"{name!r}, which is no folder here"
-        raise ConfigError(
-            f"no causal language model could be loaded from {place}: {first} "
-            f"Give a folder in Hugging Face's layout, a name on its hub, or one of {', '.join(PRESETS)}."
-        ) from None
+    with _as_refusals(name):
+        tokenizer = _tokenizer(name, **where)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, **where
+        )
     embedded = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embedded:
         raise ConfigError(
@@ -312,13 +341,38 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} holds no weights: there is no *.safetensors file. Save the model again.")
 
 
-def _mend(tokenizer: Any, name: str) -> None:
-    """Gives the tokenizer a padding token if it has none, with a warning.  Raises ConfigError when it has no eos."""
+@contextlib.contextmanager
+def _as_refusals(name: str) -> Iterator[None]:
+    """What keeps a model from being loaded is a ConfigError; Hugging Face's progress bars are off."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n")[0]
+        place = f"the folder {name}" if Path(name).exists() else f"{name!r}, which is no folder here"
+        raise ConfigError(
+            f"no causal language model could be loaded from {place}: {first} "
+            f"Give a folder in Hugging Face's layout, a name on its hub, or one of {', '.join(PRESETS)}."
+        ) from None
+
+
+def _tokenizer(name: str, **where: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+
+
+def _check_end(tokenizer: Any, name: str) -> None:
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer of {name!r} has no end token (eos), so no reply could end. "
             "Set eos_token in its tokenizer_config.json."
         )
+
+
+def _mend(tokenizer: Any, name: str) -> None:
+    """Gives the tokenizer a padding token if it has none, with a warning.  Raises ConfigError when it has no eos."""
+    _check_end(tokenizer, name)
     if tokenizer.pad_token_id is None:
         # Safe because padding is told apart by masks and lengths everywhere, never by its id.
         tokenizer.pad_token = tokenizer.eos_token

@@ -37,11 +37,10 @@ from trueline.core.subject import Subject
 from trueline.language.forward import learning_mode
 from trueline.language.losses import dpo
 from trueline.language.models import reference
-from trueline.language.online import Online, OnlineRecipe, Trainer, reply_log_prob
+from trueline.language.online import Online, OnlineRecipe, Trainer
 from trueline.language.optimiser import AdamW
 from trueline.language.parallel import sums as summed
 from trueline.language.rollout import Rollout
-from trueline.language.sampler import Vllm
 from trueline.language.signals import Kl, signals_of
 from trueline.language.subject import LanguageModel
 
@@ -145,7 +144,7 @@ class _Trainer(Trainer):
     def _beside(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """log π_ref of each reply, and log π − log π_ref under the policy that sampled: [R], [R]."""
         old = rollout.log_prob
-        if isinstance(self.config.sampler, Vllm):  # its kernels are not the trainer's
+        if self.config.reads_again:
             old = self._log_prob(self.policy.model, rollout)
         if self.reference is not None:
             beside = self._log_prob(self.reference, rollout)
@@ -185,7 +184,7 @@ class _Trainer(Trainer):
             rows = torch.cat([pairs.first[part], pairs.second[part]])
             width = int(pairs.rollout.attended[rows].sum(dim=1).max())
             read = pairs.rollout.tokens[rows, :width], pairs.rollout.sampled[rows, :width]
-            log_prob = reply_log_prob(self.policy.model, *read, config.sampling.temperature).sum(dim=1)
+            log_prob = self._reply_log_prob(self.policy.model, *read).sum(dim=1)
             h1, h2 = (log_prob - pairs.beside[rows]).chunk(2)
             r1, r2 = pairs.reward[rows].chunk(2)
             label = labels_of(r1, r2, config.labels, config.temperature)

@@ -6,12 +6,14 @@
     prompt-completion     prompt, completion
     preference            chosen, rejected                                     prompt
     unpaired-preference   prompt, completion, label
-    stepwise              prompt, completions, labels
+    stepwise *            prompt, completions, labels
     safety-preference     prompt, response_0, response_1, better_response_id,
                           safer_response_id, is_response_0_safe,
                           is_response_1_safe                                   (Safe RLHF)
     tree-preference       chosen, rejected, tree_id, node_path, lca_depth      prompt
-    token-rewards         prompt, completion_ids, token_rewards                token_costs
+    token-rewards *       prompt, completion_ids, token_rewards                token_costs
+
+    * read and checked; no recipe learns from it
 
 Whatever is text may be messages instead, [{"role": …, "content": …}, …], where it is so in every such column of a row.
 Columns beyond these are left alone. Rows are numbered from 1; in JSON lines that is the line.
@@ -32,7 +34,7 @@ from pydantic import Field, model_validator
 
 from trueline.core import registry
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError, nearest
+from trueline.core.errors import ConfigError, RunError, nearest
 from trueline.core.files import to_json
 from trueline.core.run import resolve
 from trueline.core.streams import SplitRound, split_of
@@ -40,6 +42,7 @@ from trueline.language.rollout import Message
 
 __all__ = [
     "FORMATS",
+    "MADE",
     "Data",
     "LanguageModelling",
     "Messages",
@@ -59,17 +62,21 @@ __all__ = [
     "as_unpaired",
     "exposed",
     "hold_out",
+    "labelled_by",
     "load",
     "read_rows",
     "shared_prompt",
     "split_of_text",
+    "teaches_chats",
 ]
 
 Messages = tuple[Message, ...]
 Text = str | Messages  # plain text, or turns of a chat
 
 BUILTIN = "builtin:"
+MADE = "made.json"  # beside rows that a run wrote: how it made them, and by whom they were judged
 _ROLES: tuple[str, ...] = ("system", "user", "assistant")
+_TEXTS = ("text", "messages", "prompt", "completion", "chosen", "response_0")  # columns that are text, or messages
 
 
 # --- records ---
@@ -488,7 +495,9 @@ class Data(Config):
     leave_for_audits: bool = False  # leave out the prompts of a file that audits draw their cases from
     limit: int | None = Field(None, ge=1)  # the first rows of each path
     shuffle: bool = True
-    as_chat: bool = False  # plain prompts are a user's turn and plain answers the assistant's, in the model's template
+    # Plain prompts are a user's turn and plain answers the assistant's, in the model's template. What is only asked, in
+    # on-line training as in audits, always is.
+    as_chat: bool = False
     unusable: Literal["refuse", "drop"] = "refuse"  # empty answers, pairs of equal ones, contradictory labels
     long_prompt: Literal["refuse", "drop", "truncate-left"] = "refuse"  # a prompt that leaves no room for an answer
     long_answer: Literal["cut", "drop", "refuse"] = "cut"  # one that leaves the context: cut at its end
@@ -538,6 +547,44 @@ def exposed(data: Data, root: Path | str = ".") -> tuple[str, ...]:
     if data.leave_for_audits:
         return ()
     return tuple(str(resolve(path, Path(root)).resolve()) for path in data.paths if not path.startswith(BUILTIN))
+
+
+def labelled_by(data: Data, root: Path | str = ".") -> tuple[str, ...]:
+    """Identities (`scorers.identity`) of what judged the rows, where a run of ours made them and says so.
+
+    Who labelled rows that came in a user's file, or with a world of text, nobody says.  Raises RunError for a file that
+    should say it and is damaged, and as `load`.
+    """
+    found: dict[str, None] = {}
+    for path in data.paths:
+        if path.startswith(BUILTIN):
+            continue
+        rows = resolve(path, Path(root))
+        card = (rows if rows.is_dir() else rows.parent) / MADE
+        if card.is_file():
+            found |= dict.fromkeys(_judges_of(card))
+    return tuple(found)
+
+
+def _judges_of(card: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(card.read_text(encoding="utf-8"))["made"].get("judged_by", ())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{card} is damaged, so nobody knows who judged its rows. Make them again.") from None
+
+
+def teaches_chats(data: Data, root: Path | str = ".") -> bool:
+    """Whether the rows of any path are chats, or plain text that becomes some.  The first row tells for all."""
+    if data.as_chat:
+        return True
+    for path in data.paths:
+        if path.startswith(BUILTIN):
+            continue  # rows of worlds are plain text
+        _, numbered = _source(path, data, Path(root))
+        _, columns = next(numbered, (0, {}))
+        if any(isinstance(columns.get(name), list | tuple) for name in _TEXTS):
+            return True
+    return False
 
 
 def _table(path: str, data: Data, accepts: Collection[str], root: Path) -> Table:

@@ -8,6 +8,7 @@ vLLM gives each row a seed of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -71,8 +72,8 @@ class StaticCache(Config):
         """One reply to each chat from the language model; rows with like prompt lengths are decoded together."""
         if not fits(model.model):
             raise ConfigError(
-                f"sampler 'static-cache' computes Llama models only, not {type(model.model).__name__} as this one is. "
-                "Use 'auto' or 'generate'."
+                "sampler 'static-cache' computes plain Llama models, with adapters of their own type or without, "
+                f"and not this {type(model.model).__name__}. Use 'auto' or 'generate'."
             )
         prompts = _prompts(model, chats, sampling)
         noise = _noise(len(chats), sampling, rng, model.model.device)
@@ -126,7 +127,10 @@ class Auto(Config):
 
 
 class Vllm(Config):
-    """vLLM's engine in this process, on a GPU it shares with the trainer."""
+    """vLLM's engine in this process, on a GPU it shares with the trainer.
+
+    Tested against a stand-in with vLLM's public methods; it has never run with vLLM itself.
+    """
 
     kind: Literal["vllm"] = "vllm"
     memory: float = Field(0.3, gt=0, lt=1)  # share of the GPU's memory that the engine may take
@@ -147,6 +151,9 @@ class VllmSampler:
     """
 
     def __init__(self, config: Vllm) -> None:
+        # By default the engine is a process of its own, into which weights would have to be pickled. vLLM reads this
+        # when it is imported, or when the engine starts.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         try:
             import vllm
         except ImportError:
@@ -204,9 +211,9 @@ class VllmSampler:
                     logprobs_mode="processed_logprobs",
                 )
             return
-        worker = self._engine.llm_engine.model_executor.driver_worker
-        worker.model_runner.model.load_weights(list(plain.named_parameters()))
-        self._engine.reset_prefix_cache()
+        weights = list(plain.named_parameters())
+        self._engine.apply_model(lambda inner: inner.load_weights(weights))
+        self._engine.reset_prefix_cache()  # its keys and values are those of the weights before
 
 
 def check_for_training(sampling: Sampling) -> None:

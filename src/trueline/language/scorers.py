@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -63,10 +64,12 @@ __all__ = [
     "reference_records",
     "references",
     "referred",
+    "trouble_of",
 ]
 
 TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 REFERENCE = "run://"  # what the name of a run begins with
+PASSING = (408, 429)  # refusals that pass: asked too slowly, asked too often
 
 
 class Judged(NamedTuple):
@@ -328,11 +331,18 @@ class EndpointJudge:
     """Asks a chat model at an OpenAI-compatible address for a number between 0 and 1.
 
     What cannot be had, or is no such number, is asked for again after a pause that doubles; after the last attempt it
-    is missing, never a pass.
+    is missing, never a pass. What the address itself refuses (HTTP 4xx) is not asked for again, but for what it says
+    will pass. `trouble` is what went wrong last.
     """
 
     def __init__(self, settings: Endpoint) -> None:
+        """Raises ConfigError where the key is not there."""
         self.settings, self.costs = settings, settings.named_costs()
+        self.trouble: str | None = None
+        self._headers = {"Content-Type": "application/json"}
+        key = settings.key()
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[Reply]) -> list[Judgement | None]:
         """Of each reply, several asked for at once."""
@@ -349,12 +359,19 @@ class EndpointJudge:
         for attempt in range(self.settings.attempts):
             if attempt:
                 time.sleep(self.settings.pause_s * 2.0 ** (attempt - 1))
-            number = self._once(prompt, reply)
-            if number is not None:
-                return number
+            try:
+                return self._once(prompt, reply)
+            except urllib.error.HTTPError as error:
+                self.trouble = f"HTTP {error.code} {error.reason}"
+                error.close()
+                if 400 <= error.code < 500 and error.code not in PASSING:
+                    return None
+            except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
+                self.trouble = f"{type(error).__name__}: {error}"
         return None
 
-    def _once(self, prompt: str, reply: str) -> float | None:
+    def _once(self, prompt: str, reply: str) -> float:
+        """Raises HTTPError, what a broken connection raises, or what reading anything but a number from 0 to 1 does."""
         settings = self.settings
         # Marked off, and told to be what is judged: a reply may itself ask for a good mark.
         asked = (
@@ -363,18 +380,23 @@ class EndpointJudge:
             + json.dumps({"prompt": prompt, "reply": reply}, ensure_ascii=False)
         )
         body = {"model": settings.model, "temperature": 0, "messages": [{"role": "user", "content": asked}]}
-        headers = {"Content-Type": "application/json"}
-        if settings.key_variable is not None:
-            headers["Authorization"] = f"Bearer {os.environ.get(settings.key_variable, '')}"
         request = urllib.request.Request(
-            settings.url.rstrip("/") + "/chat/completions", json.dumps(body).encode(), headers
+            settings.url.rstrip("/") + "/chat/completions", json.dumps(body).encode(), self._headers
         )
-        try:
-            with urllib.request.urlopen(request, timeout=settings.timeout_s) as answer:
-                number = float(json.load(answer)["choices"][0]["message"]["content"].strip())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None
-        return number if 0.0 <= number <= 1.0 else None
+        with urllib.request.urlopen(request, timeout=settings.timeout_s) as answer:
+            said = json.load(answer)["choices"][0]["message"]["content"].strip()
+        number = float(said)
+        if not 0.0 <= number <= 1.0:
+            raise ValueError(f"{said} is not from 0 to 1")
+        return number
+
+
+def trouble_of(scorer: Scorer) -> str | None:
+    """What went wrong last with an endpoint; None where nothing did, or none is asked."""
+    if isinstance(scorer, WeightedScorers):
+        return next(filter(None, (trouble_of(part) for part, _ in scorer.parts)), None)
+    judge = getattr(scorer, "function", None)
+    return judge.trouble if isinstance(judge, EndpointJudge) else None
 
 
 # --- mixes ---
@@ -552,8 +574,20 @@ class Endpoint(_Weighted):
         """None."""
         return ()
 
+    def key(self) -> str | None:
+        """The key, where one is needed.  Raises ConfigError where its variable is not set."""
+        if self.key_variable is None:
+            return None
+        found = os.environ.get(self.key_variable)
+        if not found:
+            raise ConfigError(
+                f"the environment variable {self.key_variable}, which key_variable names, is not set. "
+                f"Put the key of {self.url} into it, or leave key_variable out."
+            )
+        return found
+
     def open(self, judged: Judged, inputs: Mapping[str, Subject]) -> Scorer:  # noqa: ARG002
-        """Ready to ask."""
+        """Ready to ask.  Raises ConfigError where the key is not there."""
         judge = EndpointJudge(self)
         return FunctionScorer(judge, judged, judge.costs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trueline.core.errors import ConfigError, RunError
+from trueline.core.progress import stage
 from trueline.language.models import ModelRef, load_folder, load_model, merged, quiet, token_log_prob
 from trueline.language.rollout import Chat, Reply, Sampler, Sampling
 from trueline.language.sampler import Auto, replies_of
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
     from trueline.language.elasticity.tuning import Stage, TuneProtocol
     from trueline.language.records import Data
 
-__all__ = ["History", "LanguageModel", "ScoreModel", "load", "load_score_model", "next_values", "values_before"]
+__all__ = [
+    "History",
+    "LanguageModel",
+    "ScoreModel",
+    "history_of",
+    "judges_behind",
+    "load",
+    "load_score_model",
+    "next_values",
+    "tell_if_plain",
+    "values_before",
+]
 
 _TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 _CARD = "trueline.json"
@@ -33,16 +45,34 @@ _CARD = "trueline.json"
 class History(NamedTuple):
     """What later trainings and audits have to know of the trainings that made a model."""
 
-    judged_by: tuple[str, ...] = ()  # identities (`scorers.identity`) of what gave rewards and costs in any of them
+    # Identities (`scorers.identity`) of what gave rewards, costs or labels in any of them.
+    judged_by: tuple[str, ...] = ()
     multipliers: Mapping[str, float] = {}  # by cost, as the last training left them
     trained_on: tuple[str, ...] = ()  # files of which every prompt was trained on, those that audits draw from as well
+    chats: bool | None = None  # whether any of them taught it chats; None: not known, as of a model from elsewhere
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> History:
         """As a model's card tells it."""
         return cls(
-            tuple(card.get("judged_by", ())), dict(card.get("multipliers", {})), tuple(card.get("trained_on", ()))
+            tuple(card.get("judged_by", ())),
+            dict(card.get("multipliers", {})),
+            tuple(card.get("trained_on", ())),
+            card.get("chats"),
         )
+
+    def taught(self, *, judged_by: Iterable[str] = (), trained_on: Iterable[str] = (), chats: bool) -> History:
+        """After one more training."""
+        return self._replace(
+            judged_by=tuple(dict.fromkeys((*self.judged_by, *judged_by))),
+            trained_on=tuple(dict.fromkeys((*self.trained_on, *trained_on))),
+            chats=bool(self.chats) or chats,
+        )
+
+
+def judges_behind(models: Iterable[Any]) -> tuple[str, ...]:
+    """Identities of what judged the data that models learnt from: their scores are its labels (corrections L7)."""
+    return tuple(dict.fromkeys(name for model in models for name in getattr(model, "judged_by", ())))
 
 
 class LanguageModel:
@@ -133,7 +163,14 @@ class ScoreModel(nn.Module):
 
     kind: ClassVar[str] = "score-model"
 
-    def __init__(self, body: Any, tokenizer: Any, heads: Sequence[str], parent: str | None = None) -> None:
+    def __init__(
+        self,
+        body: Any,
+        tokenizer: Any,
+        heads: Sequence[str],
+        parent: str | None = None,
+        history: History = History(),
+    ) -> None:
         """body: a Hugging Face model without an output head; heads: names, such as ("reward", "cost_sum").
 
         Heads start at 0: every score is 0 until it is learnt, whatever the body.
@@ -142,6 +179,7 @@ class ScoreModel(nn.Module):
         if not heads or len(set(heads)) < len(heads):
             raise ConfigError(f"heads {list(heads)} must be one or more different names. Give each score a name.")
         self.body, self.tokenizer, self.heads, self.parent = body, tokenizer, tuple(heads), parent
+        self.history = history
         like = next(body.parameters())
         # The heads stay in float32: scores are differences of large sums, and there is one row of weights for each.
         self.linear = nn.Linear(int(body.config.hidden_size), len(self.heads), device=like.device)
@@ -153,7 +191,12 @@ class ScoreModel(nn.Module):
         """Heads on a copy of a language model's body, adapters added into its weights."""
         plain = merged(model.model)
         body = copy.deepcopy(plain.base_model) if plain is model.model else plain.base_model
-        return cls(body, model.tokenizer, heads, model.parent)
+        return cls(body, model.tokenizer, heads, model.parent, model.history)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Identities of what judged its data: whoever it teaches is taught to please those too (corrections L7)."""
+        return self.history.judged_by
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +229,8 @@ class ScoreModel(nn.Module):
         self.tokenizer.save_pretrained(folder)
         weights = {name: tensor.contiguous() for name, tensor in self.linear.state_dict().items()}
         save_file(weights, folder / "heads.safetensors")
-        (folder / _CARD).write_text(json.dumps({"parent": self.parent, "heads": self.heads}))
+        card = {"parent": self.parent, "heads": self.heads, **self.history._asdict()}
+        (folder / _CARD).write_text(json.dumps(card))
 
 
 def load_score_model(folder: Path) -> ScoreModel:
@@ -198,11 +242,23 @@ def load_score_model(folder: Path) -> ScoreModel:
         with quiet():
             body = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = ScoreModel(body, tokenizer, card["heads"], card["parent"])
+        model = ScoreModel(body, tokenizer, card["heads"], card["parent"], History.of(card))
         model.linear.load_state_dict(load_file(folder / "heads.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunError(f"the score model in {folder} is damaged or of another version: {error}") from None
     return model.eval()
+
+
+def history_of(folder: Path) -> History:
+    """Of the model saved in `folder`, or in the `subject/` of the run in `folder`, without reading its weights."""
+    own = folder / "subject"
+    return History.of(_card(own if own.is_dir() else folder))
+
+
+def tell_if_plain(subject: Any) -> None:
+    """One line for whoever waits, where a model that learnt nothing but plain text is asked as a chat."""
+    if getattr(getattr(subject, "history", None), "chats", None) is False:
+        stage("the model learnt plain text alone and is asked as a chat: train it with data.as_chat = true")
 
 
 def values_before(scores: Tensor) -> Tensor:

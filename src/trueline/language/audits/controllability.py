@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, text_of, turns
 from trueline.language.audits.replies import (
@@ -72,6 +73,10 @@ class Helpfulness:
             Metric("help", "mean", "reward", self._at.facts.reward_bounds, required, worse="low"),
             Metric("cut replies", "rate", "of replies"),
         )
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh prompts."""
@@ -148,6 +153,10 @@ class Refusal:
                 Metric("discrimination", "paired", unit, (-1.0, 1.0), apart, worse="low"),
                 Metric("refusal precision", "rate", unit, worse="low"),
             )
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_oracle_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh harmless prompts, each with a harmful one where there are any."""
@@ -353,6 +362,10 @@ class ChangedGoal:
             Metric("reward drop", "paired", "reward", change_of(bounds), drop),
             Metric("reward after the change", "mean", "reward", bounds, worse="low"),
         )
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh pairs of different prompts; the second one is the unit."""

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from trueline.core.errors import ConfigError, RunError
+from trueline.core.recipe import Plan
 from trueline.core.run import resolve
 from trueline.core.streams import case_seeds
 from trueline.core.subject import load_subject
@@ -29,7 +30,7 @@ from trueline.language.elasticity.reversion import Crossing, Exam, Path, even_ma
 from trueline.language.elasticity.tuning import Tunable, TuneProtocol
 from trueline.language.models import Lora, ModelRef
 from trueline.language.optimiser import AdamW
-from trueline.language.records import BUILTIN, Data
+from trueline.language.records import BUILTIN, Data, teaches_chats
 from trueline.language.rollout import Chat, Replies, Reply
 from trueline.language.subject import LanguageModel
 
@@ -117,6 +118,10 @@ class Elasticity:
         self._for: object = None
         self._said: _Said | None = None
 
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self.examination.refuse_judge_of(plan)
+
     def cases(self, subject: Elastic, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh draws of the attack.  Raises NotMeasurable for what has to be said and was not."""
         self._settled(subject)
@@ -197,6 +202,7 @@ class Elasticity:
                 raise NotMeasurable("no data are given that teach the opposite. Set inverse.")
             if config.lr is None:
                 raise NotMeasurable("it is not said at which rate the subject was aligned. Set lr.")
+            _refuse_plain(config, subject)
             base = None if config.level is not None else _base_of(subject, config)
             self._for, self._said = subject, _Said(config.inverse, config.lr, base)
         return self._said
@@ -227,6 +233,19 @@ def base_model(name: str, root: Folder | str = "runs") -> LanguageModel:
     if not isinstance(found, LanguageModel):
         raise ConfigError(f"the base {name} is a {found.kind!r}. Name the language model the subject came from.")
     return found
+
+
+def _refuse_plain(config: ElasticityConfig, subject: Elastic) -> None:
+    """Raises NotMeasurable where a model that learnt chats would be attacked with text outside of its template.
+
+    Such an attack takes longer for the template's sake alone, and would pass a model that a better one undoes.
+    """
+    assert config.inverse is not None
+    if getattr(getattr(subject, "history", None), "chats", None) and not teaches_chats(config.inverse, config.root):
+        raise NotMeasurable(
+            "the rows of inverse are plain text, but the subject learnt chats and is asked as one. Set "
+            "inverse.as_chat = true, or give rows of messages."
+        )
 
 
 def _base_of(subject: Elastic, config: ElasticityConfig) -> LanguageModel:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.language.audits.judge import Opinion
 from trueline.language.audits.prompts import case_of, chat_of, text_of, turns
@@ -56,6 +57,10 @@ class HarmRate:
         if self._at.facts.rewards:
             metrics.append(Metric("help", "mean", "reward", self._at.facts.reward_bounds, worse="low"))
         self.metrics: Sequence[Metric] = (*metrics, Metric("cut replies", "rate", "of replies"))
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh prompts."""
@@ -135,6 +140,11 @@ class GroupBias:
         one, other = self.config.groups or ("A", "B")
         one, other = (other, one) if way else (one, other)
         return f"{what} of {one} above {other}"
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
+        self._at.refuse_oracle_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh prompts, each from either group: `chat` from the first, `other` from the second."""

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from pydantic import model_validator
 
+from trueline.core import registry
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError
+from trueline.core.errors import ConfigError, RunError
+from trueline.core.recipe import Plan
 from trueline.core.run import resolve
 from trueline.core.subject import load_subject, subject_hash
 from trueline.evidence.records import EvidenceError, NotMeasurable, Split
 from trueline.language.audits.prompts import Prompts, text_of
+from trueline.language.records import BUILTIN, Data, labelled_by
 from trueline.language.rollout import Chat, Reply, Rollout, Sampling
 from trueline.language.scorers import (
     REFERENCE,
@@ -34,10 +38,21 @@ from trueline.language.scorers import (
     Scoring,
     identity,
 )
-from trueline.language.subject import LanguageModel
+from trueline.language.subject import LanguageModel, history_of
 from trueline.language.templates import encode_reply
 
-__all__ = ["Judge", "JudgeSettings", "ModelJudge", "Opinion", "TextJudge", "open_judge", "refuse_own_judge"]
+__all__ = [
+    "Judge",
+    "JudgeSettings",
+    "ModelJudge",
+    "Opinion",
+    "TextJudge",
+    "open_judge",
+    "pleased_by",
+    "refuse_own_judge",
+    "refuse_own_plan",
+    "refuse_pleased",
+]
 
 
 class Opinion(NamedTuple):
@@ -136,7 +151,7 @@ class ModelJudge:
     ) -> None:
         """name: a run in `root` (id, run://ID), or a folder.  Raises RunError or ConfigError where no such model is."""
         path = resolve(name, root)
-        self.identity = identity(scoring, {scoring.input: subject_hash(path)})
+        self.identity = _of_model(scoring, path)
         model: Any = load_subject(path)
         self._tokenizer = getattr(model, "tokenizer", None)
         reader = LanguageModel(getattr(model, "body", None) or getattr(model, "model", None), self._tokenizer)
@@ -208,13 +223,18 @@ def facts(settings: JudgeSettings, prompts: Prompts | None) -> JudgeFacts:
     if settings.cost and settings.cost not in costs:
         has = f"It has {', '.join(costs)}" if costs else "It has none"
         raise ConfigError(f"the judge has no cost {settings.cost!r}. {has}.")
-    bounds = settings.reward_bounds
-    if bounds is None and settings.judge is None and prompts is not None and prompts.world is not None:
-        # Rewards of every world lie there; of a world that says more, in its own range.
-        bounds = getattr(prompts.world, "reward_bounds", (-1.0, 1.0))
-    elif bounds is None and isinstance(judge, Endpoint):
-        bounds = (0.0, 1.0)
-    return JudgeFacts(_gives_reward(judge), bool(costs), bounds)
+    return JudgeFacts(_gives_reward(judge), bool(costs), settings.reward_bounds or _reward_bounds(judge))
+
+
+def _reward_bounds(judge: Scoring) -> tuple[float, float] | None:
+    """Where its rewards lie, as far as it says: a registered function does by an attribute `reward_bounds`."""
+    if isinstance(judge, Endpoint):
+        return (0.0, 1.0)
+    if not isinstance(judge, Function):
+        return None
+    made = registry.load("scorer", judge.name)(**judge.options)
+    found: tuple[float, float] | None = getattr(made, "reward_bounds", None)
+    return found
 
 
 def open_judge(settings: JudgeSettings, prompts: Prompts, sampling: Sampling) -> Judge:
@@ -227,8 +247,6 @@ def open_judge(settings: JudgeSettings, prompts: Prompts, sampling: Sampling) ->
         case None:
             raise NotMeasurable(f"nothing is given to judge replies to {prompts.name}. Set judge.")
         case Function():
-            from trueline.core import registry
-
             made: Judges = registry.load("scorer", judge.name)(**judge.options)
             return TextJudge(made, identity(judge, {}), settings.cost)
         case Endpoint():
@@ -247,13 +265,85 @@ def _chosen(settings: JudgeSettings, prompts: Prompts | None) -> Scoring | None:
     return Function(name=world.name, options=options)
 
 
-def refuse_own_judge(identities: Sequence[str], subject: Any, split: Split) -> None:
+# --- whom no judge may judge ---
+
+
+def refuse_own_judge(identities: Sequence[str], subject: Any, split: Split, called: str = "") -> None:
     """Raises EvidenceError when the subject was trained to please this judge and a verdict is to rest on it.
 
-    Findings for the next training may come from any judge.
+    called: the judge, as whoever set it named it. Findings for the next training may come from any judge.
     """
     own = [name for name in identities if name in getattr(subject, "judged_by", ())]
     if own and split == "verdict":
         raise EvidenceError(
-            f"the subject was trained to please {own[0]}, so that cannot decide a verdict about it. Set another judge."
+            f"the subject was trained to please {_named(own[0], identities, called)}, so that cannot decide a verdict "
+            "about it. Set another judge."
         )
+
+
+def refuse_own_plan(settings: JudgeSettings, prompts: Prompts | None, plan: Plan) -> None:
+    """Raises ConfigError when the plan would train a subject to please the judge that is to decide about it.
+
+    Runs that the plan names and that are not there yet, such as those a cycle prepares, have plans of their own.
+    """
+    judge = _chosen(settings, prompts)
+    if judge is None:
+        return
+    if isinstance(judge, ScalarModel | Rewriter):
+        called = settings.inputs.get(judge.input, judge.input)
+        identities = _of_model(judge, resolve(called, settings.root))
+    else:
+        called, identities = "", identity(judge, {})
+    refuse_pleased(identities, plan, settings.root, called)
+
+
+def refuse_pleased(identities: Sequence[str], plan: Plan, root: str = "runs", called: str = "") -> None:
+    """Raises ConfigError when training by the plan would be to please one of the identities."""
+    pleased = pleased_by(plan, root, any(name.startswith("model:") for name in identities))
+    own = [name for name in identities if name in pleased]
+    if own:
+        raise ConfigError(
+            f"{plan.recipe} is to learn from {pleased[own[0]]}, and so to please "
+            f"{_named(own[0], identities, called)}, which cannot decide a verdict about it then. Set another judge."
+        )
+
+
+def pleased_by(plan: Plan, root: str = "runs", models: bool = True) -> dict[str, str]:
+    """Identities of what a training by the plan would be to please, and the part of the plan that each comes from.
+
+    models: whether by their hashes too, for which all their weights are read.
+    """
+    settings = plan.settings()
+    found: dict[str, str] = {}
+    for one in (*getattr(settings, "scorers", ()), *getattr(settings, "judges", ())):
+        folders = {role: folder for role in one.inputs if (folder := _there(plan.inputs.get(role, role), root))}
+        hashes = {role: subject_hash(folder) for role, folder in folders.items()} if models else {}
+        found |= dict.fromkeys(identity(one, hashes), "its scorers")
+        for role, folder in folders.items():
+            name = plan.inputs.get(role, role)
+            found |= dict.fromkeys(history_of(folder).judged_by, f"the labels that {name} learnt")
+    data = getattr(settings, "data", None)
+    if isinstance(data, Data) and all(path.startswith(BUILTIN) or _there(path, root) for path in data.paths):
+        found |= dict.fromkeys(labelled_by(data, root), "the labels of its data")
+    start = _there(plan.inputs.get("policy", ""), root)
+    return found | (dict.fromkeys(history_of(start).judged_by, plan.inputs["policy"]) if start else {})
+
+
+def _named(own: str, identities: Sequence[str], called: str) -> str:
+    """An identity as a reader knows it; where it stands for the labels that a judge learnt, with that judge."""
+    if not called:
+        return own
+    return called if own == identities[0] else f"{own}, which labelled what {called} learnt"
+
+
+def _of_model(scoring: ScalarModel | Rewriter, path: Path) -> tuple[str, ...]:
+    """Identities of a model in a run, or a folder: its own, and of what judged the data that it learnt from."""
+    return (*identity(scoring, {scoring.input: subject_hash(path)}), *history_of(path).judged_by)
+
+
+def _there(name: str, root: str) -> Path | None:
+    """The folder of a run or subject, or the file, where it is there already."""
+    try:
+        return resolve(name, root) if name else None
+    except RunError:
+        return None

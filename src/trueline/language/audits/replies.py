@@ -6,15 +6,26 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from trueline.core.errors import ConfigError
+from trueline.core.recipe import Plan
 from trueline.core.streams import Split as DataSplit
 from trueline.evidence.records import Case, Metric, NotMeasurable, Requirement, Split
-from trueline.language.audits.judge import Judge, JudgeSettings, Opinion, facts, open_judge, refuse_own_judge
+from trueline.language.audits.judge import (
+    Judge,
+    JudgeSettings,
+    Opinion,
+    facts,
+    open_judge,
+    refuse_own_judge,
+    refuse_own_plan,
+    refuse_pleased,
+)
 from trueline.language.audits.prompts import (
     Prompt,
     Prompts,
@@ -26,6 +37,7 @@ from trueline.language.audits.prompts import (
 )
 from trueline.language.models import context_of
 from trueline.language.rollout import Chat, Replies, Reply, Sampling
+from trueline.language.subject import tell_if_plain
 from trueline.language.templates import prompt_tokens, prompts_tokens
 from trueline.language.texts import TextWorld, Verdict
 
@@ -66,6 +78,9 @@ REFUSALS = (
     "i'm sorry, but",
     "i am sorry, but",
 )
+
+
+_TOLD: WeakSet[Any] = WeakSet()  # subjects of which it was said, once, that they are asked in another way than taught
 
 
 @runtime_checkable
@@ -129,8 +144,16 @@ class Source:
         """What the world's oracle decides beside a judge, such as what a refusal is, it decides for no one who was
         trained to please it.  Raises EvidenceError."""
         refuse_trained_on(self.settings.path, subject, split)
-        if self.world is not None:
-            refuse_own_judge([f"function:{self.world.name}"], subject, split)
+        refuse_own_judge(self._oracle, subject, split)
+
+    def refuse_oracle_of(self, plan: Plan) -> None:
+        """The same of a plan, before it is trained.  Raises ConfigError."""
+        refuse_pleased(self._oracle, plan, getattr(self.settings, "root", "runs"))
+
+    @property
+    def _oracle(self) -> tuple[str, ...]:
+        """What the oracle of the prompts' world is known by."""
+        return () if self.world is None else (f"function:{self.world.name}",)
 
     def verdict(self, request: Chat, reply: Reply | None) -> Verdict | None:
         """What the oracle of the prompts' world says besides; none for a file, and for no reply."""
@@ -168,8 +191,13 @@ class Examination(Source):
             raise NotMeasurable("the judge gives no cost, so it does not say what is harmful. Set another judge.")
         if reward and not self.facts.rewards:
             raise NotMeasurable("the judge gives no reward, so it does not say what is helpful. Set another judge.")
-        refuse_own_judge(judge.identity, subject, split)
+        called = getattr(self._settings.judge, "input", "")
+        refuse_own_judge(judge.identity, subject, split, self._settings.inputs.get(called, called))
         refuse_trained_on(self._settings.path, subject, split)
+
+    def refuse_judge_of(self, plan: Plan) -> None:
+        """Raises ConfigError where the plan would train a subject to please the judge."""
+        refuse_own_plan(self._settings, self._prompts, plan)
 
     def assess(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
         """The judge's opinion of each reply to its request."""
@@ -218,6 +246,9 @@ def token_rows(subject: ShowsWeights, chats: Sequence[Chat]) -> list[list[int] |
 
     Raises NotMeasurable when the template refuses every chat: the subject cannot be asked like that.
     """
+    if subject not in _TOLD:
+        _TOLD.add(subject)
+        tell_if_plain(subject)
     tokenizer, context = subject.tokenizer, context_of(subject.model)
     rows: list[list[int] | None]
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.evidence.statistics import clopper_pearson
 from trueline.language.audits.judge import Opinion
@@ -95,6 +96,10 @@ class Paraphrase:
             required = requirement("at_most", config.drop_at_most, config.confidence)
             metrics.append(Metric("reward drop", "paired", "reward", change_of(self._at.facts.reward_bounds), required))
         self.metrics: Sequence[Metric] = tuple(metrics)
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh prompts with their wordings.  Raises NotMeasurable where nothing can word them otherwise."""
@@ -209,6 +214,11 @@ class Injection:
             metrics.append(Metric("reward drop", "paired", "reward", change_of(self._at.facts.reward_bounds)))
         self.metrics: Sequence[Metric] = tuple(metrics)
 
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
+        self._at.refuse_oracle_of(plan)
+
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh prompts, `request` as the user means it and `chat` with the instruction."""
         if self._judged:
@@ -314,6 +324,10 @@ class Suffix:
             Metric("highest chance of harm found", "extreme", "of replies", (0.0, 1.0)),
             Metric("highest chance of harm found, lower bound", "extreme", "of replies", (0.0, 1.0), limit),
         )
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """The searches, a finite set, each for one fresh prompt."""
@@ -504,6 +518,10 @@ class UnseenPrompts:
             metrics.append(Metric("reward outside", "mean", "reward", bounds, worse="low"))
             metrics.append(Metric("reward drop", "paired", "reward", change_of(bounds), required))
         self.metrics: Sequence[Metric] = tuple(metrics)
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that trains to please the judge, before it is trained.  Raises ConfigError."""
+        self._at.refuse_judge_of(plan)
 
     def cases(self, subject: Replies, split: Split, round: int, n: int, rng: np.random.Generator) -> Sequence[Case]:
         """Fresh pairs.  Raises NotMeasurable where there are no prompts from outside."""

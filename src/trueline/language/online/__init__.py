@@ -7,13 +7,7 @@
 
 Handlers, the mix of advantages and the clipped surrogate are those of `rl/`. One step samples `samples` replies to each
 of `batch_size` prompts, scores them, moves the multipliers by the raw costs of the last `window` replies, and makes
-`passes` over the replies. Where these differ from the originals:
-
-1. One critic with a head for each signal takes the place of two or more critics (Safe RLHF has one each for reward and
-   cost, each begun from the scalar model); its heads begin at 0, and it may share the policy's body (critic.py).
-2. The divergence is a signal of its own (signals.py), where Safe RLHF takes it from the reward and adds it to the cost;
-   by the identity there the advantages are the same. GRPO's is a signal too, where TRL adds k3 to the loss.
-3. RLOO clips the ratio of each token, where TRL clips that of the reply; before the first step both have its gradient.
+`passes` over the replies. recipes.py lists where these differ from the originals.
 
 Everything random comes from the run's streams; a run that is killed and resumed on a CPU ends with the same bits.
 

@@ -14,9 +14,9 @@ import torch
 from trueline.core.errors import ConfigError
 from trueline.core.subject import Subject
 from trueline.language.batches import Codec, Item
-from trueline.language.models import attach_lora, context_of, end_tokens
+from trueline.language.models import attach_lora, check_learns, context_of, end_tokens
 from trueline.language.objectives import Likelihood
-from trueline.language.online.critic import Critic, critic_for
+from trueline.language.online.critic import Critic, critic_for, learnt_by_itself
 from trueline.language.online.prompts import Asked, prompts_for
 from trueline.language.online.settings import Online, OnlinePpo, limits_of
 from trueline.language.records import load
@@ -62,6 +62,7 @@ class Made:
             raise ConfigError(f"there is no use for input {unknown[0]!r}. Inputs here are {', '.join(sorted(known))}.")
         inputs = {**inputs, **referred(config.scorers, inputs, root)}
         policy = _start(config, inputs.get("policy"), rng)
+        check_learns(policy.model.parameters(), "policy")
         policy.model.to(device)
         frozen = _frozen(inputs.get("reference"), policy) if config.needs_reference else None
         if frozen is not None:
@@ -112,7 +113,9 @@ def _critic(
         return None
     heads = ("reward", *(f"cost_{name}" for name in costs), *(("kl",) if config.needs_reference else ()))
     adapts = isinstance(config.critic, Critic) and config.critic.lora is not None
-    return critic_for(config.critic, policy, heads, int(rng.integers(2**63)) if adapts else 0)
+    made = critic_for(config.critic, policy, heads, int(rng.integers(2**63)) if adapts else 0)
+    check_learns(learnt_by_itself(config.critic, made).values(), "critic")
+    return made
 
 
 def _kept(config: Online, policy: LanguageModel, root: Path) -> tuple[tuple[Item, ...], ...]:

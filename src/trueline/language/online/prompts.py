@@ -15,12 +15,12 @@ from trueline.core.run import resolve
 from trueline.language.data_order import DataOrder
 from trueline.language.models import context_of
 from trueline.language.online.settings import Online
-from trueline.language.records import load
+from trueline.language.records import Data, load
 from trueline.language.rollout import Chat, Message, chat
-from trueline.language.subject import LanguageModel
+from trueline.language.subject import LanguageModel, tell_if_plain
 from trueline.language.templates import prompts_tokens
 
-__all__ = ["PROMPTS", "Asked", "failing_prompts", "prompts_for"]
+__all__ = ["PROMPTS", "Asked", "check_prompts", "failing_prompts", "prompts_for"]
 
 PROMPTS = ("prompt", "prompt-completion", "unpaired-preference", "preference", "safety-preference")
 
@@ -40,8 +40,22 @@ class Asked(NamedTuple):
         return DataOrder([len(source) for source in self.chats], self.weights, shuffle, seed)
 
 
+def check_prompts(data: Data) -> None:
+    """Raises ConfigError for prompts that would lose tokens: what is asked is asked whole, or not at all."""
+    if data.long_prompt == "truncate-left":
+        raise ConfigError(
+            "prompts.long_prompt is 'truncate-left', which is for text that is learnt: a prompt is asked whole, with "
+            "the turns of its chat. Set it to 'drop' or 'refuse'."
+        )
+
+
 def prompts_for(config: Online, policy: LanguageModel, root: Path) -> Asked:
-    """The prompts that leave room for a reply.  Raises ConfigError where none does, and as `records.load`."""
+    """The prompts that leave room for a reply; plain ones are a user's turn, whatever `prompts.as_chat` says.
+
+    Raises ConfigError where none does, and as `check_prompts` and `records.load`.
+    """
+    check_prompts(config.prompts)
+    tell_if_plain(policy)
     tables = load(config.prompts, PROMPTS, root)
     context = context_of(policy.model)
     sources, dropped = [], 0

@@ -1,4 +1,28 @@
-"""The rows of on-line learning: a name, settings with their estimator, and named settings."""
+"""The rows of on-line learning: a name, settings with their estimator, and named settings.
+
+Presets `safe-rlhf` have the rates, schedules, clips, divergence weights, multipliers and template of Safe RLHF
+(Dai et al. 2024), and the policy's loss is a mean over each reply and then over replies (`loss_type` "grpo"), as there.
+They are not all of it:
+
+1. It has a critic for the reward and one for the cost, begun as the reward and the cost model; here one critic with a
+   head for each signal begins as the policy, its heads at 0 (critic.py).
+2. Its critics' losses are means over each reply too; here a critic's loss is the mean over tokens.
+3. Its 512 tokens are prompt and reply together; here they are the reply's alone (`sampling.max_tokens`).
+4. It learns text beside the reward, with weight 16; here that needs data, so it is off until `ptx.data` is given.
+5. Its batch is of 16 prompts a device; here a step has 32, divided among the processes.
+6. It takes the divergence from the reward and adds it to the cost; here it is a signal of its own (signals.py). By the
+   identity there the advantages are the same, and the constrained cost is the raw one.
+
+`rloo` and `grpo` have the losses of TRL's trainers as long as the divergence weighs nothing. With β above 0:
+
+7. GRPO's divergence is part of what replies are compared by, and so is divided by the group's deviation, where
+   Shao et al. (2024) and TRL add β·k3 to the loss of each token: signals are mixed before the division (corrections
+   L5).
+
+And whatever β is:
+
+8. RLOO clips the ratio of each token, where TRL clips that of the reply; at ratios of 1 both have its gradient.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +33,16 @@ from typing import Any, ClassVar
 
 from trueline.core.run import Run, resolve
 from trueline.core.subject import Subject
+from trueline.language.models import check_reference
 from trueline.language.objectives import Likelihood
-from trueline.language.online.prompts import PROMPTS, failing_prompts
+from trueline.language.online.prompts import PROMPTS, check_prompts, failing_prompts
 from trueline.language.online.rehearsal import rehearsed
 from trueline.language.online.settings import Online, OnlineGrpo, OnlinePpo, OnlinePpoLag, OnlineRloo, limits_of
 from trueline.language.online.training import Trainer
 from trueline.language.records import load
 from trueline.language.rehearsal import DryRun
 from trueline.language.sampler import check_for_training
-from trueline.language.scorers import references
+from trueline.language.scorers import Endpoint, references
 from trueline.language.subject import LanguageModel
 
 __all__ = ["GRPO", "LM_PPO", "LM_PPO_LAG", "RLOO", "OnlineRecipe"]
@@ -33,8 +58,13 @@ class OnlineRecipe:
     data_parallel: ClassVar[bool] = True  # several processes may train one policy: see parallel.py
 
     def check(self, config: Online, root: Path) -> None:
-        """Raises what `train` would raise for sampling, prompts, text to keep, limits, and models named by run."""
+        """Raises what `train` would raise for what does not depend on its inputs.
+
+        That is sampling, prompts, text to keep, limits, the model's folder, models named by run, and keys of endpoints.
+        """
         check_for_training(config.sampling)
+        check_reference(config.model)
+        check_prompts(config.prompts)
         load(config.prompts, PROMPTS, root)
         if config.ptx is not None:
             load(config.ptx.data, Likelihood.accepts, root)
@@ -42,6 +72,9 @@ class OnlineRecipe:
             failing_prompts(findings, root)
         for name in references(config.scorers):
             resolve(name, root)
+        for one in config.scorers:
+            if isinstance(one, Endpoint):
+                one.key()
         self.limits(config)
 
     def limits(self, config: Online) -> dict[str, float]:
@@ -69,6 +102,7 @@ class OnlineRecipe:
 _SAFE_RLHF: Mapping[str, Any] = {
     "model": {"template": "safe-rlhf"},
     "sampling": {"max_tokens": 512},
+    "loss_type": "grpo",
     "score_clip": 50.0,
     "optimiser": {
         "lr": 1e-5,

@@ -89,7 +89,8 @@ def memory_of(config: Online, made: Made, width: int) -> Memory:
         gradients=learns,
         moments=2 * learns,
         reference=0 if made.reference is None else weight_bytes(made.reference.parameters()),
-        activations=max(passes),  # policy and critic are read one after the other
+        # Policy and critic are read one after the other.
+        activations=max(passes) // (2 if config.autocast else 1),
         critic=critic,
         scorers=judges_bytes(made.judges),
         cache=cache_bytes(made.policy.model, min(config.replies, getattr(config.sampler, "rows", 128)), width),

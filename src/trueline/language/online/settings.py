@@ -16,7 +16,7 @@ from trueline.language.online.critic import Critic, SharedCritic
 from trueline.language.optimiser import AdamW
 from trueline.language.records import Data
 from trueline.language.rollout import Sampling
-from trueline.language.sampler import Auto, Samplers
+from trueline.language.sampler import Auto, Samplers, Vllm
 from trueline.language.scorers import Scoring
 from trueline.language.signals import Kl
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -71,6 +71,9 @@ class Online(Config):
     optimiser: AdamW = AdamW(lr=1e-6)
     ptx: Ptx | None = None
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    # Type of the matrix products of what learns and of what it is measured from; weights keep theirs, and replies are
+    # drawn in it.
+    autocast: Literal["bfloat16"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     learner_threads: int = Field(1, ge=1)
     completion_steps: int = Field(10, ge=1)  # steps between the replies that are written down
@@ -102,6 +105,14 @@ class Online(Config):
     def needs_reference(self) -> bool:
         """Whether the divergence is a signal."""
         return self.kl.weight > 0.0
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether the trainer reads replies anew before it learns: they were drawn in another arithmetic than its own.
+
+        Else the first ratio of a reply would be that of two arithmetics, and so would its divergence.
+        """
+        return isinstance(self.sampler, Vllm) or self.autocast is not None
 
     @property
     def learnt_at_once(self) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trueline.core.errors import CheckpointError, ConfigError, Diverged
+from trueline.core.errors import CheckpointError, ConfigError, Diverged, TruelineError
 from trueline.core.files import write_text
 from trueline.core.progress import progress, stage
 from trueline.core.run import Run, stop_asked
@@ -40,16 +41,18 @@ from trueline.language.optimiser import Optimiser
 from trueline.language.parallel import draws_of, span, sum_gradients, sums
 from trueline.language.records import exposed
 from trueline.language.rollout import Chat, Rollout
-from trueline.language.sampler import Vllm, replies_of
-from trueline.language.scorers import identity, prompts_of, reference_records
+from trueline.language.sampler import replies_of
+from trueline.language.scorers import identity, prompts_of, reference_records, trouble_of
 from trueline.language.scores import Scores
 from trueline.language.signals import Signals, adapted, episode_cost, kl_of, signals_of, with_kl
-from trueline.language.subject import History, LanguageModel, values_before
+from trueline.language.subject import LanguageModel, judges_behind, values_before
 from trueline.language.supervised import checkpoint_activations, device_of
 from trueline.rl.handlers.constraint import HandlerState, Weights, unconstrained
 from trueline.rl.parallel import followed, followers_states, learners, stop_together
 
-__all__ = ["Trainer"]
+__all__ = ["UNSCORED", "Trainer"]
+
+UNSCORED = 5  # steps on end without a single score, after which a training ends: nothing mends itself any more
 
 
 class _Pass(NamedTuple):
@@ -120,11 +123,15 @@ class Trainer:
         self.beta = config.kl.weight
         self.recent_cost = torch.zeros((0, len(self.costs)), dtype=torch.float64)
         self.step, self.cut, self.missing = 0, 0, 0
+        self.unscored = 0  # steps since the last one in which a reply was scored
         self.fresh = torch.ones(self.replies, dtype=torch.bool)  # which replies of a step are to prompts of the data
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
         run.manifest["inputs"] |= reference_records(config.scorers, root)  # so that a resume finds the same models
         hashes = {role: given["sha256"] for role, given in run.manifest["inputs"].items()}
-        self.judged_by = tuple(name for one in config.scorers for name in identity(one, hashes))
+        self.judged_by = (
+            *(name for one in config.scorers for name in identity(one, hashes)),
+            *judges_behind(made.judges),  # their scores are the labels that they learnt
+        )
 
     def _learners(self) -> list[Any]:
         """The Hugging Face models that are learnt: the policy, and the body of a critic that has its own."""
@@ -163,6 +170,7 @@ class Trainer:
             "step": self.step,
             "cut": self.cut,
             "missing": self.missing,
+            "unscored": self.unscored,
             "prompts": self.prompts.sha256,
         }
         if self.critic_optimiser is not None:
@@ -195,6 +203,7 @@ class Trainer:
         self.handler_state = dict(state["handler"])
         self.recent_cost, self.beta = state["recent_cost"], float(state["beta"])
         self.step, self.cut, self.missing = int(state["step"]), int(state["cut"]), int(state["missing"])
+        self.unscored = int(state.get("unscored", 0))  # earlier versions did not count them
 
     def _of_critic(self) -> dict[str, Any]:
         if self.critic is None or not isinstance(self.config, OnlinePpo):
@@ -204,7 +213,7 @@ class Trainer:
     # --- steps ---
 
     def train(self) -> LanguageModel:
-        """All steps, then the policy."""
+        """All steps, then the policy.  Raises TruelineError where there was nothing to learn for UNSCORED steps."""
         config = self.config
         self.run.manifest["data"] = self.prompts.sha256
         saved = self.group.from_first(self.run.restore())
@@ -218,6 +227,7 @@ class Trainer:
             bar.start_at(self.step)
             while self.step < self.steps:
                 bar.advance(1, self.one_step())
+                self._check_scored()
                 last = self.step == self.steps
                 if self.step % config.eval_steps == 0 or last:
                     self.run.offer(self.step, self.subject)
@@ -235,9 +245,10 @@ class Trainer:
         multipliers = dict(before.multipliers)
         if self.config.handler is not None:
             multipliers = dict(zip(self.costs, self.handler_state["multiplier"].tolist(), strict=True))
-        judged_by = tuple(dict.fromkeys((*before.judged_by, *self.judged_by)))
-        trained_on = tuple(dict.fromkeys((*before.trained_on, *exposed(self.config.prompts, self.run.folder.parent))))
-        history = History(judged_by, multipliers, trained_on)
+        data = (self.config.prompts, *(() if self.config.ptx is None else (self.config.ptx.data,)))
+        trained_on = [path for one in data for path in exposed(one, self.run.folder.parent)]
+        history = before.taught(judged_by=self.judged_by, trained_on=trained_on, chats=True)
+        history = history._replace(multipliers=multipliers)
         return LanguageModel(self.policy.model, self.policy.tokenizer, self.parent, history)
 
     def one_step(self) -> str:
@@ -257,6 +268,16 @@ class Trainer:
         if self.step % config.completion_steps == 0 or self.step == self.steps:
             self._write_down(rollout, scores)
         return note
+
+    def _check_scored(self) -> None:
+        if self.unscored < min(UNSCORED, self.steps):
+            return
+        trouble = trouble_of(self.scorer)
+        raise TruelineError(
+            f"no reply of the last {self.unscored} steps could be scored"
+            + (f"; the last answer of an endpoint was: {trouble}. " if trouble else ". ")
+            + f"Mend what scores, then go on with `trueline resume {self.run.id}`."
+        )
 
     @torch.no_grad()
     def _sampled(self, chats: Sequence[Chat]) -> tuple[Rollout, Scores]:
@@ -284,7 +305,7 @@ class Trainer:
         """Advantages under the weights as the last replies' costs leave them; and the divergence of each reply [E]."""
         config = self.config
         old, beta = rollout.log_prob, self.beta
-        if isinstance(config.sampler, Vllm):  # its kernels are not the trainer's
+        if config.reads_again:
             old = self._log_prob(self.policy.model, rollout)
         kl = kl_reply = None
         if config.needs_reference:
@@ -349,8 +370,23 @@ class Trainer:
         found = torch.zeros_like(rollout.log_prob)
         for rows, width in self._shares(rollout, _all(rollout), tokens=READ_AT_ONCE):
             read = rollout.tokens[rows, :width], rollout.sampled[rows, :width]
-            found[rows, :width] = reply_log_prob(model, *read, self.config.sampling.temperature).to(found)
+            found[rows, :width] = self._reply_log_prob(model, *read)
         return self._of_all(found)
+
+    def _reply_log_prob(self, model: Any, tokens: Tensor, sampled: Tensor) -> Tensor:
+        """Of each sampled token, as what learns computes it: [R, L], [R, L] -> [R, L], in float32."""
+        with self._precision():
+            return reply_log_prob(model, tokens, sampled, self.config.sampling.temperature)
+
+    def _value(self, tokens: Tensor) -> Tensor:
+        """[R, L, S] by a critic that reads by itself; its heads compute in float32 whatever its body does."""
+        assert self.critic is not None
+        with self._precision():
+            hidden = self.critic.hidden(tokens)
+        return values_before(self.critic.read(hidden))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.autocast else nullcontext()
 
     def _of_all(self, found: Tensor) -> Tensor:
         """What every process found for its own rows, which is 0 in the others."""
@@ -364,7 +400,7 @@ class Trainer:
         self.critic.eval()
         found = rollout.log_prob.new_zeros((*rollout.tokens.shape, len(self.critic.heads)))
         for rows, width in self._shares(rollout, _all(rollout), tokens=READ_AT_ONCE):
-            found[rows, :width] = self.critic.values(rollout.tokens[rows, :width]).to(found)
+            found[rows, :width] = self._value(rollout.tokens[rows, :width])
         return found
 
     def _ahead(self, rollout: Rollout) -> _Pass:
@@ -382,17 +418,17 @@ class Trainer:
                 read = self._read(tokens, sampled)
                 log_prob[rows, :width], value[rows, :width] = read.log_prob, read.value  # type: ignore[assignment]
             else:
-                value[rows, :width] = self.critic.values(tokens)
+                value[rows, :width] = self._value(tokens)
         return _Pass(log_prob if self.shared else None, value)
 
     def _read(self, tokens: Tensor, sampled: Tensor) -> _Pass:
         """The policy's pass over some replies, with values where the critic reads its hidden states."""
-        model, temperature = self.policy.model, self.config.sampling.temperature
+        model = self.policy.model
         if not self.shared:
-            return _Pass(reply_log_prob(model, tokens, sampled, temperature), None)
+            return _Pass(self._reply_log_prob(model, tokens, sampled), None)
         assert self.critic is not None
         with last_hidden(model) as seen:
-            log_prob = reply_log_prob(model, tokens, sampled, temperature)
+            log_prob = self._reply_log_prob(model, tokens, sampled)
         return _Pass(log_prob, values_before(self.critic.read(seen[-1])))
 
     # --- learning ---
@@ -489,7 +525,8 @@ class Trainer:
         if not own:
             return None
         batch = padded(own, self.policy.tokenizer.pad_token_id).to(self.device)
-        log_prob = token_scores(self.policy.model, batch).log_prob
+        with self._precision():
+            log_prob = token_scores(self.policy.model, batch).log_prob
         return -self.config.ptx.weight * (log_prob * batch.weight).sum() / whole
 
     def _value_step(self, found: _Learnt, rows: Tensor, totals: dict[str, float]) -> None:
@@ -502,11 +539,11 @@ class Trainer:
             if found.ahead is not None and found.ahead.value is not None:
                 value = found.ahead.value[cut]
             elif self.shared:
-                with torch.no_grad():
+                with torch.no_grad(), self._precision():
                     hidden = self.critic.hidden(found.rollout.tokens[cut])
                 value = values_before(self.critic.read(hidden))
             else:
-                value = self.critic.values(found.rollout.tokens[cut])
+                value = self._value(found.rollout.tokens[cut])
             loss = self._value_loss(found, value, cut) / tokens
             loss.backward()
             total += loss.item()
@@ -537,6 +574,7 @@ class Trainer:
         scored = ~scores.missing
         self.cut += int((~rollout.ended).sum())
         self.missing += int(scores.missing.sum())
+        self.unscored = 0 if scored.any() else self.unscored + 1
         scalars = {f"update/{name}": value for name, value in figures.items()}
         scalars["train/length"] = float(rollout.sampled.sum(dim=1).float().mean())
         scalars["train/cut"] = float((~rollout.ended).float().mean())

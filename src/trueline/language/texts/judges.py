@@ -24,6 +24,7 @@ class Oracle:
     def __init__(self, world: TextWorld, cost: str | None = None) -> None:
         """cost: the name that its cost goes by; none: the world has no cost."""
         self.world, self.costs = world, () if cost is None else (cost,)
+        self.reward_bounds = world.reward_bounds  # which make the intervals of audits sharp, and count what is missing
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[Reply]) -> list[Judgement | None]:
         """Of each reply; None where the prompt asks for nothing in the world."""

@@ -27,12 +27,12 @@ from trueline.core.progress import progress
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.language.models import ModelRef, context_of
-from trueline.language.records import Data, Text, load
+from trueline.language.records import MADE, Data, Text, load
 from trueline.language.rollout import Chat, Rollout, Sampling, chat
 from trueline.language.sampler import Auto, Samplers
-from trueline.language.scorers import Function, Judged, Scoring, identity, opened
+from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred
 from trueline.language.scores import Scorer
-from trueline.language.subject import LanguageModel
+from trueline.language.subject import LanguageModel, judges_behind, tell_if_plain
 from trueline.language.supervised import device_of
 from trueline.language.templates import prompts_tokens
 from trueline.language.topology.pairs import Pair, Topologies, TreePairs
@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 FILE = "preferences.jsonl"
-_CARD = "made.json"
 _ROWS_AT_ONCE = 1024  # replies that a judge is shown together
 _PROMPTS = ("prompt", "prompt-completion", "unpaired-preference", "preference", "safety-preference")
 
@@ -204,13 +203,13 @@ class PreferenceData:
     def save(self, folder: Path) -> None:
         """JSON lines that `records.load` reads, and beside them how they were made."""
         write_text(folder / FILE, "".join(to_json(row) + "\n" for row in self.rows))
-        write_json(folder / _CARD, {"made": self.made, "parent": self.parent})
+        write_json(folder / MADE, {"made": self.made, "parent": self.parent})
 
 
 def load_preferences(folder: Path) -> PreferenceData:
     """The data saved in `folder`.  Raises RunError when something is missing or damaged."""
     try:
-        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        card = json.loads((folder / MADE).read_text(encoding="utf-8"))
         rows = tuple(json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines())
         return PreferenceData(rows, card["made"], card["parent"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -232,11 +231,12 @@ class PreferenceRecipe:
     }
 
     def check(self, config: PreferenceSampling, root: Path) -> None:
-        """Raises, before a run exists, what `train` would raise for prompts and judges."""
+        """Raises, before a run exists, what `train` would raise for prompts and judges that are not inputs."""
         load(config.prompts, _PROMPTS, root)
         for judge in config.judges:
             if isinstance(judge, Function):
                 judge.named_costs()
+        reference_records(config.judges, root)
 
     def train(self, config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> PreferenceData:
         """Sample and label; `inputs["policy"]` replies, and judges name inputs of their own.
@@ -244,10 +244,14 @@ class PreferenceRecipe:
         Resumes after the last batch of prompts. Raises ConfigError for settings and inputs that do not fit, and when no
         pair got a label.
         """
+        root = run.folder.parent
+        inputs = {**inputs, **referred(config.judges, inputs, root)}
+        run.manifest["inputs"] |= reference_records(config.judges, root)  # so that a resume finds the same models
         policy = _policy(config, run, inputs)
+        tell_if_plain(policy)
         policy.model.to(device_of(config.device))
         judge = opened(config.judges, Judged(policy, config.sampling), inputs)
-        asked = _asked(config, policy, run.folder.parent)
+        asked = _asked(config, policy, root)
         saved = run.restore() or {"rows": [], "done": 0, "tokens": 0, "unlabelled": 0, "counts": {}}
         rows, done, tokens = saved["rows"], int(saved["done"]), int(saved["tokens"])
         unlabelled, counts = int(saved["unlabelled"]), Counter[str](saved["counts"])
@@ -275,6 +279,7 @@ class PreferenceRecipe:
                 "Give a judge that tells replies apart, or a policy whose replies end and differ."
             )
         hashes = {role: str(given["sha256"]) for role, given in run.manifest["inputs"].items()}
+        models = [inputs[role] for one in config.judges for role in one.inputs]
         made = {
             "settings": config.model_dump(mode="json"),
             "seed": run.seed,
@@ -283,8 +288,10 @@ class PreferenceRecipe:
             "unlabelled": unlabelled,  # ties, and replies that were not judged
             "tokens": tokens,
             "counts": dict(counts),
-            # What these labels know: a reward model that learns from them cannot decide what the judge may not.
-            "judged_by": sorted({name for one in config.judges for name in identity(one, hashes)}),
+            # What these labels know: whoever learns from them learns to please it (`records.labelled_by`).
+            "judged_by": sorted(
+                {*(name for one in config.judges for name in identity(one, hashes)), *judges_behind(models)}
+            ),
         }
         whole = PreferenceData(tuple(rows), made, run.manifest["inputs"].get("policy", {}).get("run"))
         whole.save(run.artefact(FILE).parent)
