@@ -73,6 +73,9 @@ FAMILIES: dict[str, Family] = {
         },
         {"loop": _ARC, "safe-loop": _ARC},
     ),
+    "certificates": Family(
+        ("crabs",), "DoubleIntegrator-v0", "fast", 5760, "environment steps", 0.0, 32
+    ),
     "teams": Family(
         ("multi_agent",), "Safety2x3HalfCheetahVelocity-v0", "faithful", 100_000, "environment steps", 25.0, 10
     ),

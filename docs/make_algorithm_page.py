@@ -16,6 +16,7 @@ from trueline.core import registry
 HERE = Path(__file__).parent
 PAGE = HERE / "algorithms.md"
 GAPS = HERE.parent / "benchmarks" / "results" / "optimum_gaps.json"
+CERTIFICATE_GAPS = HERE.parent / "benchmarks" / "results" / "certificate_gaps.json"
 PLANNER_GAPS = HERE.parent / "benchmarks" / "results" / "planner_gaps.json"
 
 
@@ -61,6 +62,20 @@ def planners() -> str:
     return "\n".join(lines)
 
 
+def certificates() -> str:
+    """A line per seed: gap, violations, share of the viable set that is certified, and of what is certified wrongly."""
+    lines = [
+        "| row | seed | gap | violations | certified of what is viable | certified and not viable |",
+        "|---|---|---|---|---|---|",
+    ]
+    for found in json.loads(CERTIFICATE_GAPS.read_text(encoding="utf-8"))["trainings"]:
+        shares = (_percent(found["covered"]), _percent(found["false"]))
+        lines.append(
+            f"| `crabs` | {found['seed']} | {_percent(found['gap'])} | {found['violations']} | {' | '.join(shares)} |"
+        )
+    return "\n".join(lines)
+
+
 def rows() -> str:
     """From paper to row to test."""
     lines = ["| paper | row | what it is | level | test |", "|---|---|---|---|---|"]
@@ -72,7 +87,7 @@ def rows() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"gaps": gaps, "planners": planners, "rows": rows}
+TABLES = {"gaps": gaps, "planners": planners, "certificates": certificates, "rows": rows}
 
 
 def filled(text: str) -> str:

@@ -93,6 +93,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "{Cmdp,CmdpBox,TeamCmdp}-v0",
         ),
     ),
+    "Certifiable": ("exact", ("DoubleIntegrator-v0",)),
     "Hands": (
         "manipulation",
         (

@@ -16,7 +16,7 @@ from trueline.rl.exact.suite import SUITE
 from trueline.rl.on_policy import Capped, OnPolicy
 
 # Rows that learn from data, rows of teams and planners have tests of their own.
-APART = (".offline:", ".multi_agent:", ".planning:")
+APART = (".offline:", ".multi_agent:", ".planning:", ".crabs:")
 OURS = [e for e in registry.entries("recipe") if e.target.startswith("trueline.safety.recipes.")]
 NAMES = [e.name for e in OURS if not any(part in e.target for part in APART)]
 GAMBLE = SUITE["Gamble"]

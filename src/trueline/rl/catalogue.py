@@ -32,6 +32,15 @@ SUBJECTS: tuple[Entry, ...] = (
     ),
     Entry(
         kind="subject",
+        name="certified-policy",
+        target="trueline.rl.certificates.policy:load",
+        summary="a policy behind a learnt barrier certificate",
+        reference="Luo & Ma 2021",
+        level="property",
+        test="tests/rl/test_certified_training.py::test_a_loaded_policy_acts_as_the_saved_one",
+    ),
+    Entry(
+        kind="subject",
         name="planning-policy",
         target="trueline.rl.planning.policy:load",
         summary="a policy that plans with a learnt model",
@@ -288,4 +297,13 @@ GAMES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = (USEFULNESS,) + SUBJECTS + RESPONSES + AUDITS + EXACT + GAMES
+CERTIFIABLE = Entry(
+    kind="env",
+    name="DoubleIntegrator-v0",
+    target="trueline.rl.exact.double_integrator:make",
+    summary="a point between two walls whose viable set is known in closed form",
+    level="exact",
+    test="tests/rl/test_double_integrator.py::test_from_any_other_state_every_policy_hits_a_wall",
+)
+
+ENTRIES: tuple[Entry, ...] = (USEFULNESS, CERTIFIABLE) + SUBJECTS + RESPONSES + AUDITS + EXACT + GAMES

@@ -674,6 +674,16 @@ _ROWS = (
     ),
 )
 
+CRABS = Entry(
+    kind="recipe",
+    name="crabs",
+    target="trueline.safety.recipes.crabs:CRABS",
+    summary="SAC within a learnt barrier certificate; two-dimensional certifiable worlds only",
+    reference="Luo & Ma 2021",
+    level="measured",
+    test="tests/rl/test_certified_training.py::test_what_was_certified_is_viable_and_invariant_and_grows",
+)
+
 _BY_PROPERTY = ("vae-bc",)  # held to what it does with data, not to an optimum
 
 RECIPES: tuple[Entry, ...] = tuple(
@@ -751,6 +761,7 @@ ENTRIES: tuple[Entry, ...] = (
     CUSTOM,
     COORDINATES,
     *RECIPES,
+    CRABS,
     *TEAM_RECIPES,
     *CLAIMS,
 )

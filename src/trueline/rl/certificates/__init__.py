@@ -1,0 +1,1 @@
+"""Barrier certificates learnt beside the policy they are for, so that training itself breaks no limit."""
