@@ -10,6 +10,7 @@ import pytest
 
 from trueline.cli import KINDS, _imports_first
 from trueline.core import registry
+from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.core.run import read_manifest
 from trueline.cycle.auditing import audit_settings, tally
@@ -146,6 +147,8 @@ def test_grid_separates_values_but_not_what_brackets_or_quotes_hold():
     assert grid == {"lr": (1e-3, 1e-4), "hidden": ([8, 8], [4]), "c.kind": ("pid", "none")}
     with pytest.raises(ConfigError, match="lr is given twice"):
         parse_grid(["lr=1", "lr=2"])
+    with pytest.raises(ConfigError, match=r"lr has the value 0\.1 twice"):
+        build(SweepSpec, {"recipe": "ppo", "grid": parse_grid(["lr=0.1,0.2,1e-1"])[1]})
 
 
 def test_points_are_the_product_of_grid_and_seeds():
@@ -171,7 +174,7 @@ def test_sweep_table_is_mean_and_iqm_over_seeds(trueline, tmp_path):
     assert "`trueline resume s`" in part.err
     other = trueline("sweep", "ppo", *grid, "--seeds", 4, "--root", tmp_path, "--id", "s")
     assert other.code == 2
-    assert "another grid" in other.err
+    assert "run s was begun with other settings: seeds was 3 and is 4" in other.err
 
 
 def test_sweep_in_processes_gives_what_inline_gives(trueline, tmp_path):

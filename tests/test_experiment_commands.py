@@ -50,7 +50,7 @@ def root(tmp_path_factory):
 
 def test_why_a_run_ended_is_in_its_manifest_its_output_and_its_report(trueline, root):
     reason = read_manifest(root / "s0")["reason"]
-    assert reason.startswith("finished all 2,000 steps, ")
+    assert reason.startswith("finished all 2,000 steps; over 3 episodes of the final policy: cost_sum ")
     assert "its limit 25" in reason
     assert trueline("resume", "s0", "--root", root).out.splitlines()[-2:] == [
         reason,
@@ -76,7 +76,7 @@ def test_the_exported_best_policy_is_the_one_that_was_kept(trueline, root, tmp_p
     assert said.out.split() == [str(tmp_path / "p.npz"), str(tmp_path / "p.py")]
     best = api.load("s0", root=root, best=True)
     obs = np.random.default_rng(0).normal(size=(5, best.observation.width)).astype(np.float32)
-    expected = best.act(obs, None, np.random.default_rng(0), deterministic=True)[0]
+    expected = best.act(obs, None, np.random.default_rng(0), deterministic=True)[0].clip(-1.0, 1.0)
     np.testing.assert_allclose(Policy(tmp_path / "p.npz").act(obs), expected, rtol=0, atol=1e-6)
     assert trueline("export", "s0", tmp_path / "p.pt", "--root", root).code == 2
 
@@ -85,7 +85,7 @@ def test_a_run_that_kept_no_best_policy_says_so(root, tmp_path):
     (tmp_path / "s0").mkdir()
     for name in ("manifest.json", "config.toml"):
         (tmp_path / "s0" / name).write_bytes((root / "s0" / name).read_bytes())
-    with pytest.raises(RunError, match="holds no finished subject"):
+    with pytest.raises(RunError, match="kept no best policy, since its training evaluated none"):
         api.load("s0", root=tmp_path, best=True)
 
 

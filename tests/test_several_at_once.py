@@ -59,8 +59,12 @@ def test_the_same_seeds_again_are_left_as_they_are(tmp_path):
     assert [read_manifest(run.folder)["ended"] for run in first] == ended
     card = tmp_path / "x-s1" / "manifest.json"
     card.write_text(card.read_text().replace('"done"', '"stopped"'))
-    with pytest.raises(ConfigError, match="run x-s1 has other settings"):
-        package.train_seeds("ppo-lag", {**TINY, "cost_limit": 2.0}, seeds=[0, 1], root=tmp_path, id="x")
+    for seeds in ([0], [1]):  # finished or not, what was asked for is not what is there
+        words = rf"run x-s{seeds[0]} was begun with other settings: cost_limit was 1\.0 and is 2\.0"
+        with pytest.raises(ConfigError, match=words):
+            package.train_seeds("ppo-lag", {**TINY, "cost_limit": 2.0}, seeds=seeds, root=tmp_path, id="x")
+    with pytest.raises(ConfigError, match="run x-s0 is one of ppo-lag, not of ppo-pid"):
+        package.train_seeds("ppo-pid", TINY, seeds=[0], root=tmp_path, id="x")
 
 
 def test_a_seed_that_diverges_is_told_of_when_the_others_are_done(tmp_path):

@@ -305,7 +305,13 @@ def load(run: str | Path, *, root: str | Path = "runs", best: bool = False) -> S
     `best`: the one that did best in the evaluations of its training (setting `evaluation`), limits first, then return.
     """
     folder = subject_folder(find_run(run, Path(root)))
-    return load_subject(folder / "artefacts" / "best" if best else folder)
+    kept = folder / "artefacts" / "best"
+    if best and not kept.exists():
+        raise RunError(
+            f"run {folder.name} kept no best policy, since its training evaluated none. Train with evaluation.every=5, "
+            "or take the last policy."
+        )
+    return load_subject(kept if best else folder)
 
 
 def make(env: str, num_envs: int = 1, threads: int = 1, **options: Any) -> VectorEnv:

@@ -344,7 +344,9 @@ def cycle(
 @app.command()
 def reproduce(
     system: Annotated[str | None, typer.Argument(help="A system, or a pattern over claims' names.")] = None,
-    scale: Annotated[str, typer.Option(help="Size of the experiment: ci, laptop, published; each claim says which it has.")] = "ci",
+    scale: Annotated[
+        str, typer.Option(help="Size of the experiment: ci, laptop, published; each claim says which it has.")
+    ] = "ci",
     most_cpu_hours: Annotated[float, typer.Option(min=0.0, help="Claims that need more are not attempted.")] = math.inf,
     root: Root = RUNS,
     with_executor: ExecutorName = "inline",

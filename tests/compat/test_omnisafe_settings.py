@@ -1,6 +1,8 @@
 """From OmniSafe's names and keys to ours."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,18 @@ def test_every_key_of_ppo_lags_file_is_translated():
         "logger_cfgs.save_model_freq",
         "model_cfgs.std_range",
     }
+
+
+def test_the_releases_files_were_read_and_none_of_their_values_is_different():
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "benchmarks" / "results" / "omnisafe_defaults.json").read_text())
+    assert (found["release"], found["different"]) == ("0.5.0", [])
+    assert set(found["values_by_file"]) == set(TABLE)
+    # A file that is read whole has at least the keys that we know, but env_cfgs.
+    assert all(count >= len(published(TABLE[name])) - 1 for name, count in found["values_by_file"].items())
+    page = (root / "docs" / "migrating_from_omnisafe.md").read_text()
+    assert f"{found['values']:,} values" in page
+    assert f"{found['files']} on-policy and off-policy files" in page
 
 
 @pytest.mark.parametrize("env", [RUN, GOAL])
@@ -207,6 +221,23 @@ def test_a_world_with_overrides_gets_the_preset_that_holds_them():
         ("PPOLag", {"seed": "zero"}, "seed is 'zero'"),
         ("CPPOPID", {"lagrange_cfgs": {"pid_delta_p_ema_alpha": 0.5}}, "one number for both"),
         ("SACLag", {"algo_cfgs": {"warmup_epochs": 10}}, "as soon as an episode"),
+        ("PPOLag", {"model_cfgs": {"actor": {"hidden_sizes": 64}}}, r"actor\.hidden_sizes is 64\. Give a list"),
+        ("PPOLag", {"model_cfgs": {"critic": {"hidden_sizes": "64"}}}, r"critic\.hidden_sizes is '64'\. Give a list"),
+        ("PPOSimmerPID", {"algo_cfgs": {"upper_budget": 0.0}}, r"upper_budget is 0\.0\. Give a number above 0"),
+        ("PPOSimmerPID", {"algo_cfgs": {"safety_budget": "x"}}, "safety_budget is 'x'. Give a number"),
+        ("SACLag", {"train_cfgs": {"vector_env_nums": 0}}, "vector_env_nums is 0. Give at least 1"),
+        ("SACLag", {"algo_cfgs": {"update_cycle": 0}}, "update_cycle is 0. Give at least 1"),
+        ("SACLag", {"algo_cfgs": {"update_iters": "a"}}, "update_iters is 'a'. Give a whole number"),
+        ("PPOLag", {"algo_cfgs": {"kl_early_stop": "yes"}}, "kl_early_stop is 'yes'. Give True or False"),
+        ("PPOLag", {"algo_cfgs": {"target_kl": "x"}}, "target_kl is 'x'. Give a number"),
+        ("PPOLag", {"algo_cfgs": {"max_grad_norm": "x"}}, "max_grad_norm is 'x'. Give a number"),
+        ("PPOLag", {"algo_cfgs": {"use_max_grad_norm": 1}}, "use_max_grad_norm is 1. Give True or False"),
+        ("PPOLag", {"algo_cfgs": {"critic_norm_coef": None}}, "critic_norm_coef is None. Give a number"),
+        ("PPOLag", {"model_cfgs": {"linear_lr_decay": "no"}}, "linear_lr_decay is 'no'. Give True or False"),
+        ("PPOLag", {"model_cfgs": {"actor": {"activation": ["tanh"]}}}, "There are tanh, relu"),
+        ("TD3", {"algo_cfgs": {"use_exploration_noise": "no"}}, "use_exploration_noise is 'no'. Give True or False"),
+        ("CPPOPID", {"lagrange_cfgs": {"pid_delta_d_ema_alpha": "x"}}, "pid_delta_d_ema_alpha is 'x'. Give a number"),
+        ("PPOLag", {"logger_cfgs": {"use_wandb": "no"}}, "use_wandb is 'no'. Give True or False"),
     ],
 )
 def test_a_setting_that_means_nothing_here_is_refused_with_one_sentence(algo, given, sentence):
@@ -223,5 +254,14 @@ def test_a_value_that_the_row_refuses_is_named_by_the_key_it_was_given_by():
 def test_other_algorithms_are_refused_with_what_there_is():
     with pytest.raises(UnknownName, match="Did you mean 'PPOLag'"):
         algorithms.find("PPOLagg")
-    with pytest.raises(UnknownName, match=r"COptiDICE \(offline\).*There are PolicyGradient"):
-        algorithms.find("COptiDICE")
+
+
+@pytest.mark.parametrize("name", algorithms.OTHERS)
+def test_an_algorithm_with_settings_of_its_own_is_refused_with_its_command(name):
+    folder, row = algorithms.OTHERS[name]
+    known = {entry.name for entry in registry.entries("recipe")}
+    if name != "CRABS":
+        assert row in known
+    sentence = rf"{name} \({folder}\).*`trueline train {row} env=ENV" if row in known else "has no row"
+    with pytest.raises(UnknownName, match=sentence):
+        algorithms.find(name)

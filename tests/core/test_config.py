@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trueline.core.config import Config, build, digest, fields, parse_override, read_toml, to_toml
+from trueline.core.config import Config, build, differences, digest, fields, parse_override, read_toml, to_toml
 from trueline.core.errors import ConfigError
 
 
@@ -345,3 +345,21 @@ def test_every_setting_in_the_help_can_be_set():
              "constraint.gain": "2"}  # fmt: skip
     assert keys == set(given)
     build(Ppo, {}, [f"{key}={value}" for key, value in given.items()])
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_dotted_and_a_config_does_not_differ_from_its_own_text():
+    before = Ppo(steps=2, weights=Path("a"), warm_up=None)
+    assert differences(before, tomllib.loads(to_toml(before))) == {}
+    now = before.model_copy(update={"constraint": Pid(gain=0.5), "hidden": (8,), "weights": None})
+    assert differences(before, now) == {
+        "constraint.cost_limit": (10.0, None),
+        "constraint.gain": (None, 0.5),
+        "constraint.kind": ("lagrangian", "pid"),
+        "constraint.lr": (0.035, None),
+        "hidden": ([64, 64], [8]),
+        "weights": ("a", None),
+    }
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1.0}}) == {}

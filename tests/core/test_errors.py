@@ -21,6 +21,12 @@ def test_no_nearest_name_is_invented():
     assert "Did you mean" not in unknown("recipe", "zzz", ["ppo-lag"])
 
 
+def test_a_bad_world_is_named_by_what_is_known_of_it():
+    said = str(BadWorld("SafetyPointGoal1-v0", "reward", env=3, step=8))
+    assert "(environment 3, step 8)" in said
+    assert "that layout seed" not in said  # there is none in the sentence
+
+
 @pytest.mark.parametrize(
     "error",
     [

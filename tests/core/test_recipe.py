@@ -9,7 +9,7 @@ import pytest
 from trueline.core import registry
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError
-from trueline.core.recipe import Checks, Plan, check_config
+from trueline.core.recipe import Checks, Plan, check_config, check_inputs
 
 
 class Toll(Config):
@@ -57,3 +57,14 @@ def test_a_recipe_that_can_is_asked_with_its_own_settings_and_the_folder_of_runs
 def test_one_that_cannot_is_not(recipes):
     assert not isinstance(recipes["plain"], Checks)
     check_config("plain", Toll(pence=4), "runs")
+
+
+def test_an_input_that_a_recipe_has_no_use_for_is_refused(recipes):
+    check_inputs("plain", ["anything"])  # it does not say what it takes
+    recipes["plain"].roles = ("policy", "reference")
+    check_inputs("plain", ["reference"])
+    with pytest.raises(ConfigError, match=r"^no input is called 'polcy'\. Did you mean 'policy'\? plain takes policy"):
+        check_inputs("plain", ["reference", "polcy"])
+    recipes["plain"].roles = ()
+    with pytest.raises(ConfigError, match=r"^no input is called 'policy'\. plain takes none\.$"):
+        check_inputs("plain", ["policy"])

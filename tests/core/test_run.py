@@ -134,6 +134,20 @@ def test_another_format_version_is_refused(tmp_path):
         Run.reopen(run.folder)
 
 
+def test_whoever_reopens_a_run_meets_its_changed_settings(tmp_path):
+    # A cycle, an audit or a claim has settings that are plain tables, nested and with lists of tables.
+    given = {"seed": 1, "train": {"recipe": "ppo", "config": {"gamma": 0.99}}, "audit": [{"name": "a"}]}
+    make(tmp_path, kind="cycle", config=given).close()
+    path = tmp_path / "toy-1" / "config.toml"
+    path.write_text(path.read_text().replace("0.99", "0.9").replace('"a"', '"b"') + "rounds = 3\n")
+    with pytest.raises(ConfigError) as caught:
+        Run.reopen(tmp_path / "toy-1")
+    for said in ("audit was [{'name': 'a'}] and is [{'name': 'b'", "train.config.gamma was 0.99 and is 0.9", "rounds"):
+        assert said in str(caught.value)
+    assert "seed was" not in str(caught.value)
+    assert not is_locked(tmp_path / "toy-1")
+
+
 def test_another_number_of_threads_is_refused_and_the_right_one_named(tmp_path):
     make(tmp_path, threads=2).close()
     with pytest.raises(RunError, match="Resume it with threads=2"):

@@ -57,6 +57,15 @@ def test_training(refused, recipe, settings, words):
     refused(words, "train", recipe, *TINY, *settings)
 
 
+@pytest.mark.parametrize("recipe", ["ppo", "sac", "pets", "mappo"])
+def test_an_input_by_a_name_that_means_nothing(refused, recipe):
+    refused("no input is called 'polcy'. Did you mean 'policy'?", "train", recipe, "--input", "polcy=cart")
+
+
+def test_a_recording_takes_no_input(refused):
+    refused("no input is called 'policy'. offline-data takes none.", "train", "offline-data", "--input", "policy=cart")
+
+
 @pytest.mark.parametrize(("recipe", "settings", "words"), REFUSED)
 def test_a_cycle(refused, tmp_path, recipe, settings, words):
     path = tmp_path / "cycle.toml"

@@ -178,7 +178,7 @@ def test_the_same_id_goes_on_and_another_search_is_refused(optuna, spec, tmp_pat
     run_search(spec, root=tmp_path, id="s")
     assert len(SEARCHED.trained) == count
     other = spec.model_copy(update={"seed": 1})
-    with pytest.raises(ConfigError, match="another space or other settings"):
+    with pytest.raises(ConfigError, match="was begun with other settings"):
         run_search(other, root=tmp_path, id="s")
 
 

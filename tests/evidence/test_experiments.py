@@ -1,8 +1,13 @@
 """Sets of runs: aggregates against brute force and enumeration, the front by definition, figures read from folders."""
 
+import html
 import itertools
 import json
 import math
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,27 +18,39 @@ from scipy import stats
 from trueline.core.config import Config
 from trueline.core.errors import RunError
 from trueline.core.run import Run
+from trueline.evidence import plots
 from trueline.evidence.experiments.aggregate import (
     merit,
     performance_profile,
     probability_of_improvement,
     violation_probability,
 )
-from trueline.evidence.experiments.endings import finished_because, stopped_because
+from trueline.evidence.experiments.endings import Reached, finished_because, stopped_because
 from trueline.evidence.experiments.page import (
     build_experiment_page,
     group_table,
     pareto_table,
+    profiles,
     run_table,
     seed_curve,
     seed_curves,
     task_table,
 )
 from trueline.evidence.experiments.pareto import Tradeoff, pareto_front
-from trueline.evidence.experiments.runs import FINAL_EPISODES, grouped, over_tasks, read_run, summarise, task_scores
+from trueline.evidence.experiments.runs import (
+    FINAL_EPISODES,
+    distinct,
+    grouped,
+    over_tasks,
+    read_run,
+    summarise,
+    task_scores,
+)
 from trueline.evidence.over_seeds import iqm
 from trueline.evidence.records import Estimate, EvidenceError
 from trueline.evidence.report import TrainCurve
+from trueline.evidence.run_report import build_run_report
+from trueline.rl.updates.trust_region import Case
 
 
 @pytest.fixture
@@ -165,11 +182,45 @@ def test_what_was_not_measured_is_on_no_front():
 
 
 def test_a_finished_run_says_whether_it_kept_its_limits():
-    said = finished_because(4000, {"train/a": 30.0, "train/b": 1.0}, {"train/a": 25.0, "train/b": 2.0})
-    assert said == "finished all 4,000 steps, infeasible: a 30 is above its limit 25, b 1 is within its limit 2"
-    assert "infeasible" not in finished_because(1, {"train/a": 25.0}, {"train/a": 25.0})
-    assert finished_because(1, {}, {"train/a": 2.0}).endswith("a was never measured against its limit 2")
+    found = {"train/a": Reached(30.0, "two"), "train/b": Reached(1.0, "two"), "constraint/c": Reached(0.5, "three")}
+    limits = {"train/a": 25.0, "train/b": 2.0, "constraint/c": 0.5}
+    assert finished_because(4000, found, limits) == (
+        "finished all 4,000 steps; over two: a 30 is above its limit 25, b 1 is within its limit 2; "
+        "over three: constraint/c 0.5 is within its limit 0.5"
+    )
+    assert finished_because(1, {"train/a": Reached(math.nan, "two")}, {"train/a": 2.0}) == (
+        "finished all 1 steps; a was never measured against its limit 2"
+    )
     assert finished_because(1, {}, {}).endswith("nothing was limited")
+
+
+def test_a_solver_says_how_often_no_step_met_the_limits(tmp_path):
+    folder = trained(tmp_path, "a", 0, 12.0, 30.0, recipe="cpo", cases=[Case.INSIDE, Case.INFEASIBLE, Case.VIOLATED])
+    assert stopped_because(folder).endswith(
+        "above its limit 25; no step within the trust region met the limits in 1 of 3 updates, and the cost was "
+        "descended instead"
+    )
+    never = trained(tmp_path, "b", 0, 12.0, 30.0, recipe="cpo", cases=[Case.VIOLATED])
+    assert stopped_because(never).endswith("above its limit 25")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.floats(0, 50), st.floats(0, 50)),
+    st.none() | st.lists(st.floats(0, 50), min_size=1, max_size=4),
+    st.sampled_from(["train/", "eval/"]),
+)
+def test_the_sentence_and_the_columns_have_one_basis(logged, episodes, prefix):
+    # A policy can end within its limit while the episodes that it was made of do not, and the other way round.
+    with tempfile.TemporaryDirectory() as root:
+        both = None if episodes is None else ([1.0] * len(episodes), episodes)
+        folder = trained(Path(root), "a", 0, 12.0, logged[0], episodes=both, limited=prefix + "cost_sum")
+        record = read_run(folder)
+        name = "cost_sum" if prefix == "train/" else "eval/cost_sum"
+        cost = logged[0] if episodes is None else float(np.mean(episodes))
+        assert record.costs[name] == pytest.approx(cost)
+        assert record.why.endswith(f"{name} {cost:.4g} is {'above' if cost > 25.0 else 'within'} its limit 25")
+        assert f"over {record.basis}: " in record.why or prefix == "eval/"
 
 
 # --- runs in folders ---
@@ -182,15 +233,18 @@ class Plan(Config):
     cost_limit: float = 25.0
 
 
-def trained(root, id, seed, episode_return, cost, limit=25.0, recipe="ppo-lag", status="done", episodes=None, **more):
+def trained(root, id, seed, episode_return, cost, limit=25.0, recipe="ppo-lag", status="done", episodes=None,
+            limited="train/cost_sum", cases=(), **more):  # fmt: skip
     with Run.create(root, kind="train", name=recipe, config=Plan(cost_limit=limit, **more), seed=seed, id=id) as run:
-        run.write_json("limits.json", {"train/cost_sum": limit})
+        run.write_json("limits.json", {limited: limit})
+        for step, case in enumerate(cases):
+            run.log(step, **{"update/case": float(case)})
         for step in (100, 200):
             logged = {"train/return": episode_return * step / 200, "train/cost_sum": cost, "train/total_cost_sum": step}
             run.log(step, **logged)
         if episodes is not None:
             run.write_json(FINAL_EPISODES, {"step": 200, "return": episodes[0], "cost": {"cost_sum": episodes[1]}})
-        figures = {"train/return": episode_return, "train/cost_sum": cost, "train/total_cost_sum": 200.0}
+        figures = {"train/return": episode_return, limited: cost, "train/total_cost_sum": 200.0}
         run.finish(status, summary={"subject": "hash", **figures} if status == "done" else {}, reason="because.")
     return root / id
 
@@ -200,7 +254,8 @@ def test_a_run_is_read_with_its_limits_figures_and_ending(tmp_path):
     assert (record.seed, record.recipe, record.episode_return, record.costs) == (3, "ppo-lag", 12.0, {"cost_sum": 30.0})
     assert record.limits == {"cost_sum": 25.0}
     assert record.settings["cost_limit"] == 25.0
-    assert "finished all 200 steps, infeasible: cost_sum 30 is above" in record.why
+    basis = "training episodes of the last tenth"
+    assert record.why == f"finished all 200 steps; over {basis}: cost_sum 30 is above its limit 25"
     assert record.violation == {}
 
 
@@ -224,6 +279,31 @@ def test_a_run_nobody_holds_was_killed(tmp_path):
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace('"done"', '"running"'))
     assert stopped_because(folder) == "was killed after 200 steps; go on with `trueline resume a`"
+
+
+def test_one_training_is_one_seed_however_often_it_is_named(tmp_path):
+    a, b = (read_run(trained(tmp_path, id, seed, 12.0 + seed, 3.0)) for seed, id in enumerate("ab"))
+    again = read_run(trained(tmp_path, "c", 0, 12.0, 3.0))  # the same settings and seed made it: the same figures
+    other = read_run(trained(tmp_path, "d", 0, 12.0, 3.0, limit=24.0))
+    stopped = read_run(trained(tmp_path, "e", 0, 12.0, 3.0, status="stopped"))
+    assert [r.id for r in distinct([a, b, a, again, other, stopped])] == ["a", "b", "d", "e"]
+    rows = summarise(grouped([a, b, b, again]))
+    assert [row.seeds for row in rows] == [2]
+    assert rows[0].episode_return.value == 12.5
+    there = [replace(r, id=f"{r.id}2", settings={**r.settings, "env": "W"}) for r in (a, again, b)]
+    scores = task_scores([a, again, b, *there])
+    assert [x.shape for x in scores.values()] == [(2, 2)]
+
+
+def test_two_figures_of_the_same_settings_and_seed_are_refused(tmp_path):
+    a, b = (read_run(trained(tmp_path, id, 0, value, 3.0)) for id, value in (("a", 12.0), ("b", 13.0)))
+    with pytest.raises(RunError, match="runs a and b have the same settings and seed 0, but not the same figures"):
+        grouped([a, b])
+
+
+def test_runs_that_started_from_different_ones_are_different(tmp_path):
+    a, b = (read_run(trained(tmp_path, id, 0, value, 3.0)) for id, value in (("a", 12.0), ("b", 13.0)))
+    assert len(distinct([a, replace(b, inputs={"policy": "x"})])) == 2
 
 
 def test_damaged_artefacts_and_other_kinds_of_runs_are_named(tmp_path):
@@ -354,3 +434,29 @@ def test_a_set_without_a_finished_run_still_has_a_page(tmp_path):
     record = read_run(trained(tmp_path, "a", 0, 1.0, 1.0, status="stopped"))
     assert "none, no run is done" in build_experiment_page([record])
     json.dumps(group_table(summarise(grouped([record]))).lines)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text("abc =.-", min_size=1, max_size=90), min_size=1, max_size=4))
+def test_the_names_of_profiles_stay_inside_their_card(names):
+    tau = np.linspace(0, 1, 5)
+    curves = [performance_profile(np.ones((2, 1)), tau, np.random.default_rng(0), name=name) for name in names]
+    drawn = str(profiles(curves, "label"))
+    place, text = (
+        r'<g transform="translate\(0 (\d+)\)"><title>([^<]*)</title>',
+        r'<text[^>]* x="([\d.]+)"[^>]*>([^<]*)<',
+    )
+    shown = re.findall(f"{place}.*?{text}", drawn)
+    assert [html.unescape(title) for _, title, _, _ in shown] == names
+    for _, _, x, text in shown:
+        assert float(x) + 6.3 * len(html.unescape(text)) <= plots.WIDTH  # the width that plots reckon a letter with
+    heights = [int(height) for height, *_ in shown]
+    assert heights == sorted(set(heights))
+    assert all(drawn.count(f"line series s{i}") == 2 for i in range(len(names)))  # the line, and its name
+
+
+def test_the_report_of_one_run_draws_the_limit_into_what_is_held_under_it(tmp_path):
+    page = build_run_report(trained(tmp_path, "a", 0, 1.0, 30.0))
+    charts = dict(re.findall(r'<svg class="chart"[^>]*aria-label="(train/\w+) over[^>]*>(.*?)</svg>', page, re.DOTALL))
+    assert {name for name, drawn in charts.items() if 'class="limit' in drawn} == {"train/cost_sum"}
+    assert "cost_limit = 25.0" not in page  # settings stand in a table of their own, and not as text in another

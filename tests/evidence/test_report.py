@@ -608,3 +608,60 @@ def test_rounds_stand_one_after_the_other_and_each_limit_spans_its_own():
 )  # fmt: skip
 def test_numbers_are_short(value, text):
     assert number(value) == text
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
+
+
+def learning_titles(*rounds):
+    curves = [[TrainCurve(name, list(range(len(y))), y) for name, y in one.items()] for one in rounds]
+    whole = [Round(number=k, recipe="r", curves=c) for k, c in enumerate(curves, 1)]
+    page = build_report(ReportData(title="t", rounds=whole))
+    learning = page[page.index('id="learning"') : page.index('id="evidence"')]
+    return re.findall(r"<h3>([^<]*)</h3>", learning)
+
+
+MOVED = [0.0, 1.0, 0.5]
+
+
+def test_what_training_is_for_and_what_it_may_not_exceed_stands_first():
+    """As language runs log it: costs have names of their own, which their multipliers tell."""
+    order = ["train/reward", "train/harm", "constraint/multiplier_harm", "train/kl", "update/kl", "train/length"]
+    others = ["train/cut", "train/beta2", "update/clipped"]
+    logged = dict.fromkeys(reversed(order + others), MOVED)
+    found = learning_titles(logged)
+    assert found[:3] == order[:3]
+    assert set(found[3:5]) == {"train/kl", "update/kl"}
+    assert found[5] == "train/length"
+    assert found[6:] == others[::-1]  # the rest as it was logged
+    # A round without a limit has no multiplier, but its costs are the costs of the round that has.
+    assert learning_titles({"train/harm": MOVED, "train/reward": MOVED}, logged)[:2] == order[:2]
+    assert learning_titles({"train/length": MOVED, "train/cost": MOVED, "train/return": MOVED})[0] == "train/return"
+
+
+def test_what_never_moved_is_not_drawn_but_where_it_is_what_was_asked():
+    still = {"train/beta": [0.2, 0.2, 0.2], "train/missing": [0.0] * 3, "train/kl": [0.3, 0.3 + 1e-15, NAN]}
+    logged = {**still, "train/cost": [0.0] * 3, "train/reward": [1.0] * 3, "train/cut": MOVED}
+    assert learning_titles(logged) == ["train/reward", "train/cost", "train/cut"]
+    curves = [TrainCurve(name, [0, 1, 2], y) for name, y in logged.items()]
+    page = build_report(ReportData(title="t", rounds=[Round(number=1, recipe="r", curves=curves)]))
+    assert "Never moved: train/kl 0.3, train/beta 0.2, train/missing 0." in page
+    assert "train/beta" in learning_titles(still, {"train/beta": [0.4, 0.4, 0.4]})  # two rounds in which it differs
+
+
+def test_an_axis_of_a_quantity_that_is_always_nothing_is_of_one():
+    svg = plots.learning_curve([Segment("r", [0, 1, 2], [0.0, 0.0, 0.0])], "steps", "label")
+    assert "1e-" not in svg
+
+
+def test_words_and_numbers_stand_on_plain_ground():
+    """The shading of a requirement lies behind the whiskers, clear of the line of text above each."""
+    rows = [IntervalRow(f"round {k}", 0.5, 0.4, 0.6, "pass") for k in (1, 2, 3)]
+    needed = Requirement(bound="at_least", threshold=0.45)
+    svg = plots.intervals(rows, needed, "reward", "label")
+    good = [(float(r.y), float(r.y) + float(r.height)) for r in marks(svg, "rect", "good")]
+    baselines = sorted({float(y) for y in re.findall(r'class="name halo" x="10" y="([\d.]+)"', svg)})
+    dots = [float(y) for y in re.findall(r'<circle[^>]*cy="([\d.]+)"', svg)]
+    assert len(good) == len(baselines) == len(dots) == 3
+    for (top, bottom), text, dot, after in zip(good, baselines, dots, [*baselines[1:], math.inf], strict=True):
+        assert text + 4 < top < dot < bottom < after - 9  # descenders above, the next row's capitals below

@@ -49,12 +49,29 @@ def test_unknown_world_names_the_nearest(trueline, tmp_path):
         ("update.lr=-1e-3", ("update.lr", "-0.001", "greater than 0")),
         ("constraint.kind=barrier-of-steel", ("constraint", "barrier-of-steel", "lagrangian", "pid")),
         ("gamma", ("gamma", "key=value")),
+        ("actor.hidden=[8, 0]", ("actor.hidden.1", "0", "greater than 0")),
     ],
 )
 def test_wrong_setting_is_named_with_what_is_allowed(refused, setting, words):
     said = refused("train", "ppo-lag", setting)
     for word in words:
         assert word in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [("sac", "actor.hidden"), ("sac", "critic.hidden"), ("pets", "model.hidden"), ("bcq", "actor.hidden")],
+)
+def test_a_layer_has_at_least_one_unit(refused, recipe, key):
+    assert f"{key}.0 is -4, but should be greater than 0" in refused("train", recipe, f"{key}=[-4, 8]")
+
+
+@pytest.mark.parametrize("recipe", ["cpo", "pcpo"])
+def test_a_handler_on_an_update_that_solves_is_told_why_there_is_none(refused, recipe):
+    said = refused("train", recipe, "constraint.kind=pid")
+    assert "no setting is called 'constraint': the update solves for its limits and takes no handler. " in said
+    assert "Did you mean" not in said
+    assert "Did you mean 'constraint'?" in refused("train", "ppo-lag", "constrain.kind=pid")
 
 
 def test_unknown_preset_names_those_there_are(refused):

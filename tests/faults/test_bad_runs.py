@@ -1,6 +1,7 @@
 """Run folders that are missing, damaged, foreign or in use."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,51 @@ def test_damaged_checkpoint_names_the_file_and_the_one_before_it_serves(trueline
 def test_damaged_config(trueline, stopped):
     (stopped / "config.toml").write_text("gamma = = 1\n")
     refused(trueline("resume", stopped, *USE), "config.toml cannot be read", "line 1")
+
+
+def change(folder: Path, **settings: object) -> None:
+    """Other values for settings at the top of config.toml."""
+    path = folder / "config.toml"
+    text = path.read_text()
+    for key, value in settings.items():
+        text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        assert found == 1, key
+    path.write_text(text)
+
+
+def test_changed_settings_are_listed_and_nothing_is_written(trueline, stopped):
+    before = (stopped / "manifest.json").read_bytes()
+    change(stopped, gamma=0.9, total_steps=240, checkpoint_epochs=3)
+    said = trueline("resume", stopped, *USE)
+    assert said.code == 2
+    assert "run a was begun with other settings: gamma was 0.99 and is 0.9; total_steps was 120 and is 240" in said.err
+    assert "only checkpoint_epochs, " in said.err
+    assert (stopped / "manifest.json").read_bytes() == before
+
+
+def test_a_finished_run_is_not_trained_longer_in_silence(trueline, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a")
+    change(tmp_path / "a", total_steps=240)
+    assert "total_steps was 120 and is 240" in trueline("resume", tmp_path / "a", *USE).err
+
+
+def test_harmless_changes_are_said_and_change_no_bit_of_the_subject(trueline, stopped, trained):
+    for newest in sorted((stopped / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(newest)
+    change(stopped, checkpoint_epochs=7)
+    with (stopped / "config.toml").open("a") as file:
+        file.write("\n[evaluation]\nevery = 1\nepisodes = 2\nfinal_episodes = 2\n")
+    said = trueline("resume", stopped, *USE)
+    assert said.code == 0, said.err
+    assert "goes on with other settings: checkpoint_epochs was 1 and is 7; evaluation.episodes was not set" in said.err
+    assert (stopped / "artefacts" / "best").is_dir()  # what was asked for on the way is done
+    assert read_manifest(stopped)["summary"]["subject"] == read_manifest(trained)["summary"]["subject"]
+
+
+def test_a_file_written_anew_with_the_same_settings_is_no_change(trueline, stopped):
+    path = stopped / "config.toml"
+    path.write_text("# by hand\n" + path.read_text().replace("total_steps = 120", "total_steps = 1_20"))
+    assert trueline("resume", stopped, *USE).code == 0
 
 
 def test_altered_subject_is_not_audited(trueline, trained, tmp_path):

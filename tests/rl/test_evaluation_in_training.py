@@ -181,12 +181,12 @@ def test_what_is_evaluated_is_held_against_the_limit_of_the_same_cost(tmp_path, 
 
 
 @pytest.mark.parametrize("loop", PLAYING)
-def test_regret_is_that_of_every_episode_that_ended(tmp_path, loop, monkeypatch):
+def test_regret_is_that_of_every_epochs_episodes(tmp_path, loop, monkeypatch):
     met, ends, limits = [], [0], LOOPS[loop].limits
     whole, log = watching.accounted, Run.log
 
     def spy(account, episode_cost, limit):
-        met.append(np.array(episode_cost))
+        met.append(np.array(episode_cost).reshape(-1, len(limits)))
         assert list(limit) == list(limits.values())
         return whole(account, episode_cost, limit)
 
@@ -200,11 +200,13 @@ def test_regret_is_that_of_every_episode_that_ended(tmp_path, loop, monkeypatch)
     costs, last = np.concatenate(met), logged(run)[-1]
     assert len(costs) >= 4 * 4  # four epochs of four environments, no episode longer than an epoch
     for k, (name, limit) in enumerate(limits.items()):
-        assert last[f"train/regret_{name}"] == pytest.approx(np.maximum(costs[:, k] - limit, 0.0).sum())
+        beyond = [max((epoch[:, k] - limit).sum(), 0.0) for epoch in met]
+        assert last[f"train/regret_{name}"] == pytest.approx(sum(beyond))
         assert last[f"train/violations_{name}"] == (costs[:, k] > limit).sum()
         # What has not ended yet is part of the total cost alone.
         assert last[f"train/total_{name}"] >= costs[:, k].sum() - 1e-6
     for begin, end, row in zip(ends, ends[1:], logged(run), strict=False):  # they are the episodes that the log is of
+        assert end - begin == 1  # all of an epoch at once
         assert [row[f"train/{name}"] for name in limits] == pytest.approx(np.concatenate(met[begin:end]).mean(axis=0))
 
 

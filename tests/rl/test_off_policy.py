@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import tomllib
@@ -225,10 +226,10 @@ BANDIT = {
     "checkpoint_epochs": 1000,
     "critic": {"hidden": [16, 16]},
 }
-LAG = {"cost_limit": 1.2, "window": 16, "constraint": {"kind": "lagrangian", "rule": "sgd", "lr": 0.05}}
+ONE_WAVE = {"cost_limit": 1.2, "window": 16, "episodes_per_move": 16}
+LAG = {**ONE_WAVE, "constraint": {"kind": "lagrangian", "rule": "sgd", "lr": 0.05}}
 PID = {
-    "cost_limit": 1.2,
-    "window": 16,
+    **ONE_WAVE,
     "constraint": {"kind": "pid", "kp": 0.5, "ki": 0.05, "kd": 0.0, "smoothing": 0.9},
 }
 
@@ -405,18 +406,35 @@ def test_the_multiplier_moves_with_episodes_of_the_policy(tmp_path, monkeypatch)
     original = Lagrangian.update
 
     def spy(self, state, episode_cost, limit):
-        moves.append((len(episode_cost), limit.tolist()))
+        moves.append(episode_cost[:, 0].tolist())
+        assert limit.tolist() == [1.0]
         return original(self, state, episode_cost, limit)
 
     monkeypatch.setattr(Lagrangian, "update", spy)
     given = {"env": "OffPolicy-Slope-v0", "num_envs": 4, "steps_per_epoch": 40, "total_steps": 200, "warm_up": 100,
              "cost_limit": 1.0, "window": 10, "constraint": {"rule": "sgd", "lr": 0.1}}  # fmt: skip
     trained(tmp_path, rows.SAC_LAG, "each", **given)
-    # One-step episodes of four environments: one move for every step after the 25 of the warm-up, and none before.
-    assert moves == [(min(4 * n, 10), [1.0]) for n in range(1, 26)]
+    # One-step episodes of four environments, and none that steers before the 25 steps of the warm-up are over: a
+    # hundred episodes, each of which joins the last ten.
+    assert [len(window) for window in moves] == [min(n, 10) for n in range(1, 101)]
+    assert all(after[:9] == before[1:] for before, after in itertools.pairwise(moves[9:]))
     moves.clear()
-    trained(tmp_path, rows.SAC_LAG, "rarely", **given, episodes_per_move=12)
-    assert len(moves) == 8
+    trainer, _ = trained(tmp_path, rows.SAC_LAG, "rarely", **given, episodes_per_move=3)
+    # Four end at once, three make a move: the fourth is kept for the next.
+    assert len(moves) == 33
+    assert trainer.since_move == 1
+    assert moves[4][:7] == moves[3][3:]  # three new episodes in a window of ten
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_how_often_it_moves_does_not_depend_on_the_number_of_environments(num_envs, tmp_path, monkeypatch):
+    moves = []
+    original = Lagrangian.update
+    monkeypatch.setattr(Lagrangian, "update", lambda *given: moves.append(1) or original(*given))
+    given = {"env": "OffPolicy-Slope-v0", "num_envs": num_envs, "steps_per_epoch": 40, "total_steps": 200,
+             "warm_up": 100, "cost_limit": 1.0, "episodes_per_move": 2}  # fmt: skip
+    trained(tmp_path, rows.SAC_LAG, **given)
+    assert len(moves) == 50
 
 
 def test_episodes_that_random_actions_were_part_of_do_not_steer_it(tmp_path, monkeypatch):

@@ -97,6 +97,7 @@ BANDIT = {
     "actor": {"hidden": [8]},
     "critic": {"hidden": [16, 16]},
     "window": 64,
+    "episodes_per_move": 16,  # a wave
     "update": {"batch": 64, "lr": 3e-3, "critic_lr": 5e-3, "delay": 1},
     "constraint": {"kind": "pid", "kp": 0.5, "ki": 0.02, "kd": 0.0, "smoothing": 0.7, "init": 1.0},
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from trueline.rl.exact.world import make as exact_world
 from trueline.rl.offline.data import OfflineData, joined, load, normalised_scores, read, record, write_parquet
 from trueline.rl.offline.recording import OFFLINE_DATA, apportioned, random_actions
 from trueline.rl.offline.training import fitted
+from trueline.rl.worlds import make
 
 COLUMNS = ("obs", "action", "reward", "cost", "next_obs", "terminated", "truncated")
 
@@ -226,7 +229,7 @@ def test_data_of_another_world_are_refused():
         fitted(some(), world)
     with pytest.raises(ConfigError, match="2 columns, but CmdpBox-Corridor-v0 takes 1"):
         fitted(some(obs=np.zeros((6, 48), np.float32), next_obs=np.zeros((6, 48), np.float32)), world)
-    with pytest.raises(ConfigError, match=r"row 0, column action\[0\] is .*, but Cmdp-Corridor-v0 takes whole numbers"):
+    with pytest.raises(ConfigError, match=r"row 0, column action\[0\] is .* Cmdp-Corridor-v0 are whole numbers"):
         fitted(data, exact_world("Cmdp-Corridor-v0"))
     four = np.zeros((6, 24), np.float32)
     one_cost = some(obs=four, next_obs=four, action=np.zeros((6, 1), np.float32))
@@ -235,12 +238,13 @@ def test_data_of_another_world_are_refused():
 
 
 def test_scores_are_on_the_datas_scale_and_the_limits():
-    data = some(reward=np.array([1.0, 1, 5, 0, 1, 0]))  # finished returns 2 and 6
-    score = normalised_scores(data, 5.0, np.array([30.0]), np.array([25.0]))
+    recorded = some(reward=np.array([1.0, 1, 5, 0, 1, 0])).finished().episode_return
+    assert recorded.tolist() == [2.0, 6.0]
+    score = normalised_scores(recorded, 5.0, np.array([30.0]), np.array([25.0]))
     assert (score.episode_return, score.cost.tolist()) == (0.75, [1.2])
-    assert np.isnan(normalised_scores(data, 5.0, np.array([1.0]), np.array([0.0])).cost[0])
-    with pytest.raises(ConfigError, match="no finished episode"):
-        normalised_scores(some(terminated=np.zeros(6, bool), truncated=np.zeros(6, bool)), 0.0, np.ones(1), np.ones(1))
+    assert np.isnan(normalised_scores(recorded, 5.0, np.array([1.0]), np.array([0.0])).cost[0])
+    for none in (recorded[:0], recorded[:1]):  # nothing ended, or nothing to compare with
+        assert np.isnan(normalised_scores(none, 5.0, np.ones(1), np.ones(1)).episode_return)
 
 
 @settings(max_examples=50, deadline=None)
@@ -286,3 +290,130 @@ def test_joining_needs_one_world_and_whole_episodes():
         joined([some(), whole])
     with pytest.raises(ConfigError, match="costs other do not join data of cost_sum"):
         joined([whole, some(costs=("other",))])
+
+
+def test_evaluations_of_a_training_from_data_are_logged_as_scores(tmp_path):
+    from trueline.safety.recipes.offline import BC_SAFE
+
+    env = SavedDrift(4)
+    data = record(env, random_actions(env, np.random.default_rng(0)), 12)
+    data.save(tmp_path / "data")
+    given = {
+        "env": "Offline-Drift-v0", "dataset": str(tmp_path / "data"), "cost_limit": [4.0, 30.0], "steps_per_epoch": 2,
+        "total_steps": 4, "actor": {"hidden": [4]}, "critic": {"hidden": [4]}, "update": {"batch": 8},
+        "evaluation": {"every": 1, "episodes": 4, "final_episodes": 4, "num_envs": 4},
+    }  # fmt: skip
+    config = build(BC_SAFE.Config, given)
+    with Run.create(tmp_path, kind="train", name="bc-safe", config=config, seed=0, id="run") as run:
+        BC_SAFE.train(config, run, {})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    figures = [line for line in lines if "eval/return" in line]
+    assert len(figures) == 2
+    low, high = data.finished().episode_return.min(), data.finished().episode_return.max()
+    for line in figures:
+        assert line["eval/normalised_return"] == pytest.approx((line["eval/return"] - low) / (high - low))
+        assert line["eval/normalised_right"] == pytest.approx(line["eval/right"] / 4.0)
+        assert line["eval/normalised_off_axis"] == pytest.approx(line["eval/off_axis"] / 30.0)
+
+
+# --- units of actions ---
+
+
+class Cart(gym.Env):
+    """It takes -2 to 2, and one number without bounds; or a choice that counts from 3."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    def __init__(self, choice=False):
+        box = gym.spaces.Box(np.array([-2.0, -np.inf]), np.array([2.0, np.inf]), dtype=np.float64)
+        self.action_space = gym.spaces.Discrete(2, start=3) if choice else box
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.zeros(3, np.float32), float(np.ravel(action)[0]), False, False, {"cost": 0.0}
+
+
+gym.register("OfflineCart-v0", Cart, max_episode_steps=3)
+NATIVE = np.array([[-2.0, 7.0], [-1.0, -7.0], [0.0, 0.0], [0.5, 1.0], [1.0, 2.0], [2.0, 3.0]], np.float32)
+SCALED = NATIVE / np.array([2.0, 1.0], np.float32)
+
+
+@pytest.fixture
+def cart():
+    return make("OfflineCart-v0")
+
+
+def test_native_actions_are_scaled_where_the_file_or_the_setting_says_that_they_are(cart, tmp_path):
+    said = some(action=NATIVE, actions="native", costs=("cost",))
+    np.testing.assert_array_equal(fitted(said, cart).action, SCALED)
+    write_parquet(said, tmp_path / "d.parquet")
+    assert read(tmp_path / "d.parquet").actions == "native"
+    np.testing.assert_array_equal(fitted(read(tmp_path / "d.parquet"), cart).action, SCALED)
+    np.savez(tmp_path / "d.npz", **plain(said))
+    unsaid = read(tmp_path / "d.npz")
+    assert unsaid.actions is None
+    found = fitted(unsaid, cart, "native")
+    np.testing.assert_array_equal(found.action, SCALED)
+    assert fitted(found, cart) is found  # once
+
+
+def test_actions_of_unknown_units_are_refused_where_the_units_differ_even_if_they_would_fit_both(cart):
+    within = some(action=NATIVE / 4.0, actions=None)  # from -0.5 to 0.5: native as well as scaled
+    with pytest.raises(ConfigError, match=r"OfflineCart-v0 takes actions from -2 to 2, .* Set actions to 'native'"):
+        fitted(within, cart)
+    np.testing.assert_array_equal(fitted(within, cart, "scaled").action, within.action)
+    two = some(actions=None, cost=np.zeros((6, 2)), costs=("right", "off_axis"))
+    assert fitted(two, SavedDrift(1)).actions == "scaled"  # whose own units are those
+
+
+def test_actions_beyond_their_units_are_refused_by_name(cart):
+    with pytest.raises(ConfigError, match=r"row 0, .* is -2, but scaled actions of OfflineCart-v0 .* from -1 to 1"):
+        fitted(some(action=NATIVE), cart)
+    with pytest.raises(ConfigError, match=r"is -4, but native actions of OfflineCart-v0 .* from -2 to 2"):
+        fitted(some(action=NATIVE * [2, 1], actions="native"), cart)
+    with pytest.raises(ConfigError, match="the data say that theirs are scaled"):
+        fitted(some(action=SCALED), cart, "native")
+
+
+def test_units_that_are_none_or_do_not_go_together_are_refused():
+    with pytest.raises(ConfigError, match=r"actions is 'metres'\. Give 'scaled' or 'native'"):
+        some(actions="metres")
+    whole = {"terminated": np.arange(6) == 5, "truncated": np.zeros(6, bool)}
+    with pytest.raises(ConfigError, match="actions of units native do not join data with scaled"):
+        joined([some(**whole), some(actions="native")])
+
+
+def test_choices_are_counted_from_the_first_option():
+    world = make("OfflineCart-v0", choice=True)
+    named = np.array([3, 4, 4, 3, 4, 3], np.float32)[:, None]
+    np.testing.assert_array_equal(fitted(some(action=named, actions="native"), world).action, named - 3)
+    with pytest.raises(ConfigError, match="takes actions from 3 to 4"):
+        fitted(some(action=named, actions=None), world)
+
+
+def test_what_is_recorded_is_scaled_and_an_unbounded_action_is_kept_whole(cart):
+    wide = np.array([[0.5, 40.0]])
+    data = record(cart, lambda t, obs: wide, 1)
+    assert data.actions == "scaled"
+    np.testing.assert_array_equal(data.action, np.repeat(wide, 3, axis=0))
+    assert data.reward.tolist() == [1.0] * 3  # of ±2, a half
+    fitted(data, cart)
+
+
+def test_the_pages_commands_record_a_mixture_and_train_from_it(trueline, tmp_path):
+    here = ("--root", tmp_path)
+    sources = 'sources=[{policy="random", share=3}, {policy="random", share=1, deterministic=true}]'
+    env = "env=Cmdp-Gamble-v0"
+    said = trueline("train", "offline-data", env, "episodes=8", "num_envs=2", sources, "--id", "mixed", *here)
+    assert said.code == 0, said.err
+    data = read(tmp_path / "mixed" / "artefacts" / "data.parquet")
+    assert [source["episodes"] for source in data.made["sources"]] == [6, 2]
+    assert (data.world, data.actions, len(data.starts)) == ("Cmdp-Gamble-v0", "scaled", 8)
+    np.savez(tmp_path / "mine.npz", **plain(data))
+    small = ("steps_per_epoch=2", "total_steps=2", "actor.hidden=[]", "critic.hidden=[]", "update.batch=4")
+    for file in ("run://mixed/data.parquet", tmp_path / "mine.npz"):
+        said = trueline("train", "bcq-lag", env, f"dataset={file}", "cost_limit=0.7", *small, *here)
+        assert said.code == 0, said.err

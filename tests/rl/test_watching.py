@@ -66,19 +66,24 @@ def run(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60)), max_size=12), st.integers(0, 12))
-def test_regret_and_violations_are_sums_over_episodes_however_they_are_cut(costs, cut):
+def test_violations_are_of_episodes_and_regret_of_what_an_epochs_policy_costs(costs, cut):
     limit = np.array([25.0, 10.0])
     episodes = np.array(costs).reshape(-1, 2)
     first = accounted(no_costs_yet(2), episodes[:cut], limit)
     found = accounted(first, episodes[cut:], limit)
     for k in range(2):
         assert found.violations[k] == sum(row[k] > limit[k] for row in costs)
-        assert found.regret[k] == pytest.approx(sum(max(row[k] - limit[k], 0.0) for row in costs))
+        # An epoch's episodes are the sum of what they cost less d for each, if that is positive: E·(J_C − d)₊.
+        epochs = (sum(row[k] - limit[k] for row in epoch) for epoch in (costs[:cut], costs[cut:]))
+        assert found.regret[k] == pytest.approx(sum(max(beyond, 0.0) for beyond in epochs), abs=1e-9)
 
 
-def test_an_episode_below_the_limit_does_not_make_up_for_one_above():
-    found = accounted(no_costs_yet(1), np.array([[35.0], [0.0], [25.0]]), np.array([25.0]))
-    assert (found.regret.tolist(), found.violations.tolist()) == ([10.0], [1])
+def test_within_an_epoch_episodes_make_up_for_each_other_and_epochs_do_not():
+    limit = np.array([25.0])
+    noisy = accounted(no_costs_yet(1), np.array([[35.0], [15.0], [25.0]]), limit)  # J_C is 25: the limit is kept
+    assert (noisy.regret.tolist(), noisy.violations.tolist()) == ([0.0], [1])
+    above = accounted(noisy, np.array([[35.0], [25.0]]), limit)  # two episodes of a policy that costs 30
+    assert accounted(above, np.array([[0.0], [0.0]]), limit).regret.tolist() == [10.0]
 
 
 def test_each_cost_is_logged_under_its_own_name():

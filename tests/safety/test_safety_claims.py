@@ -22,6 +22,7 @@ from trueline.evidence.over_seeds import FEWEST_SEEDS
 from trueline.rl.exact.tables import outcome_of
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
+from trueline.rl.watching import accounted, no_costs_yet
 from trueline.rl.worlds import make
 from trueline.safety.claims import arms, offline, omnisafe, published, safepo
 from trueline.safety.claims.catalogue import CONSTRAINED, ENTRIES
@@ -190,30 +191,43 @@ def test_a_trainings_numbers_are_those_of_its_log(tmp_path):
     write(
         tmp_path,
         [
-            {"step": step, "train/total_c": 1.0, "train/regret_c": 3.0 * step}
+            {"step": step, "train/total_c": 1.0}
             | ({"train/return": float(step), "train/c": cost[step]} if step in cost else {})
             for step in range(1, 21)
         ],
     )
-    found = of_training(logged(tmp_path, ("c",)), 25.0, 4.0)
+    found = of_training(logged(tmp_path, ("c",)), 25.0)
     # The last tenth of 20 steps is what comes after 18, the second half after 10.
     assert found["last return"] == 19.5
     assert found["last cost"] == 18.0
     assert found["unsteadiness"] == pytest.approx((5.0 + 5.0 + 9.0) / 3)
-    assert found["regret"] == pytest.approx(60.0 / 5)  # 20 steps are five episodes of four
+    assert found["regret"] == pytest.approx((25.0 + 15.0 + 5.0 + 0.0 + 0.0) / 5)  # below the limit nothing is made good
+
+
+def test_the_regret_of_a_training_is_what_it_logged_by_episode(tmp_path):
+    # Epochs of as many episodes each, as wherever episodes have one length: Σ E·(J_C − d)₊ / Σ E is the mean over them.
+    epochs, limit = np.random.default_rng(0).uniform(0.0, 50.0, (6, 4, 2)), np.full(2, 25.0)
+    account, rows = no_costs_yet(2), []
+    for number, costs in enumerate(epochs, 1):
+        account = accounted(account, costs, limit)
+        means = dict(zip(("train/a", "train/b"), costs.mean(axis=0), strict=True))
+        rows.append({"step": number, "train/return": 0.0, **means})
+    write(tmp_path, rows)
+    found = of_training(logged(tmp_path, ("a", "b")), 25.0)["regret"]
+    assert found == pytest.approx(account.regret.max() / (6 * 4))
+    assert found > 0.0
 
 
 def test_without_an_episode_in_the_last_tenth_the_last_one_counts(tmp_path):
     write(tmp_path, [{"step": 3, "train/return": 7.0, "train/c": 1.0}, {"step": 100}])
     found = logged(tmp_path, ("c",))
     assert found.since(0.9).tolist() == [True]
-    assert of_training(found, 25.0, 1.0)["last return"] == 7.0
-    assert math.isnan(of_training(found, 25.0, 1.0)["regret"])
+    assert of_training(found, 25.0)["last return"] == 7.0
 
 
 def test_a_training_without_episodes_tells_none():
-    nothing = Logged(np.zeros(0), np.zeros(0), np.zeros((0, 1)), 10, np.array([math.nan]))
-    assert all(math.isnan(value) for value in of_training(nothing, 25.0, 1.0).values())
+    nothing = Logged(np.zeros(0), np.zeros(0), np.zeros((0, 1)), 10)
+    assert all(math.isnan(value) for value in of_training(nothing, 25.0).values())
 
 
 # --- what decides ---

@@ -18,7 +18,7 @@ from datetime import date, datetime, time
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -26,13 +26,26 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 
 from trueline.core.errors import ConfigError, nearest
 
-__all__ = ["Config", "Setting", "build", "digest", "fields", "laid_over", "parse_override", "read_toml", "to_toml"]
+__all__ = [
+    "Config",
+    "Setting",
+    "build",
+    "differences",
+    "digest",
+    "dotted",
+    "fields",
+    "laid_over",
+    "parse_override",
+    "read_toml",
+    "to_toml",
+]
 
 
 class Config(BaseModel):
     """Base of every settings object: frozen, strict, unknown keys refused.  Equality is by value."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    without: ClassVar[Mapping[str, str]] = {}  # settings that others of its kind have, and why it has none
 
     # Of the whole table and not of each field: pydantic allows no "before" validator on a field that tells kinds apart.
     @model_validator(mode="before")
@@ -135,6 +148,23 @@ def digest(config: Config) -> str:
     """SHA-256 (hex) of the config's values as canonical JSON; equal configs of one class have equal digests."""
     plain = _unsigned_zero(config.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def differences(before: Mapping[str, Any] | Config, now: Mapping[str, Any] | Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted settings that are not the same, each with its two values; None where there is none.
+
+    A mapping is what a settings file holds, so that a Config and the text that `to_toml` made of it do not differ.
+    """
+    old, new = (dotted(tomllib.loads(to_toml(one)) if isinstance(one, Config) else one) for one in (before, now))
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
 def _unsigned_zero(value: Any) -> Any:
@@ -378,6 +408,8 @@ def _sentence(cls: type[Config], path: tuple[str, ...], group: Sequence[_Problem
         labels = {label for problem in group for _, label in problem.arms}
         known = _known(cls, path[:-1], labels)
         inside = f" in {'.'.join(path[:-1])}" if path[:-1] else ""
+        if len(path) == 1 and key in cls.without:
+            return f"no setting is called {key!r}: {cls.without[key]}. The settings are {', '.join(known)}."
         return f"no setting is called {key!r}.{nearest(path[-1], known)} The settings{inside} are {', '.join(known)}."
     if detail["type"] == "missing":
         return f"{key} is required and was not given. Add {key}=…."

@@ -110,7 +110,7 @@ class BadWorld(TruelineError):
         self.world, self.what, self.env, self.step = world, what, env, step
         super().__init__(
             f"{world} returned {what} that is not finite (environment {env}, step {step}). "
-            f"Check the world with that layout seed, or the actions it was given."
+            f"Check what the world computes there, or the actions it was given."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,18 @@ from trueline.core.errors import ConfigError, TruelineError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 
-__all__ = ["Checks", "Plan", "Recipe", "Rehearses", "Stacks", "check_config", "recipe_config", "rehearse"]
+__all__ = [
+    "Checks",
+    "Plan",
+    "Recipe",
+    "Rehearses",
+    "Stacks",
+    "TakesInputs",
+    "check_config",
+    "check_inputs",
+    "recipe_config",
+    "rehearse",
+]
 
 
 class Recipe(Protocol):
@@ -36,6 +47,16 @@ class Checks(Protocol):
 
         `root` is the folder of runs, where artefacts that the settings refer to lie.
         """
+        ...
+
+
+@runtime_checkable
+class TakesInputs(Protocol):
+    """Ability of a recipe: it says, before a run exists, which inputs it has a use for."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """By what they are called, such as `("policy",)`."""
         ...
 
 
@@ -126,6 +147,17 @@ def check_config(recipe: str, config: Config, root: Path | str) -> None:
     found = registry.load("recipe", recipe)
     if isinstance(found, Checks):
         found.check(config, Path(root))
+
+
+def check_inputs(recipe: str, roles: Iterable[str]) -> None:
+    """Raises ConfigError for an input that the recipe has no use for, where it says what it takes."""
+    found = registry.load("recipe", recipe)
+    if not isinstance(found, TakesInputs):
+        return
+    for role in roles:
+        if role not in found.roles:
+            taken = ", ".join(found.roles) or "none"
+            raise ConfigError(f"no input is called {role!r}.{nearest(role, found.roles)} {recipe} takes {taken}.")
 
 
 def rehearse(

@@ -39,10 +39,11 @@ import tomli_w
 
 from trueline.core import checkpoint
 from trueline.core.checkpoint import State
-from trueline.core.config import Config, digest, to_toml
+from trueline.core.config import Config, differences, digest, to_toml
 from trueline.core.errors import ConfigError, Diverged, RunError, Stopped, TruelineError
 from trueline.core.files import inside, jsonable, write_json, write_text
 from trueline.core.metrics import EventFile, JsonLines, Sink, as_scalars
+from trueline.core.progress import stage
 from trueline.core.streams import Streams
 
 if TYPE_CHECKING:
@@ -52,13 +53,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "HARMLESS",
     "Run",
     "Status",
     "Watch",
     "interruptible",
     "is_locked",
+    "read_config",
     "read_evidence",
     "read_manifest",
+    "refuse_changes",
     "resolve",
     "stop_asked",
 ]
@@ -69,6 +73,10 @@ Status = Literal["running", "done", "stopped", "failed", "diverged"]
 
 # (environment or gradient steps so far, the subject as it stands) -> numbers to log, by name.
 Watch = Callable[[int, "Subject"], Mapping[str, float] | None]
+
+# What may be changed before a run is resumed: when it is saved, logged and looked at. The subject is the same bits.
+# No schedule is among them: total_steps moves learning rates, limits and averaged weights of steps not yet taken.
+HARMLESS = ("checkpoint_epochs", "checkpoint_steps", "eval_steps", "evaluation", "log_steps")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("trueline", "numpy", "scipy", "torch", "mujoco", "gymnasium", "pydantic", "safetensors", "sqlalchemy")
@@ -144,6 +152,7 @@ class Run:
             "name": name,
             "seed": seed,
             "config_digest": digest(config) if isinstance(config, Config) else _text_digest(text),
+            "config": text,  # config.toml as it was: a user may have edited the file when the run is resumed
             "inputs": described,
             "status": "running",
             "reason": "",
@@ -173,7 +182,7 @@ class Run:
         """Opens and locks an existing run's folder.
 
         Raises `RunError` when it is missing, half-written, of another format version, in use by another process, or
-        was started with another number of `threads`.
+        was started with another number of `threads`; ConfigError as `refuse_changes` for a config.toml that was edited.
         """
         folder = Path(folder)
         read_manifest(folder)
@@ -185,10 +194,8 @@ class Run:
                     f"run {manifest['id']} was started with threads={manifest['threads']}, and {threads} would "
                     f"change its numbers. Resume it with threads={manifest['threads']}."
                 )
-            config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            os.close(lock)
-            raise RunError(f"{folder}/config.toml cannot be read ({error}). Start the run again.") from None
+            config = read_config(folder)
+            refuse_changes(manifest, config)
         except BaseException:
             os.close(lock)
             raise
@@ -431,6 +438,38 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             f"{folder} has run format {version}, but this Trueline reads {FORMAT}. Use the version that wrote it."
         )
     return manifest
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """What config.toml of the run in `folder` holds.  Raises `RunError` when it cannot be read."""
+    path = Path(folder) / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}). Start the run again.") from None
+
+
+def refuse_changes(manifest: Mapping[str, Any], config: Mapping[str, Any] | Config) -> None:
+    """Raises ConfigError that lists what `config` changes in the settings that a run was begun with.
+
+    Where that is in HARMLESS, or in a table of that name, it is only said.
+    """
+    if "config" not in manifest:
+        return  # begun before runs kept their settings: there is nothing to compare with
+    changed = differences(tomllib.loads(manifest["config"]), config)
+    told = {key: f"{key} was {_shown(old)} and is {_shown(new)}" for key, (old, new) in changed.items()}
+    refused = [said for key, said in told.items() if key.partition(".")[0] not in HARMLESS]
+    if refused:
+        raise ConfigError(
+            f"run {manifest['id']} was begun with other settings: {'; '.join(refused)}. "
+            f"Resume it with those it was begun with, or start a new run; only {', '.join(HARMLESS)} may be changed."
+        )
+    if told:
+        stage(f"run {manifest['id']} goes on with other settings: {'; '.join(told.values())}")
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def read_evidence(folder: Path | str) -> list[dict[str, Any]]:

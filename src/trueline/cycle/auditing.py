@@ -159,7 +159,10 @@ def _run(run: Run, spec: AuditSpec, subject: Subject) -> Path:
 
 def _tell(name: str, found: Sequence[Evidence]) -> None:
     required = [e for e in found if e.requirement is not None]
-    stage(f"{name}: {tally(required) if required else 'measured'}")
+    if all(e.note.startswith("not measured") for e in found):
+        stage(f"{name}: not measured")
+    else:
+        stage(f"{name}: {tally(required) if required else 'measured'}")
 
 
 def _budget(most: int | None) -> Budget:

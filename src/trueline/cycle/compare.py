@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trueline.core.config import dotted
 from trueline.core.errors import RunError
-from trueline.core.run import read_manifest
+from trueline.core.run import read_config, read_manifest
 from trueline.core.store import Store
 from trueline.cycle.auditing import subject_folder, verdicts
 from trueline.cycle.rounds import finished_rounds
@@ -41,7 +41,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     trained = [subject_folder(folder) for folder in folders]
     manifests = [read_manifest(folder) for folder in trained]
     settings = [
-        {"recipe": m["name"], "seed": m["seed"], **_flat(_config(folder))}
+        {"recipe": m["name"], "seed": m["seed"], **dotted(read_config(folder))}
         for m, folder in zip(manifests, trained, strict=True)
     ]
     side_by_side = _rows(settings)
@@ -57,10 +57,10 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 def training_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """The training runs behind what is named: a sweep's points, a search's trials, a cycle's last training, a run.
 
-    Those that have not begun are left out.
+    Each is there once, however often it is named; those that have not begun are left out.
     """
     found: list[Path] = []
-    for folder in folders:
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
         match read_manifest(folder)["kind"]:
             case "sweep":
                 found += point_folders(folder)
@@ -68,7 +68,7 @@ def training_runs(folders: Sequence[Path]) -> list[RunRecord]:
                 found += trial_folders(folder)
             case _:
                 found.append(subject_folder(folder))
-    return [read_run(folder) for folder in found if (folder / "manifest.json").exists()]
+    return [read_run(folder) for folder in dict.fromkeys(found) if (folder / "manifest.json").exists()]
 
 
 def evidence_of(folder: Path) -> list[Evidence]:
@@ -89,14 +89,3 @@ def evidence_of(folder: Path) -> list[Evidence]:
 def _rows(columns: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     keys = dict.fromkeys(key for column in columns for key in column)
     return {key: tuple(column.get(key) for column in columns) for key in sorted(keys)}
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

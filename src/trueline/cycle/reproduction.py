@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ from trueline.core import registry
 from trueline.core.errors import Stopped, UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, read_config, read_manifest
 from trueline.core.store import Store
 from trueline.evidence.claims import Claim, ClaimResult, corrected, run_claim
 
@@ -113,9 +112,9 @@ def _stopped(root: Path, name: str, config: Mapping[str, Any]) -> Path | None:
     """The latest run of the same test that was begun in `root` and has not come to its end."""
     for listed in Store(root).runs(kind="claim") if root.is_dir() else ():
         folder = root / listed["id"]
-        if listed["name"] == name and listed["status"] != "done":
-            if tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")) == config:
-                return folder
+        stopped = listed["name"] == name and listed["status"] != "done"
+        if stopped and read_config(folder) == config:
+            return folder
     return None
 
 

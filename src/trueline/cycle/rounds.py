@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from trueline.core.config import build
 from trueline.core.errors import BadWorld, Diverged, RunError, Stopped
 from trueline.core.progress import stage
-from trueline.core.recipe import Plan, check_config
+from trueline.core.recipe import Plan, check_config, check_inputs
 from trueline.core.run import Run, read_evidence, read_manifest, resolve
 from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
@@ -84,6 +84,7 @@ def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None)
     spec.check()
     for plan in (*spec.prepare.values(), spec.train):
         if not refers_to_prepared(plan):  # the others are checked when their runs are made
+            check_inputs(plan.recipe, plan.inputs)
             check_config(plan.recipe, plan.settings(), root)
     run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
     return _run(spec, run)

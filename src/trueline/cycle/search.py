@@ -23,12 +23,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from trueline.core.config import Config, build, read_toml
-from trueline.core.errors import ConfigError, Diverged, MissingExtra, Stopped
+from trueline.core.errors import Diverged, MissingExtra, Stopped
 from trueline.core.executor import Executor, executor
 from trueline.core.files import jsonable
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, read_manifest, refuse_changes
 from trueline.cycle.training import resume_training, start_training
 from trueline.evidence.experiments.aggregate import Merit, merit
 from trueline.evidence.experiments.runs import RunRecord, read_run
@@ -185,10 +185,7 @@ def run_search(
         check_config(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
         if id is not None and (root / id / "manifest.json").exists():
-            if _spec(root / id) != spec:
-                raise ConfigError(
-                    f"search {id} has another space or other settings. Give another id, or `trueline resume {id}`."
-                )
+            refuse_changes(read_manifest(root / id), spec)
             run = Run.reopen(root / id)
         else:
             name = f"search-{spec.recipe}"

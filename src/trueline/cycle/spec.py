@@ -41,10 +41,11 @@ _OWN = re.compile(r"r\d+-.*")  # what the runs of rounds are called
 
 @runtime_checkable
 class ChecksPlans(Protocol):
-    """Ability of a response: it can say, before anything is trained, that no plan could come of its settings."""
+    """Ability of a response or an audit: it can say, before anything is trained, that a plan does not go with it."""
 
     def check(self, plan: Plan) -> None:
-        """Raises what it would raise in a round after `plan`, or the plan that it would make."""
+        """Raises what it would raise in a round of `plan`: a response for the plan that it would make of it, an audit
+        for what the plan would train."""
         ...
 
 
@@ -110,7 +111,11 @@ class CycleSpec(Config):
         for plan in (*self.prepare.values(), self.train):
             plan.settings()
         for audit in self.audit:
-            make_audit(audit.name, audit.config)
+            examining = make_audit(audit.name, audit.config)
+            if isinstance(examining, ChecksPlans):
+                # What the prepared ones learn, the first round's subject learns from them.
+                for plan in (*self.prepare.values(), self.train):
+                    examining.check(plan)
         for use in self.respond:
             response = make_response(use.name, use.config)
             if isinstance(response, ChecksPlans):

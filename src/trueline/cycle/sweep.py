@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trueline.core.config import Config, build, parse_override, read_toml
+from trueline.core.config import Config, build, parse_override
 from trueline.core.errors import ConfigError, Diverged, Stopped
 from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, read_config, read_manifest, refuse_changes
 from trueline.cycle.training import check_stacks, resume_training, start_together, start_training
 from trueline.evidence.over_seeds import iqm, seed_interval
 from trueline.evidence.records import Estimate
@@ -51,6 +51,14 @@ class SweepSpec(Config):
     seeds: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
     together: bool = False  # the seeds of a point in one process and one stack: the same up to rounding, and sooner
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Self:
+        for key, values in self.grid.items():
+            for at, value in enumerate(values):
+                if value in values[:at]:  # its points would be the same trainings, counted as seeds of their own
+                    raise ValueError(f"{key} has the value {value!r} twice. Give each value once.")
+        return self
 
     def plan(self, settings: Mapping[str, Any]) -> Plan:
         """The plan of one point of the grid."""
@@ -127,8 +135,7 @@ def run_sweep(
         (check_stacks if spec.together else check_config)(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
         if id is not None and (root / id / "manifest.json").exists():
-            if build(SweepSpec, _config(root / id), where=id) != spec:
-                raise ConfigError(f"sweep {id} has another grid. Give another id, or `trueline resume {id}`.")
+            refuse_changes(read_manifest(root / id), spec)
             run = Run.reopen(root / id)
         else:
             name = f"sweep-{spec.recipe}"
@@ -216,7 +223,7 @@ def _train_seeds(spec: SweepSpec, root: Path, seeds: Sequence[Point]) -> None:
 
 def _config(folder: Path) -> dict[str, Any]:
     read_manifest(folder)  # says what is wrong with a folder that is no whole run
-    return read_toml(folder / "config.toml")
+    return read_config(folder)
 
 
 def _grid(spec: SweepSpec) -> list[dict[str, Any]]:

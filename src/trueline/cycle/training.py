@@ -14,8 +14,8 @@ from trueline.core.config import Config, build
 from trueline.core.errors import CheckpointError, ConfigError, RunError, TruelineError
 from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
-from trueline.core.recipe import Stacks, check_config
-from trueline.core.run import Run, Watch, interruptible, read_manifest
+from trueline.core.recipe import Stacks, check_config, check_inputs
+from trueline.core.run import Run, Watch, interruptible, read_config, read_manifest, refuse_changes
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import why_finished
@@ -55,7 +55,7 @@ def start_training(
     for an unusable id or input and what the recipe has against the settings, both before anything is written; Stopped
     after a signal, and whatever the recipe raises.
     """
-    folders = _input_folders(inputs, root)
+    folders = _input_folders(recipe, inputs, root)
     check_config(recipe, config, root)
 
     def made() -> Run:
@@ -75,10 +75,12 @@ def start_training(
 def resume_training(folder: Path) -> Path:
     """Goes on with a run of a recipe from its last checkpoint; a finished one is left as it is.
 
-    Raises RunError when it is in use, damaged, or an input has changed, Stopped after a signal.
+    Raises RunError when it is in use, damaged, or an input has changed; ConfigError for settings that are not those it
+    was begun with, finished or not; Stopped after a signal.
     """
     manifest = read_manifest(folder)
     if manifest["status"] == "done":
+        refuse_changes(manifest, read_config(folder))
         return folder
     recipe = manifest["name"]
     target = registry.load("recipe", recipe)
@@ -121,7 +123,7 @@ def start_together(
     others go on. Raises as `start_training`, and ConfigError for settings by which seeds cannot be trained together
     or that are not those a run was begun with.
     """
-    folders = _input_folders(inputs, root)
+    folders = _input_folders(recipe, inputs, root)
     check_stacks(recipe, config, root)
     subjects = {role: load_subject(folder) for role, folder in folders.items()}
     names: Sequence[str | None] = [None] * len(seeds) if ids is None else ids
@@ -130,11 +132,13 @@ def start_together(
         runs = []
         for seed, id in zip(seeds, names, strict=True):
             before = None if id is None else _status(root / id)
+            if id is not None and before is not None:
+                _refuse_other(root / id, recipe, config)
             if id is not None and before == "done":
                 ended[id] = Ended(root / id, None)
                 continue
             if id is not None and before is not None:
-                run = _again(root / id, recipe, config)
+                run = Run.reopen(root / id)
             else:
                 run = Run.create(
                     root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
@@ -163,13 +167,11 @@ def _left(run: Run, ending: Subject | TruelineError) -> Ended:
     return Ended(run.folder, None)
 
 
-def _again(folder: Path, recipe: str, config: Config) -> Run:
-    run = Run.reopen(folder)
-    before = build(registry.load("recipe", recipe).Config, run.config, where=f"{folder}/config.toml")
-    if run.manifest["name"] != recipe or before != config:
-        run.close()
-        raise ConfigError(f"run {folder.name} has other settings. Give another id, or the settings it was begun with.")
-    return run
+def _refuse_other(folder: Path, recipe: str, config: Config) -> None:
+    manifest = read_manifest(folder)
+    if manifest["name"] != recipe:
+        raise ConfigError(f"run {folder.name} is one of {manifest['name']}, not of {recipe}. Give another id.")
+    refuse_changes(manifest, config)
 
 
 def _status(folder: Path) -> str | None:
@@ -196,8 +198,9 @@ def _opened(recipe: str, make: Callable[[], Run]) -> Iterator[Run]:
         yield learners.opened(make)
 
 
-def _input_folders(inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
-    """Folders of a run's inputs by role. Raises RunError for one outside of `root`."""
+def _input_folders(recipe: str, inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
+    """Folders of a run's inputs by role. Raises ConfigError as `check_inputs`, RunError for one outside of `root`."""
+    check_inputs(recipe, inputs or {})
     folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
     for role, folder in folders.items():
         # A resume finds its inputs by their ids; one from elsewhere could not be found again.
@@ -207,7 +210,11 @@ def _input_folders(inputs: Mapping[str, str] | None, root: Path) -> dict[str, Pa
 
 
 def train_in(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> Subject:
-    """Lets `recipe` train in an open run, from its last checkpoint if it has one, and saves the subject."""
+    """Lets `recipe` train in an open run, from its last checkpoint if it has one, and saves the subject.
+
+    Raises ConfigError for an input that the recipe has no use for, and whatever the recipe raises.
+    """
+    check_inputs(recipe, inputs)
     target = registry.load("recipe", recipe)
     use_threads(run.manifest["threads"])
     subject = target.train(config, run, {role: load_subject(path) for role, path in inputs.items()})

@@ -177,15 +177,20 @@ def thin(x: Sequence[float], y: Sequence[float], buckets: int = BUCKETS) -> Thin
 
 
 def intervals(rows: Sequence[IntervalRow], requirement: Requirement | None, unit: str, label: str) -> Markup:
-    """A row per round: its words above, its dot and whisker below, against the good side of the requirement."""
+    """A row per round: its words above, its dot and whisker below, against the good side of the requirement.
+
+    The good side is shaded behind the whiskers alone, so that words and numbers stand on plain ground.
+    """
     top, row_height = (26.0 if requirement else 8.0), 38.0
     bottom = top + row_height * len(rows) + 4
     threshold = [requirement.threshold] if requirement else []
     scale = _Scale(*_domain([n for row in rows for n in (row.value, row.low, row.high)] + threshold), 10, WIDTH - 10)
-    parts = _requirement_x(requirement, scale, top, bottom) + _axis_x(scale, bottom, unit)
+    middles = [top + row_height * index + 27 for index in range(len(rows))]
+    good = [(y - 8, y + 8) for y in middles]
+    parts = _requirement_x(requirement, scale, top, bottom, good) + _axis_x(scale, bottom, unit)
     for index, row in enumerate(rows):
-        text_y = top + row_height * index + 14
-        y = text_y + 13
+        y = middles[index]
+        text_y = y - 13
         word = "" if row.state in _SILENT else f" · {_text(WORDS[row.state])}"
         word = f'<tspan class="{_class(row.state)} word">{word}</tspan>'
         numbers = f"{number(row.value)} {interval_text(row.low, row.high)}".rstrip()
@@ -208,7 +213,8 @@ def plane(
     threshold = [requirement.threshold] if requirement else []
     x = _Scale(*_domain([n for p in shown for n in (p.x, *p.x_interval)] + threshold), left, right)
     y = _Scale(*_domain([n for p in shown for n in (p.y, *p.y_interval)]), bottom, top)
-    parts = _requirement_x(requirement, x, top, bottom) + _axis_x(x, bottom, x_label) + _axis_y(y, left, right, y_label)
+    parts = _requirement_x(requirement, x, top, bottom, [(top, bottom)]) + _axis_x(x, bottom, x_label)
+    parts += _axis_y(y, left, right, y_label)
     rounds = [point for point in shown if point.state != "baseline"]
     if len(rounds) > 1:
         parts.append(f'<path class="join" d="{_path([x(p.x) for p in rounds], [y(p.y) for p in rounds])}"/>')
@@ -300,7 +306,7 @@ def _domain(numbers: Iterable[float], pad: float = 0.07) -> tuple[float, float]:
         low = 0.0
     if 0.6 * low <= high < 0.0:
         high = 0.0
-    room = pad * (high - low) or max(1e-9, 0.1 * abs(high)) or 1.0
+    room = pad * (high - low) or 0.1 * abs(high) or 1.0
     return (low if low == 0.0 else low - room), (high if high == 0.0 and low < 0.0 else high + room)
 
 
@@ -404,15 +410,19 @@ def _dot(x: float, y: float, state: str, tip: str = "") -> str:
     return f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="5.5">{title}</circle>'
 
 
-def _requirement_x(requirement: Requirement | None, x: _Scale, top: float, bottom: float) -> list[str]:
+def _requirement_x(
+    requirement: Requirement | None, x: _Scale, top: float, bottom: float, good: Sequence[tuple[float, float]]
+) -> list[str]:
+    """Its line from top to bottom, its words above, and its good side shaded between each two heights of `good`."""
     if requirement is None:
         return []
     at = x(requirement.threshold)
     begin, end = (x.start, at) if requirement.bound == "at_most" else (at, x.end)
     share = (at - x.start) / (x.end - x.start)
     anchor = "start" if share < 0.3 else "end" if share > 0.7 else "middle"
+    width = f'width="{end - begin:.1f}"'
     return [
-        f'<rect class="good" x="{begin:.1f}" y="{top:.1f}" width="{end - begin:.1f}" height="{bottom - top:.1f}"/>',
+        *(f'<rect class="good" x="{begin:.1f}" y="{a:.1f}" {width} height="{b - a:.1f}"/>' for a, b in good),
         f'<line class="need" {_x12(at)} y1="{top - 6:.1f}" y2="{bottom:.1f}"/>',
         f'<text class="need" x="{at:.1f}" y="{top - 10:.1f}" text-anchor="{anchor}">'
         f"required: {_text(required(requirement))}</text>",

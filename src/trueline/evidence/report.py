@@ -159,7 +159,7 @@ def build_report(data: ReportData) -> str:
 
 def _page(data: ReportData) -> dict[str, Any]:
     rounds = list(data.rounds)
-    media = _media(rounds)
+    media, learning = _media(rounds), _learning(rounds)
     left_out = [f"{item.caption} is not shown: {item.left_out}" for items in media for item in items if item.left_out]
     return {
         "data": data,
@@ -171,7 +171,8 @@ def _page(data: ReportData) -> dict[str, Any]:
         "first_last": _first_last(rounds, media),
         "media": media,
         "scorecard": _scorecard(rounds),
-        "learning": _learning(rounds),
+        "learning": [chart for chart in learning if chart["svg"]],
+        "unmoved": [chart for chart in learning if not chart["svg"]],
         "principles": [(p, NAMES[p], _cards(rounds, p)) for p in Principle],
         "findings": _findings(rounds),
         "finding_refs": _finding_refs(rounds),
@@ -357,10 +358,16 @@ def _tally(evidence: Sequence[Evidence]) -> _Tally:
 
 
 def _learning(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """A chart for each logged quantity that moved, what a reader asks for first first; of the others their value."""
     charts = []
-    for name in dict.fromkeys(curve.name for a_round in rounds for curve in a_round.curves):
+    names = list(dict.fromkeys(curve.name for a_round in rounds for curve in a_round.curves))
+    for name in sorted(names, key=lambda name: _place(name, names)):
         drawn = [(r.label, c) for r in rounds for c in r.curves if c.name == name and len(c.x)]
         if not drawn:
+            continue
+        if _place(name, names) >= len(_ASKED) and _still(c.y for _, c in drawn):
+            value = next((y for _, c in drawn for y in c.y if math.isfinite(y)), math.nan)
+            charts.append({"title": name, "svg": "", "note": number(value)})
             continue
         segments = [Segment(label, c.x, c.y, c.limits) for label, c in drawn]
         thinned = any(len(segment.x) > plots.BUCKETS / len(segments) for segment in segments)
@@ -368,6 +375,31 @@ def _learning(rounds: Sequence[Round]) -> list[dict[str, Any]]:
         note = "mean of neighbouring updates, with their range" if thinned else ""
         charts.append({"title": name, "svg": svg, "note": note})
     return charts
+
+
+# What training is for, what it must not exceed, what holds it back; the rest comes behind, as it was logged.
+_ASKED = ("reward", "cost", "multiplier")
+_BESIDE = ("kl", "length")
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    """Where a quantity stands among the charts: by what it is called, and a cost by the multiplier that is its own."""
+    _, _, what = name.rpartition("/")
+    if what.startswith(("return", "reward")):
+        return 0
+    own = any(other.startswith("constraint/") and other.endswith(f"_{what}") for other in names)
+    if what.startswith("cost") or (own and not name.startswith("constraint/")):
+        return 1
+    if what.startswith("multiplier"):
+        return 2
+    words = (*_ASKED, *_BESIDE)
+    return words.index(what) if what in words else len(words)
+
+
+def _still(series: Iterable[Sequence[float]]) -> bool:
+    """Whether all values are one, but for rounding: there is nothing to be seen in it."""
+    finite = [float(v) for values in series for v in values if math.isfinite(v)]
+    return not finite or max(finite) - min(finite) <= 1e-9 * max(map(abs, finite))
 
 
 def _cards(rounds: Sequence[Round], principle: Principle) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trueline.core import run as core_run
 from trueline.core.errors import RunError
 from trueline.core.files import inside
 from trueline.core.metrics import read_metrics
-from trueline.evidence.experiments.endings import stopped_because
+from trueline.evidence.experiments.endings import read_limits, stopped_because
 from trueline.evidence.records import Evidence
 from trueline.evidence.report import Key, Media, ReportData, Round, TrainCurve, build_report
 
@@ -28,12 +29,13 @@ def build_run_report(folder: Path | str) -> str:
     manifest = core_run.read_manifest(folder)
     evidence = read_evidence(folder / "evidence.jsonl")
     verdicts = [e for e in evidence if e.split == "verdict"]
+    limits = {name: {"limit": limit} for name, limit in read_limits(folder).items()}
     a_round = Round(
         number=max((e.round for e in evidence), default=0),
         name="this run",
         recipe=manifest["name"],
         plan=dict(_settings(folder / "config.toml")),
-        curves=read_curves(folder / "metrics.jsonl"),
+        curves=[replace(curve, limits=limits.get(curve.name, {})) for curve in read_curves(folder / "metrics.jsonl")],
         evidence=verdicts,
         respond=[e for e in evidence if e.split == "respond"],
         media=read_media(folder / "artefacts" / "media"),
@@ -44,7 +46,7 @@ def build_run_report(folder: Path | str) -> str:
         title=f"{manifest['kind']} {manifest['name']}",
         subtitle=f"run {manifest['id']}, {_ended(folder, manifest)}",
         seed=manifest["seed"],
-        manifest={name: value for name, value in manifest.items() if name not in {"summary", "resumed"}},
+        manifest={name: value for name, value in manifest.items() if name not in {"summary", "resumed", "config"}},
         started=manifest["started"],
         ended=manifest["ended"] or "",
         rounds=[a_round],

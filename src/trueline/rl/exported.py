@@ -3,6 +3,8 @@
 policy = Policy("policy.npz")
 actions = policy.act(observations)                             # the deterministic actions of N observations
 actions = policy.act(observations, np.random.default_rng(0))   # draws from the policy
+
+Actions have the units and the shape of the environment's own action space, and lie within its bounds.
 """
 
 import json
@@ -18,7 +20,7 @@ ACTIVATION: dict[str, Any] = {
 
 
 class Policy:
-    """A policy in a file: observations of N worlds to actions [N, A], whole numbers [N] or [N, J] for choices."""
+    """A policy in a file: observations of N worlds to N actions of the environment's own space."""
 
     def __init__(self, path: Any) -> None:
         with np.load(path, allow_pickle=False) as file:
@@ -46,12 +48,23 @@ class Policy:
     def act(self, obs: Any, rng: np.random.Generator | None = None) -> Any:
         """The deterministic actions, or draws from `rng`."""
         x = self.output(self.encode(obs))
+        shape, low, high = self.meta["shape"], self.arrays["low"], self.arrays["high"]
         if self.meta["kind"] == "choices":
             scores = x if rng is None else x + rng.gumbel(size=x.shape)
             parts = np.split(scores, np.cumsum(self.meta["sizes"])[:-1], axis=1)
             chosen = np.stack([part.argmax(axis=1) for part in parts], axis=1)
-            return chosen[:, 0] if self.meta["flat"] else chosen
+            return (low + chosen).reshape(len(x), *shape)
         mean, log_std = np.split(x, 2, axis=1) if self.meta["own_deviation"] else (x, self.arrays["log_std"])
         deviation = np.exp(np.clip(log_std, *self.meta["log_std_range"]))
         drawn = mean if rng is None else mean + deviation * rng.standard_normal(mean.shape)
-        return np.tanh(drawn) if self.meta["squashed"] else drawn
+        drawn = np.tanh(drawn) if self.meta["squashed"] else drawn
+        return rescaled(drawn, low, high).reshape(len(x), *shape)
+
+
+def rescaled(action: Any, low: Any, high: Any) -> Any:
+    """Actions [N, A], clipped, from [-1, 1] to [low, high]; a column without two finite bounds stays as it is."""
+    bounded = np.isfinite(low) & np.isfinite(high)
+    least, most = np.where(bounded, low, -1.0).astype(np.float64), np.where(bounded, high, 1.0).astype(np.float64)
+    scaled = least + 0.5 * (np.clip(action, -1.0, 1.0) + 1.0) * (most - least)
+    # Rounding may leave the range by one unit in the last place, which environments that check would refuse.
+    return np.where(bounded, np.clip(scaled, least, most), action).astype(low.dtype)

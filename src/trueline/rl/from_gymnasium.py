@@ -201,6 +201,7 @@ class FromGymnasium:
         ObservationCodec.of(self.observation_space)  # refuses what no network here can read, before anything runs
         self._to_inner = _Actions(first.action_space)
         self.action_space = self._to_inner.outer
+        self.native_action_space = first.action_space  # what [-1, 1], and options from 0, stand for
         self._costs = Costs((), "none") if costs is not None and not costs else _probe(make, costs)
         self._ignores_costs = costs is not None and not costs
         self.costs = self._costs.names

@@ -43,7 +43,7 @@ from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.handlers.switching import Switching
-from trueline.rl.networks import ActorCritic, ActorNetwork, Network
+from trueline.rl.networks import ActorCritic, ActorNetwork, Encoder, Network
 from trueline.rl.parallel import ALONE, JoinedCollector, Learners, followed, followers_states, learners, stop_together
 from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import NetworkPolicy, WorldRef, made
@@ -189,6 +189,7 @@ class Budgeted(Capped):
 class Limited(Capped):
     """Settings of a recipe that keeps a measure of episode costs under limits."""
 
+    without: ClassVar[Mapping[str, str]] = {"constraint": "the update solves for its limits and takes no handler"}
     limit_on: LimitOn = Expected()  # what cost_limit limits: the expected cost, a rate, a chance, a tail
 
     @model_validator(mode="before")
@@ -220,6 +221,7 @@ class OnPolicyRecipe:
     update: Update = field(default_factory=Ppo)
     augmentation: Budget | None = None
     data_parallel: ClassVar[bool] = True  # several processes may train one policy: see rl/parallel.py
+    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -253,7 +255,7 @@ class OnPolicyRecipe:
         with one_world(config.env, config.env_options) as world:
             rng = np.random.default_rng(0)
             env = as_trained(world, _cost_limit(config), config.disturbance, rules_of(config), rng, root=root)
-            ObservationCodec.of(env.observation_space)
+            Encoder(ObservationCodec.of(env.observation_space), torch.Generator())  # refuses pictures too small for it
             ActionCodec.of(env.action_space)
 
     def limits(self, config: OnPolicy) -> dict[str, float]:

@@ -57,7 +57,7 @@ class CostAccount(NamedTuple):
     """What the episodes of a whole training came to beyond their limits."""
 
     violations: NDArray[np.int64]  # [K] episodes that cost more than the limit
-    regret: Array  # [K] Σ over episodes of (J_C − d)₊: episodes below the limit do not make up for others
+    regret: Array  # [K] Σ over epochs of E·(J_C − d)₊: epochs below the limit do not make up for others
 
 
 def no_costs_yet(costs: int) -> CostAccount:
@@ -66,9 +66,14 @@ def no_costs_yet(costs: int) -> CostAccount:
 
 
 def accounted(account: CostAccount, episode_cost: Array, limit: Array) -> CostAccount:
-    """The account with E more episodes.  episode_cost [E, K] undiscounted, limit [K]."""
-    beyond = np.maximum(episode_cost - limit, 0.0)
-    return CostAccount(account.violations + (beyond > 0.0).sum(axis=0), account.regret + beyond.sum(axis=0))
+    """The account with the E episodes of one more epoch.  episode_cost [E, K] undiscounted, limit [K].
+
+    The limit is on an expectation, so that regret is of the epoch's mean cost, J_C of the policies that played it; an
+    episode beyond the limit is a violation whatever the others cost.
+    """
+    beyond = np.reshape(episode_cost, (-1, len(limit))) - limit
+    regret = np.maximum(beyond.sum(axis=0), 0.0)
+    return CostAccount(account.violations + (beyond > 0.0).sum(axis=0), account.regret + regret)
 
 
 def cost_figures(costs: Sequence[str], total_cost: Array, account: CostAccount | None) -> dict[str, float]:

@@ -12,12 +12,12 @@ from trueline.compat.omnisafe.algorithms import find
 from trueline.compat.omnisafe.envs.core import logger_of
 from trueline.compat.omnisafe.evaluator import Evaluation, Evaluator
 from trueline.compat.omnisafe.figures import Result, curve, draw, result
-from trueline.core.config import Config, build, read_toml
+from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan as RecipePlan
 from trueline.core.recipe import check_config, recipe_config
-from trueline.core.run import read_manifest
+from trueline.core.run import read_manifest, refuse_changes
 from trueline.core.subject import Subject
 from trueline.cycle.training import resume_training
 
@@ -128,8 +128,9 @@ class Agent:
     def _check_same(self, folder: Path) -> None:
         manifest = read_manifest(folder)
         same = manifest["name"] == self.plan.recipe and manifest["seed"] == self.plan.seed
-        if not same or build(type(self.config), read_toml(folder / "config.toml")) != self.config:
-            raise ConfigError(f"run {folder} has other settings. Give another id, or another log_dir.")
+        if not same:
+            raise ConfigError(f"run {folder} is of another row or seed. Give another id, or another log_dir.")
+        refuse_changes(manifest, self.config)
 
 
 def _config(plan: settings.Plan) -> Config:

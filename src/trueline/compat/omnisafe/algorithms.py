@@ -1,6 +1,8 @@
 """Names of algorithms: which the original has, and which rows they are here.
 
-An algorithm is listed when its row is registered, which is when it has been measured against its own optimum.
+An algorithm is listed when its row is registered, which is when it has been measured against its own optimum. Those
+that learn from data or plan in a learnt model have rows too, but settings that are not the original's: their names lead
+to the row.
 """
 
 from __future__ import annotations
@@ -70,12 +72,26 @@ _TABLE: tuple[Algorithm, ...] = (
 _ROWS = {entry.name for entry in registry.entries("recipe")}
 _BY_NAME: Mapping[str, Algorithm] = {a.name: a for a in _TABLE if a.recipe in _ROWS}
 
-# Of the original, without a row to stand for them.
+# Of the original, with rows whose settings are not translated: (the original's folder, row).
+OTHERS: Mapping[str, tuple[str, str]] = {
+    "PETS": ("model-based", "pets"),
+    "LOOP": ("model-based", "loop"),
+    "SafeLOOP": ("model-based", "safe-loop"),
+    "CCEPETS": ("model-based", "cce-pets"),
+    "RCEPETS": ("model-based", "rce-pets"),
+    "CAPPETS": ("model-based", "cap-pets"),
+    "VAEBC": ("offline", "vae-bc"),
+    "BCQ": ("offline", "bcq"),
+    "BCQLag": ("offline", "bcq-lag"),
+    "CRR": ("offline", "crr"),
+    "CCRR": ("offline", "c-crr"),
+    "COptiDICE": ("offline", "coptidice"),
+    "CRABS": ("off-policy", "crabs"),
+}
+# Of the original, not behind this interface: the original's folder.
 NOT_HERE: Mapping[str, str] = {
     **{a.name: a.type for a in _TABLE if a.recipe not in _ROWS},
-    **dict.fromkeys(("PETS", "LOOP", "SafeLOOP", "CCEPETS", "RCEPETS", "CAPPETS"), "model-based"),
-    **dict.fromkeys(("VAEBC", "BCQ", "BCQLag", "CRR", "CCRR", "COptiDICE"), "offline"),
-    "CRABS": "off-policy",
+    **{name: folder for name, (folder, _) in OTHERS.items()},
 }
 
 
@@ -101,6 +117,13 @@ def find(name: str) -> Algorithm:
     if found is not None:
         return found
     listed = ", ".join(_BY_NAME)
+    if name in OTHERS and OTHERS[name][1] in _ROWS:
+        folder, row = OTHERS[name]
+        needs = " env=ENV dataset=FILE" if folder == "offline" else " env=ENV"
+        raise UnknownName(
+            f"{name} ({folder}) is not behind this interface, because its row has settings of its own. Train it with "
+            f"`trueline train {row}{needs}`."
+        )
     if name in NOT_HERE:
         raise UnknownName(f"{name} ({NOT_HERE[name]}) has no row behind this interface. There are {listed}.")
     raise UnknownName(f"no algorithm is called {name!r}.{nearest(name, _BY_NAME)} There are {listed}.")

@@ -107,7 +107,9 @@ def plan(
         settings=settings,
         seed=_whole_number("seed", whole["seed"]),
         root=str(whole["logger_cfgs.log_dir"]),
-        wandb=str(whole["logger_cfgs.wandb_project"]) if whole["logger_cfgs.use_wandb"] else None,
+        wandb=str(whole["logger_cfgs.wandb_project"])
+        if _truth("logger_cfgs.use_wandb", whole["logger_cfgs.use_wandb"])
+        else None,
         sources=sources,
         idle=idle,
     )
@@ -153,12 +155,21 @@ def _same(key: str, *targets: str) -> _Translated:
 
 def _real(key: str, *targets: str, times: float = 1.0) -> _Translated:
     def become(value: Any) -> Flat:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{key} is {value!r}. Give a number.")
+        number = _number(key, value)
         # To twelve digits: 1e-7 a thousand times is 1e-4, and not one unit in the last place below.
-        return dict.fromkeys(targets, float(value) if times == 1.0 else float(f"{value * times:.12g}"))
+        return dict.fromkeys(targets, number if times == 1.0 else float(f"{number * times:.12g}"))
 
     return _Translated((key,), become)
+
+
+def _switched(switch: str, key: str, target: str, off: float | None) -> _Translated:
+    """A number that another key turns on; `off` is what stands for it where that is False."""
+
+    def become(on: Any, value: Any) -> Flat:
+        number = _number(key, value)
+        return {target: number if _truth(switch, on) else off}
+
+    return _Translated((switch, key), become)
 
 
 def _count(key: str, *targets: str) -> _Translated:
@@ -168,7 +179,7 @@ def _count(key: str, *targets: str) -> _Translated:
 
 def _choice(key: str, options: Mapping[str, str], *targets: str) -> _Translated:
     def become(value: Any) -> Flat:
-        if value not in options:
+        if not isinstance(value, str) or value not in options:
             near = nearest(str(value), options)
             raise ConfigError(f"{key} is {value!r}.{near} There are {', '.join(options)}.")
         return dict.fromkeys(targets, options[value])
@@ -180,6 +191,31 @@ def _whole_number(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise ConfigError(f"{key} is {value!r}. Give a whole number.")
     return int(value)
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{key} is {value!r}. Give a number.")
+    return float(value)
+
+
+def _truth(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is {value!r}. Give True or False.")
+    return value
+
+
+def _at_least_one(key: str, value: Any) -> int:
+    number = _whole_number(key, value)
+    if number < 1:
+        raise ConfigError(f"{key} is {value!r}. Give at least 1.")
+    return number
+
+
+def _sizes(key: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key} is {value!r}. Give a list with the size of each hidden layer, such as [64, 64].")
+    return tuple(value)
 
 
 def _meanings(algorithm: Algorithm) -> Iterator[_Meaning]:
@@ -201,10 +237,8 @@ def _everywhere() -> Iterator[_Meaning]:
     yield _Idle("logger_cfgs.use_tensorboard", "event files are always written, into the run's events/")
     yield _Idle("logger_cfgs.save_model_freq", "a run can be resumed at any time and keeps its last policy")
     for network in ("actor", "critic"):
-        yield _Translated(
-            (f"model_cfgs.{network}.hidden_sizes",),
-            lambda sizes, network=network: {f"{network}.hidden": tuple(sizes)},
-        )
+        key = f"model_cfgs.{network}.hidden_sizes"
+        yield _Translated((key,), lambda sizes, network=network, key=key: {f"{network}.hidden": _sizes(key, sizes)})
         yield _choice(f"model_cfgs.{network}.activation", _ACTIVATIONS, f"{network}.activation")
     yield _choice("model_cfgs.weight_initialization_mode", _INITS, "actor.init", "critic.init")
     yield _real("model_cfgs.critic.lr", "update.critic_lr")
@@ -219,14 +253,8 @@ def _on_policy(algorithm: Algorithm) -> Iterator[_Meaning]:
     yield _real("algo_cfgs.cost_gamma", "cost_gamma")
     yield _real("algo_cfgs.lam", "lam")
     yield _real("algo_cfgs.lam_c", "cost_lam")
-    yield _Translated(
-        ("algo_cfgs.use_max_grad_norm", "algo_cfgs.max_grad_norm"),
-        lambda used, norm: {"update.grad_norm": float(norm) if used else math.inf},
-    )
-    yield _Translated(
-        ("algo_cfgs.use_critic_norm", "algo_cfgs.critic_norm_coef"),
-        lambda used, weight: {"update.critic_l2": float(weight) if used else 0.0},
-    )
+    yield _switched("algo_cfgs.use_max_grad_norm", "algo_cfgs.max_grad_norm", "update.grad_norm", math.inf)
+    yield _switched("algo_cfgs.use_critic_norm", "algo_cfgs.critic_norm_coef", "update.critic_l2", 0.0)
     departs = algorithm.name in ("PDO", "IPO")
     either = (False, True) if departs else (False,)
     why = "the reward's advantage is standardised anyway, and costs keep their unit"
@@ -255,15 +283,11 @@ def _on_policy(algorithm: Algorithm) -> Iterator[_Meaning]:
 
 
 def _first_order(algorithm: Algorithm) -> Iterator[_Meaning]:
-    yield _Translated(
-        ("algo_cfgs.kl_early_stop", "algo_cfgs.target_kl"),
-        lambda stops, kl: {"update.target_kl": float(kl) if stops else None},
-    )
+    yield _switched("algo_cfgs.kl_early_stop", "algo_cfgs.target_kl", "update.target_kl", None)
     yield _real("algo_cfgs.entropy_coef", "update.entropy")
     yield _real("model_cfgs.actor.lr", "update.lr")
-    yield _Translated(
-        ("model_cfgs.linear_lr_decay",), lambda decays: {"update.schedule": "linear" if decays else "constant"}
-    )
+    decay = "model_cfgs.linear_lr_decay"
+    yield _Translated((decay,), lambda decays: {"update.schedule": "linear" if _truth(decay, decays) else "constant"})
     if algorithm.name in ("PDO", "FOCOPS"):
         yield _Idle("algo_cfgs.clip", "the original's update does not clip either")
     else:
@@ -289,14 +313,14 @@ def _natural() -> Iterator[_Meaning]:
 
 
 def _off_policy(algorithm: Algorithm) -> Iterator[_Meaning]:
-    yield _Translated(
-        ("train_cfgs.vector_env_nums", "algo_cfgs.update_cycle", "algo_cfgs.update_iters"),
+    rhythm = ("train_cfgs.vector_env_nums", "algo_cfgs.update_cycle", "algo_cfgs.update_iters")
+
+    def become(*given: Any) -> Flat:
         # There: so many gradient steps for every `cycle` steps of all environments together.
-        lambda envs, cycle, steps: {
-            "num_envs": _whole_number("train_cfgs.vector_env_nums", envs),
-            "updates_per_step": steps / (cycle * envs),
-        },
-    )
+        envs, cycle, steps = map(_at_least_one, rhythm, given)
+        return {"num_envs": envs, "updates_per_step": steps / (cycle * envs)}
+
+    yield _Translated(rhythm, become)
     yield _Idle("train_cfgs.eval_episodes", "policies are evaluated after training, by evaluate()")
     yield _count("algo_cfgs.size", "capacity")
     yield _count("algo_cfgs.batch_size", "update.batch")
@@ -327,10 +351,7 @@ def _off_policy(algorithm: Algorithm) -> Iterator[_Meaning]:
             yield _Idle(f"algo_cfgs.{key}", "SAC explores by its own deviation")
         return
     yield _count("model_cfgs.critic.num_critics", "update.twins")
-    yield _Translated(
-        ("algo_cfgs.use_exploration_noise", "algo_cfgs.exploration_noise"),
-        lambda used, deviation: {"update.exploration": float(deviation) if used else 0.0},
-    )
+    yield _switched("algo_cfgs.use_exploration_noise", "algo_cfgs.exploration_noise", "update.exploration", 0.0)
     yield _real("algo_cfgs.policy_noise", "update.target_noise")
     yield _real("algo_cfgs.policy_noise_clip", "update.noise_clip")
 
@@ -379,13 +400,22 @@ def _pid(algorithm: Algorithm, moves: int) -> Iterator[_Meaning]:
     yield _Idle("lagrange_cfgs.penalty_max", "under sum_norm the original does not read it either")
 
 
-def _smoothing(proportional: float, rise: float) -> Flat:
-    if proportional != rise:
+def _smoothing(proportional: Any, rise: Any) -> Flat:
+    smoothing = _number("lagrange_cfgs.pid_delta_p_ema_alpha", proportional)
+    if smoothing != _number("lagrange_cfgs.pid_delta_d_ema_alpha", rise):
         raise ConfigError(
             f"lagrange_cfgs.pid_delta_p_ema_alpha is {proportional} and pid_delta_d_ema_alpha is {rise}. "
             "Give one number for both: the controller smooths the cost once."
         )
-    return {"constraint.smoothing": float(proportional)}
+    return {"constraint.smoothing": smoothing}
+
+
+def _first_budget(first: Any, upper: Any) -> Flat:
+    """Simmer's first budget, as a share of the last."""
+    least, most = _number("algo_cfgs.safety_budget", first), _number("algo_cfgs.upper_budget", upper)
+    if most <= 0.0:
+        raise ConfigError(f"algo_cfgs.upper_budget is {upper!r}. Give a number above 0: the first budget is its share.")
+    return {"cost_limit": most, "augmentation.init": least / most}
 
 
 def _budget(algorithm: Algorithm) -> Iterator[_Meaning]:
@@ -395,10 +425,7 @@ def _budget(algorithm: Algorithm) -> Iterator[_Meaning]:
     if algorithm.constraint == "saute":
         yield _real("algo_cfgs.safety_budget", "cost_limit")
         return
-    yield _Translated(
-        ("algo_cfgs.safety_budget", "algo_cfgs.upper_budget"),
-        lambda first, upper: {"cost_limit": float(upper), "augmentation.init": first / upper},
-    )
+    yield _Translated(("algo_cfgs.safety_budget", "algo_cfgs.upper_budget"), _first_budget)
     yield _real("control_cfgs.kp", "augmentation.kp")
     yield _real("control_cfgs.ki", "augmentation.ki")
     yield _real("control_cfgs.kd", "augmentation.kd")

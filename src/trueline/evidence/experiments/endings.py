@@ -1,18 +1,51 @@
-"""Why a training run ended, in one sentence: finished, infeasible, stopped, killed, diverged, failed."""
+"""Why a training run ended, in one sentence: finished and by what limits, stopped, killed, diverged, failed."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trueline.core.errors import RunError
 from trueline.core.metrics import read_metrics
 from trueline.core.run import is_locked, read_manifest
 
-__all__ = ["finished_because", "read_limits", "stopped_because", "why_finished"]
+__all__ = [
+    "FINAL_EPISODES",
+    "FinalEpisodes",
+    "Reached",
+    "final_episodes",
+    "finished_because",
+    "reached",
+    "read_limits",
+    "stopped_because",
+    "why_finished",
+]
+
+FINAL_EPISODES = "final_episodes.json"  # artefact: the final policy's episodes, where a run evaluated itself
+LOGGED = "training episodes of the last tenth"
+_NO_STEP = 0.0  # update/case of a solver that found no step within its trust region which meets every limit
+
+
+class FinalEpisodes(NamedTuple):
+    """E episodes of the policy that a training made."""
+
+    episode_return: list[float]  # [E]
+    cost: dict[str, list[float]]  # [E] by name
+
+    @property
+    def basis(self) -> str:
+        """What their means are means of."""
+        return f"{len(self.episode_return)} episodes of the final policy"
+
+
+class Reached(NamedTuple):
+    """What a limited quantity came to in the end."""
+
+    value: float  # nan: never measured
+    basis: str  # what it is the mean of
 
 
 def read_limits(folder: Path) -> dict[str, float]:
@@ -26,32 +59,71 @@ def read_limits(folder: Path) -> dict[str, float]:
         raise RunError(f"{path} is damaged. Remove it to look at the run without its limits.") from None
 
 
-def finished_because(steps: int, figures: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+def final_episodes(folder: Path) -> FinalEpisodes | None:
+    """The final policy's episodes; None for a run that kept none.  Raises RunError for a damaged file."""
+    path = folder / "artefacts" / FINAL_EPISODES
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        costs = {str(name): [float(x) for x in values] for name, values in found["cost"].items()}
+        return FinalEpisodes([float(x) for x in found["return"]], costs)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is damaged. Remove it to go by what training logged.") from None
+
+
+def reached(folder: Path, figures: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, Reached]:
+    """What each limited quantity came to, by the name of what is logged: of the final policy where that is known.
+
+    figures: what the run logged in the end. A step rate, a chance and a tail mean are only logged.
+    """
+    episodes, found = final_episodes(folder), {}
+    for name in limits:
+        group, _, cost = name.partition("/")
+        if episodes is not None and group in ("train", "eval") and cost in episodes.cost:
+            own = episodes.cost[cost]
+            found[name] = Reached(sum(own) / len(own), episodes.basis)
+        else:
+            basis = "evaluations of the last tenth" if group == "eval" else LOGGED
+            found[name] = Reached(float(figures.get(name, math.nan)), basis)
+    return found
+
+
+def finished_because(steps: int, found: Mapping[str, Reached], limits: Mapping[str, float]) -> str:
     """Why a training that came to its end ended, and whether it kept its limits.
 
-    figures, limits: by the name of what is logged. What was never measured is said to be so.
+    found, limits: by the name of what is logged. What was never measured is said to be so.
     """
-    said = f"finished all {steps:,} steps"
+    said = [f"finished all {steps:,} steps"]
     if not limits:
-        return f"{said}; nothing was limited"
-    above = {name for name, d in limits.items() if not math.isnan(x := _figure(figures, name)) and x > d}
-    parts = []
+        said.append("nothing was limited")
+    by_basis: dict[str, list[str]] = {}
     for name, limit in limits.items():
-        x, shown = _figure(figures, name), name.removeprefix("train/")
+        (x, basis), shown = found[name], name.removeprefix("train/")
         if math.isnan(x):
-            parts.append(f"{shown} was never measured against its limit {limit:.4g}")
+            said.append(f"{shown} was never measured against its limit {limit:.4g}")
         else:
-            parts.append(f"{shown} {x:.4g} is {'above' if name in above else 'within'} its limit {limit:.4g}")
-    return f"{said}, {'infeasible: ' if above else ''}{', '.join(parts)}"
+            side = "above" if x > limit else "within"
+            by_basis.setdefault(basis, []).append(f"{shown} {x:.4g} is {side} its limit {limit:.4g}")
+    return "; ".join([*said, *(f"over {basis}: {', '.join(parts)}" for basis, parts in by_basis.items())])
 
 
 def why_finished(folder: Path, figures: Mapping[str, Any]) -> str:
-    """`finished_because` of the run in `folder`, whose figures are given."""
-    return finished_because(_last_step(folder), figures, read_limits(folder))
+    """`finished_because` of the run in `folder`, whose figures are given, and how often its solver found no step."""
+    limits = read_limits(folder)
+    said = finished_because(_last_step(folder), reached(folder, figures, limits), limits)
+    cases = [row["update/case"] for row in _rows(folder) if "update/case" in row]
+    without = cases.count(_NO_STEP)
+    if not without:
+        return said
+    return (
+        f"{said}; no step within the trust region met the limits in {without} of {len(cases)} updates, and the cost "
+        "was descended instead"
+    )
 
 
 def stopped_because(folder: Path) -> str:
-    """Why the run in `folder` ended, or that it goes on: finished, infeasible, stopped, killed, diverged, failed."""
+    """Why the run in `folder` ended, or that it goes on: finished, stopped, killed, diverged, failed."""
     manifest, id = read_manifest(folder), folder.name
     steps, reason = _last_step(folder), manifest["reason"]
     match manifest["status"]:
@@ -65,10 +137,10 @@ def stopped_because(folder: Path) -> str:
             return f"{status} after {steps:,} steps: {reason}"
 
 
-def _figure(figures: Mapping[str, Any], name: str) -> float:
-    return float(figures.get(name, math.nan))
+def _rows(folder: Path) -> Iterable[Mapping[str, float]]:
+    path = folder / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else ()
 
 
 def _last_step(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return max((int(row["step"]) for row in read_metrics(path)), default=0) if path.exists() else 0
+    return max((int(row["step"]) for row in _rows(folder)), default=0)

@@ -17,6 +17,7 @@ from trueline.evidence.experiments.runs import (
     GroupRow,
     RunRecord,
     TaskRow,
+    distinct,
     grouped,
     over_tasks,
     summarise,
@@ -44,6 +45,7 @@ __all__ = [
     "build_experiment_page",
     "group_table",
     "pareto_table",
+    "profiles",
     "run_table",
     "seed_curve",
     "seed_curves",
@@ -52,6 +54,7 @@ __all__ = [
 
 POINTS = 200  # of a drawn curve
 PROFILE = 41  # thresholds of a drawn profile
+LETTERS = 44  # of a name that fits into a chart's width behind its line
 
 
 class Table(NamedTuple):
@@ -181,6 +184,29 @@ def seed_curves(curve: Curve, limits: Mapping[str, float], label: str) -> Markup
     return _svg(bottom + 36, label, parts + _legend(named, left))
 
 
+def profiles(curves: Sequence[Curve], label: str) -> Markup:
+    """A performance profile for each curve with its band, named one below the other; the first is drawn strongest."""
+    left, right, top = 44.0, plots.WIDTH - 12, 12.0 + 15.0 * len(curves)
+    bottom = top + 150.0
+    x = _Scale(*_domain(curves[0].axis.values, pad=0.02), left, right)
+    y = _Scale(0.0, 1.0, bottom, top)
+    parts = _axis_x(x, bottom, curves[0].axis.name) + _axis_y(y, left, right)
+    for index, curve in enumerate(curves):
+        xs = [x(level) for level in curve.axis.values]
+        parts.append(f'<path class="band series s{index}" d="{_band(xs, curve.low, curve.high, y)}"/>')
+        parts.append(f'<path class="line series s{index}" d="{_path(xs, [_maybe(y, m) for m in curve.mean])}"/>')
+        named = "".join(_legend([(f"line series s{index}", _shortened(curve.name))], left))
+        title = f"<title>{escape(curve.name)}</title>"
+        parts.append(f'<g transform="translate(0 {15 * index})">{title}{named}</g>')
+    return _svg(bottom + 36, label, parts)
+
+
+def _shortened(name: str) -> str:
+    """What of a name fits: groups differ at the end of theirs, methods at the beginning."""
+    half = (LETTERS - 1) // 2
+    return name if len(name) <= LETTERS else f"{name[:half]}…{name[-half:]}"
+
+
 # --- the page ---
 
 
@@ -195,6 +221,7 @@ def build_experiment_page(records: Sequence[RunRecord], title: str = "Runs compa
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    records = distinct(records)
     groups = grouped(records)
     rows = summarise(groups, seed)
     told, runs, tasks = group_table(rows), run_table(records), task_table(over_tasks(records, seed=seed))
@@ -277,8 +304,8 @@ def _profile(scores: Mapping[str, np.ndarray], seed: int) -> Markup | str:
     tau = np.linspace(every.min(), every.max(), PROFILE)
     shown = list(scores.items())[:4]  # more than four lines cannot be told apart
     rng = np.random.default_rng(seed)
-    curves = [(label, performance_profile(x, tau, rng, name=label)) for label, x in shown]
-    return plots.level_curves(curves, "share of runs above each score")
+    curves = [performance_profile(x, tau, rng, name=label) for label, x in shown]
+    return profiles(curves, "share of runs above each score")
 
 
 def _group_curves(label: str, records: Sequence[RunRecord]) -> list[dict[str, object]]:

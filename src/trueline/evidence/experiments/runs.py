@@ -6,7 +6,6 @@ they are counted, never averaged.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,14 @@ from numpy.typing import NDArray
 from trueline.core.errors import RunError
 from trueline.core.run import read_manifest
 from trueline.evidence.experiments.aggregate import merit, probability_of_improvement, violation_probability
-from trueline.evidence.experiments.endings import read_limits, stopped_because
+from trueline.evidence.experiments.endings import (
+    FINAL_EPISODES,
+    LOGGED,
+    final_episodes,
+    reached,
+    read_limits,
+    stopped_because,
+)
 from trueline.evidence.over_seeds import seed_interval, stratified_bootstrap_iqm
 from trueline.evidence.records import Estimate
 from trueline.evidence.report import TrainCurve
@@ -30,6 +36,7 @@ __all__ = [
     "GroupRow",
     "RunRecord",
     "TaskRow",
+    "distinct",
     "grouped",
     "over_tasks",
     "read_run",
@@ -37,7 +44,6 @@ __all__ = [
     "task_scores",
 ]
 
-FINAL_EPISODES = "final_episodes.json"  # artefact: the final policy's episodes, where a run evaluated itself
 _TOTAL = "train/total_"  # what training logs of every cost a world has
 
 
@@ -57,6 +63,7 @@ class RunRecord:
     basis: str = ""  # what those two are means of
     violation: Mapping[str, Estimate] = field(default_factory=dict)  # P(episode cost > limit) of the final policy
     curves: Sequence[TrainCurve] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)  # role -> hash of what it started from
 
     @property
     def done(self) -> bool:
@@ -106,6 +113,7 @@ def read_run(folder: Path) -> RunRecord:
         settings=dict(_settings(folder / "config.toml")),
         limits=limited,
         curves=curves,
+        inputs={role: given["sha256"] for role, given in manifest["inputs"].items()},
     )
     if not record.done:
         return record
@@ -115,46 +123,66 @@ def read_run(folder: Path) -> RunRecord:
 def _with_figures(record: RunRecord, folder: Path, summary: Mapping[str, Any]) -> RunRecord:
     names = [name.removeprefix(_TOTAL) for name in summary if name.startswith(_TOTAL)]
     costs = {name: float(summary[f"train/{name}"]) for name in names if f"train/{name}" in summary}
-    costs |= {name: float(summary[name]) for name in record.limits if "/" in name and name in summary}
-    found = float(summary.get("train/return", math.nan))
-    basis = "training episodes of the last tenth"
-    episodes = _final_episodes(folder)
+    episodes = final_episodes(folder)
+    if episodes is not None:
+        costs |= {name: float(np.mean(values)) for name, values in episodes.cost.items()}
+    held = reached(folder, summary, read_limits(folder))
+    costs |= {name.removeprefix("train/"): x for name, (x, _) in held.items() if not math.isnan(x)}
     if episodes is None:
-        return replace(record, episode_return=found, costs=costs, basis=basis)
-    returns, by_name = episodes
+        return replace(record, episode_return=float(summary.get("train/return", math.nan)), costs=costs, basis=LOGGED)
     return replace(
         record,
-        episode_return=float(np.mean(returns)),
-        costs=costs | {name: float(np.mean(values)) for name, values in by_name.items()},
-        basis=f"{len(returns)} episodes of the final policy",
+        episode_return=float(np.mean(episodes.episode_return)),
+        costs=costs,
+        basis=episodes.basis,
         violation={
-            name: violation_probability(by_name[name.removeprefix("eval/")], limit)
+            name: violation_probability(episodes.cost[name.removeprefix("eval/")], limit)
             for name, limit in record.limits.items()
-            if name.removeprefix("eval/") in by_name
+            if name.removeprefix("eval/") in episodes.cost
         },
     )
-
-
-def _final_episodes(folder: Path) -> tuple[list[float], dict[str, list[float]]] | None:
-    path = folder / "artefacts" / FINAL_EPISODES
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        costs = {str(name): [float(x) for x in values] for name, values in found["cost"].items()}
-        return [float(x) for x in found["return"]], costs
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{path} is damaged. Remove it to go by what training logged.") from None
 
 
 # --- groups ---
 
 
+def distinct(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs without repetitions, of which the first one stays: a run named twice, or a training made twice.
+
+    Equal settings, seed and inputs make the same training, which is one seed. Raises RunError where such runs have
+    other figures, since code or packages must have changed between them.
+    """
+    kept: dict[str, RunRecord] = {}
+    done: dict[str, RunRecord] = {}
+    for record in records:
+        if record.id in kept:
+            continue
+        made_of = repr((record.recipe, record.seed, sorted(record.settings.items()), sorted(record.inputs.items())))
+        twin = done.setdefault(made_of, record) if record.done else record
+        if _figures(twin) != _figures(record):
+            raise RunError(
+                f"runs {twin.id} and {record.id} have the same settings and seed {record.seed}, but not the same "
+                "figures, so that they are no two seeds. Name one of them."
+            )
+        if twin is record:
+            kept[record.id] = record
+    return list(kept.values())
+
+
+def _figures(record: RunRecord) -> str:
+    return repr((record.episode_return, sorted(record.costs.items())))  # as text nan equals nan
+
+
 def grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs by what they differ in beside the seed, in order of first appearance; the label names those settings.
 
-    Runs of one recipe with equal settings are a group; a set of one group is labelled by the recipe alone.
+    Runs of one recipe with equal settings are a group; a set of one group is labelled by the recipe alone. No training
+    counts twice. Raises RunError as `distinct`.
     """
+    return _labelled(distinct(records))
+
+
+def _labelled(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     keys = list(dict.fromkeys(key for record in records for key in record.settings))
     recipes = {record.recipe for record in records}
     differ = [
@@ -212,7 +240,7 @@ def task_scores(records: Sequence[RunRecord], task: str = "env") -> dict[str, ND
     A method is what differs in neither the seed nor the setting `task`. Only methods with runs on every task have
     scores; of a task with more seeds than another the first ones count, so that every task weighs the same.
     """
-    done = [r for r in records if r.done and math.isfinite(r.episode_return) and task in r.settings]
+    done = [r for r in distinct(records) if r.done and math.isfinite(r.episode_return) and task in r.settings]
     tasks = list(dict.fromkeys(r.settings[task] for r in done))
     if len(tasks) < 2:
         return {}
@@ -235,7 +263,7 @@ def over_tasks(
     """One row per method that was trained on every task; [] unless there are two tasks or more."""
     rows: list[TaskRow] = []
     scores = task_scores(records, task)
-    methods = _methods([r for r in records if task in r.settings], task)
+    methods = _methods([r for r in distinct(records) if task in r.settings], task)
     first: NDArray[np.float64] | None = None
     for number, (label, own) in enumerate(scores.items()):
         rng = np.random.default_rng([seed, number])
@@ -253,13 +281,13 @@ def _methods(records: Sequence[RunRecord], task: str) -> dict[str, list[RunRecor
     """Runs by what they differ in beside the seed and the task."""
     bare = {id(r): replace(r, settings={k: v for k, v in r.settings.items() if k != task}) for r in records}
     back = {id(b): r for r, b in zip(records, bare.values(), strict=True)}
-    return {label: [back[id(b)] for b in group] for label, group in grouped(list(bare.values())).items()}
+    return {label: [back[id(b)] for b in group] for label, group in _labelled(list(bare.values())).items()}
 
 
 def _violating(done: Sequence[RunRecord], confidence: float) -> Estimate:
-    """Share of runs that are not feasible."""
-    infeasible = [float(not merit(r.episode_return, r.costs, r.limits).feasible) for r in done]
-    return violation_probability(infeasible, 0.5, confidence)
+    """Share of runs that ended above a limit."""
+    above = [float(not merit(r.episode_return, r.costs, r.limits).feasible) for r in done]
+    return violation_probability(above, 0.5, confidence)
 
 
 def _others(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> dict[str, int]:

@@ -44,6 +44,7 @@ class SafetyFilterRecipe:
     name: ClassVar[str] = "safety-filter"
     Config: ClassVar[type[SafetyFilter]] = SafetyFilter
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
 
     def train(self, config: SafetyFilter, run: Run, inputs: Mapping[str, Subject]) -> FilteredPolicy:
         """Fit the filter on layouts of the training range. A run that is killed begins again, by the same streams.

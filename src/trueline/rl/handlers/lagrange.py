@@ -19,7 +19,8 @@ class Lagrangian(Config):
 
     `adam` takes Adam's step on −λ(J_C − d), which is what the published 0.035 means: plain ascent (`sgd`) at the same
     number is another method, some forty times faster. `log-sgd` ascends in log λ (safe RLHF, with lr 0.1 and upper 5):
-    its step grows with λ itself, so it needs init > 0 and an upper bound.
+    its step grows with λ itself, so it needs init > 0 and an upper bound, and goes on from a multiplier that another
+    training left no lower than init: one that was carried over as 0 would stay there, whatever the costs.
     """
 
     kind: Literal["lagrangian"] = "lagrangian"
@@ -37,9 +38,11 @@ class Lagrangian(Config):
         return self
 
     def start(self, costs: int, multiplier: Tensor | None = None) -> HandlerState:
-        """λ₀ for K costs (or the given ones), with Adam's moments."""
+        """λ₀ for K costs (or the given ones; under log-sgd no lower than λ₀), with Adam's moments."""
         zeros = torch.zeros(costs, dtype=torch.float64)
         start = zeros + self.init if multiplier is None else multiplier
+        if self.rule == "log-sgd":
+            start = start.clamp(min=self.init)
         return state_of(multiplier=start.clamp(0.0, self.upper), first=zeros, second=zeros, updates=0.0)
 
     def update(self, state: HandlerState, episode_cost: Tensor, limit: Tensor) -> HandlerState:

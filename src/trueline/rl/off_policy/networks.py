@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ LOG_STD = (-20.0, 2.0)  # log σ of a policy stays between (Haarnoja et al. 2018
 class QNetwork(Network):
     """Shape and start of an actor or a critic of state and action; OmniSafe's sizes."""
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[PositiveInt, ...] = (256, 256)
     activation: Literal["tanh", "relu", "silu"] = "relu"  # not silu: the derivative has to follow from the value
 
     @model_validator(mode="after")

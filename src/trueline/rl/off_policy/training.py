@@ -9,8 +9,10 @@ What holds for every row:
 * Time cuts an episode off without ending the task: the value of its last observation counts. Termination ends it.
 * Before `warm_up` steps every environment draws an action of its own, uniformly; then gradient steps begin, and the
   policy acts. A warm start acts with its policy from the first step on.
-* The multiplier moves when an episode of the policy has ended, by the mean of the last `window` undiscounted episode
-  costs, on fresh layouts; never by a gradient step, and never by episodes that random actions were part of.
+* The multiplier moves when `episodes_per_move` episodes of the policy have ended, by the mean of the last `window`
+  undiscounted episode costs, on fresh layouts; never by a gradient step, and never by episodes that random actions were
+  part of. Episodes that end in the same step count one after the other, so that the number of environments does not
+  change how often it moves.
 * Observations' statistics stand still between epochs, and travel with the policy.
 * A row with a handler may limit something other than the expected cost (`augmentation/kinds.py`). The replay holds the
   costs c̃ of the kind as they were charged: what adapts, ν of a CVaR, does so once an epoch, and rows from before are
@@ -23,7 +25,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -180,6 +182,7 @@ class OffPolicyRecipe:
     Config: type[OffPolicy]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     update: Update = field(default_factory=Sac)
+    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -512,19 +515,21 @@ class Trainer:
         played = self._played(finished)
         epoch.ended.add(finished, played)
         epoch.charged.extend(finished.cost)
-        if self._counts_costs():
-            self.paid = accounted(self.paid, played, np.array(list(self.limited.values())))
         window = self.config.window if isinstance(self.config, Constrained) else 50
         self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-window:]
         self.recent_played = np.concatenate([self.recent_played, played[finished.own]])[-window:]
-        self.recent_cost = np.concatenate([self.recent_cost, finished.cost[finished.own]])[-window:]
-        self.since_move += int(finished.own.sum())
-        if isinstance(self.config, Constrained) and self.since_move >= self.config.episodes_per_move:
-            assert self.handler is not None
-            self.since_move = 0
-            measured = torch.as_tensor(self.recent_cost)
-            self.handler_state = self.handler.update(self.handler_state, measured, self.limits())
-            self.guide = self._guide()
+        for cost in finished.cost[finished.own]:
+            self.recent_cost = np.concatenate([self.recent_cost, cost[None]])[-window:]
+            self.since_move += 1
+            if isinstance(self.config, Constrained) and self.since_move == self.config.episodes_per_move:
+                self._move_multiplier()
+
+    def _move_multiplier(self) -> None:
+        assert self.handler is not None
+        self.since_move = 0
+        measured = torch.as_tensor(self.recent_cost)
+        self.handler_state = self.handler.update(self.handler_state, measured, self.limits())
+        self.guide = self._guide()
 
     def _counts_costs(self) -> bool:
         """Whether an episode's cost is what its limit is stated in; a step rate is not."""
@@ -546,6 +551,8 @@ class Trainer:
         scalars |= self.path.logged(limits.numpy())
         scalars["update/gradient_steps"] = float(self.learner.steps)
         scalars |= epoch.ended.logged(self.env.costs)
+        if self._counts_costs():
+            self.paid = accounted(self.paid, np.array(epoch.ended.cost), np.array(list(self.limited.values())))
         scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self._counts_costs() else None)
         if self.rules is not None:
             scalars |= held(self.rules, np.array(epoch.charged).reshape(-1, len(self.env.costs)))

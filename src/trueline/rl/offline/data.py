@@ -3,9 +3,13 @@
 One row is one step (s, a, r, c, s'), rows of an episode in order. Observations are the world's as one flat vector,
 choices as one-hots; actions are stored as policies store them, a single choice in one column. Nothing is unpickled.
 
-Parquet files carry the names of the costs, the world and how the data were made. `.npz` and HDF5 files are read by the
-field names of OmniSafe (obs, action, reward, cost, next_obs, done) and of D4RL and DSRL (observations, …, terminals,
-timeouts).
+Actions are "scaled", in [-1, 1] and choices from 0, as Trueline's worlds take and record them, or "native", in the
+units of the world's own action space. A file that does not say so leaves it to a setting, and is refused without one
+where the two differ: native actions that happen to lie within ±1 would be learnt at the wrong size.
+
+Parquet files carry the names of the costs, the units of the actions, the world and how the data were made. `.npz` and
+HDF5 files are read by the field names of OmniSafe (obs, action, reward, cost, next_obs, done) and of D4RL and DSRL
+(observations, …, terminals, timeouts).
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +34,7 @@ from trueline.rl.spaces import ActionCodec, ObservationCodec
 FORMAT = 1
 FILE = "data.parquet"
 DoneMeans = Literal["terminated", "truncated"]
+Units = Literal["scaled", "native"]
 
 # column -> names under which files have it
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -74,12 +79,15 @@ class OfflineData:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the world
     made: Mapping[str, Any] = field(default_factory=dict)  # how: sources, shares, seed
     parent: str | None = None
+    actions: Units | None = "scaled"  # units of `action`, None when not known
 
     def __post_init__(self) -> None:
         """Refuse what cannot be learnt from."""
         n = len(self.reward)
         if n == 0:
             raise ConfigError("the data set has no rows. Give one with at least one transition.")
+        if self.actions not in (*get_args(Units), None):
+            raise ConfigError(f"actions is {self.actions!r}. Give {' or '.join(map(repr, get_args(Units)))}.")
         shapes = {
             "obs": (n, self.obs.shape[-1]),
             "action": (n, self.action.shape[-1]),
@@ -152,10 +160,14 @@ class OfflineData:
 def joined(parts: list[OfflineData]) -> OfflineData:
     """Data sets of one world, one after the other; each one's last episode is taken to end with it.
 
-    Raises ConfigError for different costs.
+    Raises ConfigError for different costs or units of actions.
     """
     first = parts[0]
     for part in parts[1:]:
+        if part.actions != first.actions:
+            raise ConfigError(
+                f"data with actions of units {part.actions} do not join data with {first.actions}. Rescale one of them."
+            )
         if part.costs != first.costs:
             raise ConfigError(
                 f"data of costs {', '.join(part.costs)} do not join data of {', '.join(first.costs)}. Record one world."
@@ -165,7 +177,7 @@ def joined(parts: list[OfflineData]) -> OfflineData:
             raise ConfigError("a data set that is joined to another ends within an episode. Leave that episode out.")
     names = ("obs", "action", "reward", "cost", "next_obs", "terminated", "truncated")
     columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return OfflineData(**columns, costs=first.costs, world=first.world, options=first.options, made=first.made)
+    return replace(first, **columns)
 
 
 # --- recording ---
@@ -197,7 +209,8 @@ def _one_wave(env: VectorEnv, act: Act, codec: ObservationCodec, action: ActionC
     for t in range(env.max_episode_steps):
         taken = np.asarray(act(t, obs))
         if action.kind == "continuous":
-            taken = taken.clip(-1.0, 1.0)  # a normal policy draws beyond what worlds act on
+            # A normal policy draws beyond what worlds act on.
+            taken = taken.clip(env.action_space.low, env.action_space.high)  # type: ignore[attr-defined]
         step = env.step(taken)
         before = codec.encode(obs)["vector"].copy()
         after = codec.encode(step.final_obs)["vector"].copy()
@@ -227,19 +240,16 @@ def _cut(columns: Mapping[str, Any], i: int, length: int, env: VectorEnv) -> Off
 class Scores(NamedTuple):
     """What offline studies compare (Liu et al. 2023, DSRL): returns on the data's scale, costs on the limit's."""
 
-    episode_return: float  # 0 for the data's worst episode, 1 for its best; nan where all are alike
+    episode_return: float  # 0 for the data's worst episode, 1 for its best; nan where all are alike, or none ended
     cost: NDArray[np.float64]  # [K] J_c/d, above 1 where the limit is exceeded; nan for a limit of 0
 
 
 def normalised_scores(
-    data: OfflineData, episode_return: float, cost: NDArray[np.float64], limit: NDArray[np.float64]
+    recorded: NDArray[np.float64], episode_return: float, cost: NDArray[np.float64], limit: NDArray[np.float64]
 ) -> Scores:
-    """(J_r − min)/(max − min) over the data's finished episodes, and J_c/d.  cost, limit [K]."""
-    found = data.finished().episode_return
-    if not len(found):
-        raise ConfigError("the data set has no finished episode, so that nothing sets the scale of a return.")
-    span = float(found.max() - found.min())
-    scaled = (episode_return - float(found.min())) / span if span > 0.0 else float("nan")
+    """(J_r − min)/(max − min) over the returns [E] of the data's finished episodes, and J_c/d.  cost, limit [K]."""
+    span = float(np.ptp(recorded)) if len(recorded) else 0.0
+    scaled = (episode_return - float(recorded.min())) / span if span > 0.0 else float("nan")
     safe = np.where(limit > 0.0, limit, np.nan)
     return Scores(scaled, cost / safe)
 
@@ -268,6 +278,7 @@ def write_parquet(data: OfflineData, path: Path) -> None:
     about = {
         "format": FORMAT,
         "costs": list(data.costs),
+        "actions": data.actions,
         "world": data.world,
         "options": dict(data.options),
         "made": dict(data.made),
@@ -357,6 +368,8 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
         world=str(about.get("world", "")),
         options=about.get("options", {}),
         made=about.get("made", {}),
+        # Files that Trueline wrote before they said so hold what its worlds take.
+        actions=about.get("actions", "scaled") if about else None,
     )
 
 

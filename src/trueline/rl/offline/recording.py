@@ -75,6 +75,7 @@ class RecordingRecipe:
     name: ClassVar[str] = "offline-data"
     Config: ClassVar[type[Recording]] = Recording
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    roles: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: Recording, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start."""

@@ -21,12 +21,14 @@ What holds for every row:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -43,7 +45,7 @@ from trueline.rl.off_policy.networks import QNetwork
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.off_policy.training import value_limit
 from trueline.rl.offline.behaviour_cloning import Cloning
-from trueline.rl.offline.data import DoneMeans, OfflineData, read
+from trueline.rl.offline.data import DoneMeans, OfflineData, Units, normalised_scores, read
 from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -133,6 +135,7 @@ class Offline(Settings):
     env: str = "SafetyPointCircle1-v0"
     dataset: str = ""  # run://ID/data.parquet, or the path of a .parquet, .npz or HDF5 file
     done: DoneMeans = "terminated"  # what `done` of a file without `terminated` says
+    actions: Units | None = None  # units of the actions of a file that does not say: [-1, 1], or the world's own
     steps_per_epoch: int = Field(1000, ge=1)  # between logs
     gamma: float = Field(0.99, gt=0, le=1)
     cost_gamma: float = Field(0.99, gt=0, le=1)
@@ -205,8 +208,12 @@ def _cost_limit(config: Offline) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Limited) else None
 
 
-def fitted(data: OfflineData, world: VectorEnv) -> OfflineData:
-    """The data set, held against a world.  Raises ConfigError for other widths, costs, or actions it does not take."""
+def fitted(data: OfflineData, world: VectorEnv, actions: Units | None = None) -> OfflineData:
+    """The data set, held against a world, its actions scaled; `actions` are the units of data that do not say theirs.
+
+    Raises ConfigError for other widths, costs, or actions it does not take, and for units that are not known, or known
+    to be others.
+    """
     codec, action = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
     if data.obs.shape[1] != codec.width:
         raise ConfigError(
@@ -223,19 +230,66 @@ def fitted(data: OfflineData, world: VectorEnv) -> OfflineData:
             f"the data have {len(data.costs)} costs, but {world.id} reports {len(world.costs)} "
             f"({', '.join(world.costs)}). Give the world's option that makes it report as many."
         )
-    if action.kind == "continuous":
-        good, allowed = np.abs(data.action) <= 1.0 + 1e-6, "numbers from -1 to 1"
-    else:
-        whole = data.action == np.round(data.action)
-        good = whole & (data.action >= 0) & (data.action < np.array(action.sizes))
-        allowed = f"whole numbers from 0 to {max(action.sizes) - 1}"
-    if not good.all():
-        row, column = np.argwhere(~good)[0]
+    if data.actions is not None and actions is not None and actions != data.actions:
+        raise ConfigError(f"actions is {actions!r}, but the data say that theirs are {data.actions}. Leave it out.")
+    scaled, native = _bounds(world.action_space), _bounds(getattr(world, "native_action_space", world.action_space))
+    units = data.actions or actions
+    differ = np.flatnonzero((scaled.low != native.low) | (scaled.high != native.high))
+    if units is None and len(differ):
+        k = differ[0]
         raise ConfigError(
-            f"row {row}, column action[{column}] is {data.action[row, column]}, but {world.id} takes {allowed}. "
-            "Rescale the actions."
+            f"{world.id} takes actions from {native.low[k]:g} to {native.high[k]:g}, and the data do not say whether "
+            f"theirs are those or from {scaled.low[k]:g} to {scaled.high[k]:g}. Set actions to 'native' or 'scaled'."
         )
-    return data
+    own = native if units == "native" else scaled
+    _refuse_beyond(data.action, own, world, action.kind, units)
+    if units == "native":
+        data = replace(data, action=_rescaled(data.action, own, action.kind))
+    return data if data.actions == "scaled" else replace(data, actions="scaled")
+
+
+class _Bounds(NamedTuple):
+    """What actions lie between, [A] each: ±∞ where a side is open and nothing is rescaled."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def _bounds(space: gym.Space[Any]) -> _Bounds:
+    """The bounds of a box; of choices the numbers of the first and the last option."""
+    if isinstance(space, gym.spaces.Box):
+        low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        return _Bounds(np.where(bounded, low, -np.inf), np.where(bounded, high, np.inf))
+    assert isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete)  # or there would be no codec of it
+    options = space.n if isinstance(space, gym.spaces.Discrete) else space.nvec
+    first = np.ravel(space.start).astype(np.float64)
+    return _Bounds(first, first + np.ravel(options) - 1.0)
+
+
+def _rescaled(given: NDArray[np.float32], own: _Bounds, kind: str) -> NDArray[np.float32]:
+    """Native actions [n, A] as policies store them: in [-1, 1], choices from 0."""
+    if kind == "choices":
+        return (given - own.low).astype(np.float32)
+    bounded = np.isfinite(own.low)
+    low, span = np.where(bounded, own.low, -1.0), np.where(bounded, own.high - own.low, 2.0)
+    return np.where(bounded, (2.0 * (given - low) / span - 1.0).clip(-1.0, 1.0), given).astype(np.float32)
+
+
+def _refuse_beyond(given: NDArray[np.float32], own: _Bounds, world: VectorEnv, kind: str, units: Units | None) -> None:
+    """Raises ConfigError, with row and column, for an action outside its bounds, or no whole number for a choice."""
+    rounding = np.where(np.isfinite(own.low), 5e-7 * (own.high - own.low), 0.0)
+    good = (given >= own.low - rounding) & (given <= own.high + rounding)
+    if kind == "choices":
+        good &= given == np.round(given)
+    if good.all():
+        return
+    row, column = np.argwhere(~good)[0]
+    raise ConfigError(
+        f"row {row}, column action[{column}] is {given[row, column]:g}, but {f'{units} ' if units else ''}actions of "
+        f"{world.id} are {'numbers' if kind == 'continuous' else 'whole numbers'} from {own.low[column]:g} to "
+        f"{own.high[column]:g}. Rescale them, or say by the setting `actions` which units they have."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +309,7 @@ class _Problem:
             raise ConfigError("dataset is not set. Give run://ID/data.parquet, or a .parquet, .npz or .h5 file.")
         with one_world(config.env, config.env_options) as world:
             limits = limits_over(_cost_limit(config), world, root)
-            data = fitted(read(resolve(config.dataset, root), config.done), world)
+            data = fitted(read(resolve(config.dataset, root), config.done), world, config.actions)
             observation, action = ObservationCodec.of(world.observation_space), ActionCodec.of(world.action_space)
             plan = Plan(observation, action, limits.names, config.actor, config.critic, config.normalise)
             horizon = world.max_episode_steps
@@ -285,6 +339,7 @@ class Trainer:
         self.handler_state: HandlerState = self.handler.start(len(self.limited)) if self.handler is not None else {}
         data = problem.data
         self.digest = data.digest()
+        self.recorded = data.finished().episode_return  # [E] what scores are measured by
         self._hold(data, problem.rows)
         self.total_steps = self.epoch = 0
         self.epochs = config.epochs
@@ -348,10 +403,29 @@ class Trainer:
             # Without evaluations nothing is measured that a limit could be held against.
             run.write_json("limits.json", {f"eval/{name}": limit for name, limit in self.limited.items()})
         with evaluated(config, run, self.limited) as finish:
+            if config.evaluation is not None:
+                self._score_evaluations()
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
             policy = self.policy()
             finish(self.total_steps, policy)
         return policy
+
+    def _score_evaluations(self) -> None:
+        """Put normalised scores beside the figures of every evaluation: eval/normalised_return, and of each cost."""
+        watch, limit = self.run.watch, np.array(list(self.limited.values()))
+        assert watch is not None  # it is what evaluates
+
+        def scored(step: int, subject: Subject) -> dict[str, float]:
+            found = dict(watch(step, subject) or {})
+            if "eval/return" not in found:
+                return found
+            cost = np.array([found[f"eval/{name}"] for name in self.limited])
+            scores = normalised_scores(self.recorded, found["eval/return"], cost, limit)
+            shares = dict(zip(self.limited, scores.cost.tolist(), strict=True))
+            every = {"return": scores.episode_return, **shares}
+            return found | {f"eval/normalised_{name}": x for name, x in every.items() if np.isfinite(x)}
+
+        self.run.watch = scored
 
     def policy(self) -> NetworkPolicy:
         """The policy as it stands; it shares its weights with the training."""

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +40,7 @@ class Model(Config):
 
     members: int = Field(5, ge=1)  # E
     elites: int = Field(5, ge=1)  # members that plans are made with: those of least held-out error
-    hidden: tuple[int, ...] = (200, 200, 200, 200)
+    hidden: tuple[PositiveInt, ...] = (200, 200, 200, 200)
     lr: float = Field(1e-3, gt=0)
     batch: int = Field(256, ge=1)  # rows of a gradient step, of each member its own
     decay: tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # d_l of each layer's weights

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -146,6 +146,7 @@ class PlanningRecipe:
     name: str
     Config: type[Planning]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def check(self, config: Planning, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
@@ -460,8 +461,6 @@ class Trainer:
         """Episodes that ended, and what they came to."""
         epoch.ended.add(finished, finished.cost)
         epoch.own_cost.extend(finished.cost[finished.own])
-        if self.limited:
-            self.paid = accounted(self.paid, finished.cost, np.array(list(self.limited.values())))
         self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-WINDOW:]
         self.recent_cost = np.concatenate([self.recent_cost, finished.cost])[-WINDOW:]
         self.memory.begin(torch.from_numpy(finished.rows), self.method.steps)
@@ -476,6 +475,8 @@ class Trainer:
         if epoch.feasible:
             scalars["plan/feasible"] = float(np.mean(epoch.feasible))
         scalars |= epoch.ended.logged(self.env.costs)
+        if self.limited:
+            self.paid = accounted(self.paid, np.array(epoch.ended.cost), np.array(list(self.limited.values())))
         scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self.limited else None)
         if self.handler is not None:
             for name, value in zip(self.limited, self.handler_state["multiplier"].tolist(), strict=True):

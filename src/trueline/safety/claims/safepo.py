@@ -1,6 +1,6 @@
 """`safepo`: what papers say of the methods that it and OmniSafe share, asked of our own trainings.
 
-    cpo-regrets-less         while it learns, CPO's episodes exceed the limit by less than PPO-Lag's
+    cpo-regrets-less         while it learns, J_C of CPO's policies exceeds the limit by less than PPO-Lag's
     lagrangian-keeps-better  at the end, J_C of PPO-Lag is below that of CPO
     focops-earns, cup-earns  FOCOPS and CUP return more than CPO
 
@@ -29,7 +29,7 @@ def _regrets_less(world: str) -> Claim:
         system="safepo",
         name=f"cpo-regrets-less-{world}",
         world=WORLDS[world],
-        sentence="While it learns, CPO's episodes exceed the limit by less than those of PPO-Lag",
+        sentence="While it learns, J_C of CPO's policies exceeds the limit by less than that of PPO-Lag's",
         source="Achiam et al. 2017, section 8",
         arms=("ppo-lag", "cpo"),
         number="regret",

@@ -8,8 +8,8 @@ What a training came to is told in numbers by two accounts:
 
     return, cost, violating     of the policy it made: whole episodes on fresh layouts, actions drawn (corrections C9);
                                 all arms of a seed are evaluated on the same layouts
-    last return, last cost      of the training itself, as it logged it: means over the last tenth of its steps,
-    unsteadiness, regret        mean |J_C − d| over their second half, mean (cost − d)₊ of all its episodes
+    last return, last cost      of the training itself, as it logged its epochs: means over the last tenth of its steps,
+    unsteadiness, regret        mean |J_C − d| over their second half, mean (J_C − d)₊ over all of them
 
 Of several costs the largest mean is told, and of teams the return that their agents have on average.
 """
@@ -182,7 +182,6 @@ class Logged(NamedTuple):
     episode_return: Array  # [R]
     cost: Array  # [R, K]
     steps: int  # of the whole training
-    regret: Array  # [K] Σ (cost − d)₊ over all its episodes; nan where that was not counted
 
     def since(self, share: float) -> NDArray[np.bool_]:
         """[R] what was logged after that share of the steps; at least the last."""
@@ -193,14 +192,13 @@ class Logged(NamedTuple):
 
 def logged(folder: Path, costs: Sequence[str]) -> Logged:
     """What the run in `folder` logged of its episodes and these costs."""
-    steps, rows, regret = 0, [], [math.nan] * len(costs)
+    steps, rows = 0, []
     for row in read_metrics(folder / "metrics.jsonl"):
         steps = int(row["step"])
-        regret = [row.get(f"train/regret_{name}", last) for name, last in zip(costs, regret, strict=True)]
         if "train/return" in row:
             rows.append([row["step"], row["train/return"], *(row[f"train/{name}"] for name in costs)])
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(costs))
-    return Logged(table[:, 0], table[:, 1], table[:, 2:], steps, np.array(regret))
+    return Logged(table[:, 0], table[:, 1], table[:, 2:], steps)
 
 
 def of_policy(found: Played, limit: float) -> Row:
@@ -212,10 +210,10 @@ def of_policy(found: Played, limit: float) -> Row:
     }
 
 
-def of_training(found: Logged, limit: float, episode_steps: float) -> Row:
+def of_training(found: Logged, limit: float) -> Row:
     """What a training came to by its own log; nan where it logged no episode, as one from data does not.
 
-    episode_steps: of an episode on average, by which the regret of all becomes that of one.
+    Where epochs have as many episodes each, the regret is the training's own (`CostAccount`) by episode.
     """
     if not len(found.step):
         return dict.fromkeys(("last return", "last cost", "unsteadiness", "regret"), math.nan)
@@ -224,7 +222,7 @@ def of_training(found: Logged, limit: float, episode_steps: float) -> Row:
         "last return": float(found.episode_return[late].mean()),
         "last cost": float(found.cost[late].mean(axis=0).max()),
         "unsteadiness": float(np.abs(found.cost[second] - limit).mean(axis=0).max()),
-        "regret": float(found.regret.max() * episode_steps / found.steps),
+        "regret": float(np.maximum(found.cost - limit, 0.0).mean(axis=0).max()),
     }
 
 
@@ -242,7 +240,7 @@ def measured(name: str, arm: Arm, config: Config, limit: float, episodes: int, s
             raise RunError(f"{run} made a {policy.kind!r}, which does not act. Give an arm that trains a policy.")
         final = played(policy, episodes, seed)
         own = logged(run, final.costs)
-        found = of_policy(final, limit) | of_training(own, limit, float(final.length.mean()))
+        found = of_policy(final, limit) | of_training(own, limit)
         found["cpu_s"] = float(manifest["summary"]["cpu_s"])
         _keep(run, final, own.steps)
     facts = {key: manifest[key] for key in ("id", "name", "status", "config_digest", "versions", "git", "machine")}

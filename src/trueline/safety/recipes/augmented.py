@@ -59,39 +59,43 @@ def _fast(settings: Mapping[str, Any], augmentation: Mapping[str, Any]) -> Mappi
 PPO_SAUTE = OnPolicyRecipe(
     "ppo-saute",
     Budgeted,
-    {"faithful": FAITHFUL, "faithful-goal": PPO_GOAL, "fast": _fast(ppo.FAST, WHOLE)},
+    {"faithful": FAITHFUL, "faithful-goal": PPO_GOAL, **ppo.tuned(_fast(ppo.FAST, WHOLE))},
     augmentation=Saute(),
 )
 TRPO_SAUTE = OnPolicyRecipe(
     "trpo-saute",
     Budgeted,
-    {"faithful": FAITHFUL, "faithful-goal": GOAL, "fast": _fast(trust_region.FAST, WHOLE)},
+    {"faithful": FAITHFUL, "faithful-goal": GOAL, **ppo.tuned(_fast(trust_region.FAST, WHOLE), ppo.VELOCITY_NATURAL)},
     Trpo(),
     Saute(),
 )
 PPO_SIMMER = OnPolicyRecipe(
     "ppo-simmer-pid",
     Budgeted,
-    {"faithful": FAITHFUL, "faithful-goal": PPO_GOAL, "fast": _fast(ppo.FAST, SIMMERING)},
+    {"faithful": FAITHFUL, "faithful-goal": PPO_GOAL, **ppo.tuned(_fast(ppo.FAST, SIMMERING))},
     augmentation=Simmer(),
 )
 TRPO_SIMMER = OnPolicyRecipe(
     "trpo-simmer-pid",
     Budgeted,
-    {"faithful": FAITHFUL, "faithful-goal": GOAL, "fast": _fast(trust_region.FAST, SIMMERING)},
+    {
+        "faithful": FAITHFUL,
+        "faithful-goal": GOAL,
+        **ppo.tuned(_fast(trust_region.FAST, SIMMERING), ppo.VELOCITY_NATURAL),
+    },
     Trpo(),
     Simmer(),
 )
 PPO_EARLY = OnPolicyRecipe(
     "ppo-early",
     Budgeted,
-    {"faithful": UNSEEN, "fast": _fast(ppo.FAST, {})},
+    {"faithful": UNSEEN, **ppo.tuned(_fast(ppo.FAST, {}))},
     augmentation=EarlyTermination(),
 )
 TRPO_EARLY = OnPolicyRecipe(
     "trpo-early",
     Budgeted,
-    {"faithful": UNSEEN, "fast": _fast(trust_region.FAST, {})},
+    {"faithful": UNSEEN, **ppo.tuned(_fast(trust_region.FAST, {}), ppo.VELOCITY_NATURAL)},
     Trpo(),
     EarlyTermination(),
 )

@@ -67,9 +67,14 @@ FAST_SAC: Settings = {**FAST, "update": {**FAST["update"], "auto_alpha": True, "
 # λ in reward per cost, slow at first, as the on-policy rows have it.
 FAST_LIMITED: Settings = {
     "window": 16,
+    "episodes_per_move": 16,
     "constraint": {"kind": "pid", "kp": 0.1, "ki": 0.05, "kd": 0.0, "smoothing": 0.5, "scale": 25.0, "init": 0.05},
 }
-FAST_LAG: Settings = {"window": 16, "constraint": {"kind": "lagrangian", "lr": 0.02, "init": 0.02}}
+FAST_LAG: Settings = {
+    "window": 16,
+    "episodes_per_move": 16,
+    "constraint": {"kind": "lagrangian", "lr": 0.02, "init": 0.02},
+}
 
 # FSRL's loop: twenty worlds, ten episodes of a thousand steps to an epoch, a gradient step for every five.
 FSRL: Settings = {
