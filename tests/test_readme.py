@@ -18,7 +18,7 @@ def test_every_table_is_the_committed_result():
 
 
 def test_only_verified_names_are_counted():
-    said = {plural: int(n) for n, plural in re.findall(r"(\d+) (recipes|worlds|audits|responses)\b", README)}
+    said = {plural: int(n) for n, plural in re.findall(r"(\d+)\s+(recipes|worlds|audits|responses)\b", README)}
     kinds = {"recipes": "recipe", "worlds": "env", "audits": "audit", "responses": "response"}
     ours = [e for e in registry.entries() if e.target.startswith("trueline.")]  # not the plug-ins of other tests
     verified = {p: sum(e.kind == k and e.level != "unverified" for e in ours) for p, k in kinds.items()}

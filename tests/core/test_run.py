@@ -129,8 +129,8 @@ def test_a_folder_that_is_no_whole_run_is_refused_and_left_unlocked(tmp_path, da
 def test_another_format_version_is_refused(tmp_path):
     run = make(tmp_path)
     run.close()
-    (run.folder / "manifest.json").write_text(json.dumps(run.manifest | {"format": 2}))
-    with pytest.raises(RunError, match="run format 2, but this Trueline reads 1"):
+    (run.folder / "manifest.json").write_text(json.dumps(run.manifest | {"format": 99}))
+    with pytest.raises(RunError, match="run format 99, but this Trueline reads 2"):
         Run.reopen(run.folder)
 
 

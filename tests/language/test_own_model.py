@@ -63,7 +63,7 @@ def written(folder):
         ("rounds = 3", "rounds = 2"),
         ("threads = 2", "threads = 1"),
         ("respond_cases = 200", "respond_cases = 8"),
-        ("epochs = 3.0", "max_steps = 3"),
+        ("epochs = 5.0", "max_steps = 3"),
         ("epochs = 2.0", "max_steps = 3"),
         ("max_steps = 80", "max_steps = 2"),
         ("batch_size = 64", "batch_size = 8"),

@@ -146,7 +146,7 @@ def test_a_chance_is_steered_by_the_share_of_episodes_above_the_limit(tmp_path):
     cost, limit = watched.seen[-1]
     np.testing.assert_array_equal(limit, 0.25)
     assert set(np.unique(cost)) <= {0.0, 1.0}
-    np.testing.assert_array_equal(cost, t.recent_played > [2.0, 4.0])
+    np.testing.assert_array_equal(cost, t.recent.cost > [2.0, 4.0])
     first = watched.seen[0][0].mean(axis=0)
     assert [lines[0]["constraint/right"], lines[0]["constraint/off_axis"]] == pytest.approx(first.tolist())
     limits = json.loads((tmp_path / "run" / "artefacts" / "limits.json").read_text())
@@ -166,7 +166,7 @@ def test_a_cvars_excess_is_kept_when_its_threshold_moves(tmp_path):
     for before, after in itertools.pairwise(seen):
         np.testing.assert_allclose(after[: len(before)], before, atol=1e-12)
     # Each is a bound on the CVaR of its own epoch: J̃ − d̃ + d = ν + E(Σc − ν)₊/(1 − α).
-    raw = t.recent_played[: len(seen[0])]
+    raw = t.recent.cost[: len(seen[0])]
     nu = np.array([2.0, 4.0]) - moved[0]
     np.testing.assert_allclose(seen[0] + [2.0, 4.0], nu + np.maximum(raw - nu, 0.0) / 0.5, rtol=1e-6)
 

@@ -441,7 +441,7 @@ def test_episodes_that_random_actions_were_part_of_do_not_steer_it(tmp_path, mon
     monkeypatch.setattr(SavedDrift, "radius", np.inf)  # all episodes last 12 steps
     trainer, _ = trained(tmp_path, rows.SAC_LAG, warm_up=100, total_steps=240)
     # 60 steps each are five episodes in four worlds; random actions were taken up to step 25, within the third.
-    assert len(trainer.recent_return) == 20
+    assert len(trainer.recent.episode_return) == 20
     assert len(trainer.recent_cost) == 8
 
 
@@ -452,7 +452,7 @@ def test_layouts_that_failed_do_not_steer_it(tmp_path, rng):
     (folder / "found.json").write_text(json.dumps([{"case": {"data": {"seed": int(seed)}}} for seed in seeds]))
     given = {"layouts": ["run://audited/found.json"], "layouts_share": 1.0, "constraint": {"init": 0.5}}
     trainer, policy = trained(tmp_path, rows.SAC_LAG, **given)
-    assert len(trainer.recent_return) > 5
+    assert len(trainer.recent.episode_return) > 5
     assert len(trainer.recent_cost) == 0
     assert policy.multipliers.tolist() == [0.5, 0.5]
     assert {split_of(int(seed)).split for seed in policy.layouts_met} == {"respond"}

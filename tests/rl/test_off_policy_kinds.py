@@ -190,7 +190,7 @@ def test_the_replay_holds_what_the_kind_charges_and_the_log_what_the_world_does(
     np.testing.assert_allclose(found[:first, 1:], wanted[:first], atol=1e-5)
     assert found[:, 1:].any()
     total = np.sum([step.cost.sum(0) for step in seen], axis=0)
-    np.testing.assert_allclose(trainer.total_cost, total)
+    np.testing.assert_allclose(trainer.paid.total, total)
 
 
 def test_the_handler_is_given_what_is_limited(tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_the_handler_is_given_what_is_limited(tmp_path, monkeypatch):
     trainer, _ = trained(tmp_path, SAC_LAG, {**TINY, "limit_on": {"kind": "chance", "probability": 0.25}})
     cost, limit = seen[-1]
     np.testing.assert_array_equal(limit, 0.25)
-    np.testing.assert_array_equal(cost, trainer.recent_played > [1.0, 3.0])
+    np.testing.assert_array_equal(cost, trainer.recent.cost > [1.0, 3.0])
     limits = json.loads((tmp_path / "run" / "artefacts" / "limits.json").read_text())
     assert limits == {"constraint/right": 0.25, "constraint/off_axis": 0.25}
 

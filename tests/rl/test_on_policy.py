@@ -92,7 +92,7 @@ def test_layouts_that_failed_do_not_steer_the_multiplier(tmp_path, rng, monkeypa
     with make_run(tmp_path, config) as run:
         trainer = Trainer(config, run, {})
         policy = trainer.train()
-    assert len(trainer.recent_return) == 8
+    assert len(trainer.recent.episode_return) == 8
     assert len(trainer.recent_cost) == 0
     assert policy.multipliers.tolist() == [0.5]
     assert {split_of(int(seed)).split for seed in policy.layouts_met} == {"respond"}

@@ -29,10 +29,7 @@ from trueline.rl.watching import (
     Evaluation,
     Played,
     Watching,
-    accounted,
-    cost_figures,
     limited,
-    no_costs_yet,
 )
 
 EPOCH = 100  # steps of the epochs below
@@ -69,8 +66,9 @@ def run(tmp_path):
 def test_violations_are_of_episodes_and_regret_of_what_an_epochs_policy_costs(costs, cut):
     limit = np.array([25.0, 10.0])
     episodes = np.array(costs).reshape(-1, 2)
-    first = accounted(no_costs_yet(2), episodes[:cut], limit)
-    found = accounted(first, episodes[cut:], limit)
+    found = CostAccount(("a", "b"), limit)
+    for epoch in (episodes[:cut], episodes[cut:]):
+        found.end_epoch(epoch)
     for k in range(2):
         assert found.violations[k] == sum(row[k] > limit[k] for row in costs)
         # An epoch's episodes are the sum of what they cost less d for each, if that is positive: E·(J_C − d)₊.
@@ -79,20 +77,28 @@ def test_violations_are_of_episodes_and_regret_of_what_an_epochs_policy_costs(co
 
 
 def test_within_an_epoch_episodes_make_up_for_each_other_and_epochs_do_not():
-    limit = np.array([25.0])
-    noisy = accounted(no_costs_yet(1), np.array([[35.0], [15.0], [25.0]]), limit)  # J_C is 25: the limit is kept
-    assert (noisy.regret.tolist(), noisy.violations.tolist()) == ([0.0], [1])
-    above = accounted(noisy, np.array([[35.0], [25.0]]), limit)  # two episodes of a policy that costs 30
-    assert accounted(above, np.array([[0.0], [0.0]]), limit).regret.tolist() == [10.0]
+    account = CostAccount(("a",), [25.0])
+    account.end_epoch(np.array([[35.0], [15.0], [25.0]]))  # J_C is 25: the limit is kept
+    assert (account.regret.tolist(), account.violations.tolist()) == ([0.0], [1])
+    account.end_epoch(np.array([[35.0], [25.0]]))  # two episodes of a policy that costs 30
+    account.end_epoch(np.array([[0.0], [0.0]]))
+    account.end_epoch([])
+    assert account.regret.tolist() == [10.0]
 
 
 def test_each_cost_is_logged_under_its_own_name():
-    account = CostAccount(np.array([2, 3]), np.array([5.0, 7.0]))
-    assert cost_figures(("a", "b"), np.array([11.0, 13.0]), account) == {
+    account = CostAccount(("a", "b"), [1.0, 1.0])
+    counted = {"total": np.array([11.0, 13.0]), "violations": np.array([2, 3]), "regret": np.array([5.0, 7.0])}
+    account.load_state_dict(counted)
+    assert account.state_dict() == counted
+    assert account.logged() == {
         "train/total_a": 11.0, "train/violations_a": 2.0, "train/regret_a": 5.0,
         "train/total_b": 13.0, "train/violations_b": 3.0, "train/regret_b": 7.0,
     }  # fmt: skip
-    assert cost_figures(("a",), np.array([11.0]), None) == {"train/total_a": 11.0}  # nothing was to be kept
+    free = CostAccount(("a",), None)
+    free.total += 11.0
+    free.end_epoch([np.array([40.0])])
+    assert free.logged() == {"train/total_a": 11.0}  # nothing was to be kept
 
 
 # --- what is limited ---

@@ -22,7 +22,7 @@ from trueline.evidence.over_seeds import FEWEST_SEEDS
 from trueline.rl.exact.tables import outcome_of
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
-from trueline.rl.watching import accounted, no_costs_yet
+from trueline.rl.watching import CostAccount
 from trueline.rl.worlds import make
 from trueline.safety.claims import arms, offline, omnisafe, published, safepo
 from trueline.safety.claims.catalogue import CONSTRAINED, ENTRIES
@@ -207,9 +207,9 @@ def test_a_trainings_numbers_are_those_of_its_log(tmp_path):
 def test_the_regret_of_a_training_is_what_it_logged_by_episode(tmp_path):
     # Epochs of as many episodes each, as wherever episodes have one length: Σ E·(J_C − d)₊ / Σ E is the mean over them.
     epochs, limit = np.random.default_rng(0).uniform(0.0, 50.0, (6, 4, 2)), np.full(2, 25.0)
-    account, rows = no_costs_yet(2), []
+    account, rows = CostAccount(("a", "b"), limit), []
     for number, costs in enumerate(epochs, 1):
-        account = accounted(account, costs, limit)
+        account.end_epoch(costs)
         means = dict(zip(("train/a", "train/b"), costs.mean(axis=0), strict=True))
         rows.append({"step": number, "train/return": 0.0, **means})
     write(tmp_path, rows)

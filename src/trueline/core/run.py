@@ -67,7 +67,7 @@ __all__ = [
     "stop_asked",
 ]
 
-FORMAT = 1
+FORMAT = 2
 
 Status = Literal["running", "done", "stopped", "failed", "diverged"]
 
@@ -454,8 +454,6 @@ def refuse_changes(manifest: Mapping[str, Any], config: Mapping[str, Any] | Conf
 
     Where that is in HARMLESS, or in a table of that name, it is only said.
     """
-    if "config" not in manifest:
-        return  # begun before runs kept their settings: there is nothing to compare with
     changed = differences(tomllib.loads(manifest["config"]), config)
     told = {key: f"{key} was {_shown(old)} and is {_shown(new)}" for key, (old, new) in changed.items()}
     refused = [said for key, said in told.items() if key.partition(".")[0] not in HARMLESS]

@@ -54,6 +54,7 @@ from trueline.rl.training import (
     MOST_MET,
     ActingSettings,
     Averaged,
+    Recent,
     as_trained,
     failing_layouts,
     held,
@@ -62,7 +63,6 @@ from trueline.rl.training import (
     one_world,
     refuse_divergence,
     run_epochs,
-    shown,
     stated,
     trained_in,
     training_seeds,
@@ -70,7 +70,7 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.ppo import MinibatchPasses, Ppo
 from trueline.rl.updates.surrogate import standardised
-from trueline.rl.watching import CostAccount, Watching, accounted, cost_figures, no_costs_yet
+from trueline.rl.watching import CostAccount, Watching
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
@@ -465,11 +465,10 @@ class Trainer:
             learnt = getattr(parent, "multipliers", None)
             self.handler_state = self.handler.start(len(self.env.costs), learnt)
         self.recent_cost = np.zeros((0, len(self.env.costs)))  # what is limited, where that is not the cost itself
-        self.recent_played = self.recent_cost  # the world's own costs of the same episodes
         self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
-        self.recent_return = np.zeros(0)
-        self.total_cost = np.zeros(len(self.env.costs))  # over the whole training: what learning itself cost
-        self.paid = no_costs_yet(len(self.env.costs))  # of that, what lay beyond the limits
+        window = config.window if isinstance(config, Capped) else 100
+        self.recent = Recent(len(self.env.costs), window)
+        self.paid = CostAccount(self.env.costs, list(self.limited.values()) if self._counts_costs() else None)
         self.watching: Watching | None = None  # from `begin` on
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
@@ -510,12 +509,10 @@ class Trainer:
             "handler": dict(self.handler_state),
             "collector": self.collector.state_dict(),
             "recent_cost": self.recent_cost,
-            "recent_played": self.recent_played,
+            "recent": self.recent.state_dict(),
             "rules": None if self.rules is None else dict(self.rules.parameters),
             "recent_length": self.recent_length,
-            "recent_return": self.recent_return,
-            "total_cost": self.total_cost,
-            "paid": self.paid._asdict(),
+            "paid": self.paid.state_dict(),
             "met": self.met,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -530,10 +527,9 @@ class Trainer:
             self.rules.parameters = dict(state["rules"])
         self.collector.restore(state["collector"])
         self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
-        self.recent_played = state["recent_played"]
-        self.recent_return = state["recent_return"]
-        self.total_cost, self.met = state["total_cost"], state["met"]
-        self.paid = CostAccount(**state["paid"])
+        self.recent.load_state_dict(state["recent"])
+        self.paid.load_state_dict(state["paid"])
+        self.met = state["met"]
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
 
@@ -634,17 +630,15 @@ class Trainer:
         config = self.config
         played = self._played(batch)
         limits = self.limits()
-        window = config.window if isinstance(config, Capped) else 100
+        window = self.recent.window
         # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
         fresh = batch.episode_seed < FAILED_FROM
         self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost[fresh]])[-window:]
-        self.recent_played = np.concatenate([self.recent_played, played.episode_cost[fresh]])[-window:]
         self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
-        self.recent_return = np.concatenate([self.recent_return, played.episode_return])[-window:]
-        self.total_cost += played.total_cost
-        if self._counts_costs():
-            self.paid = accounted(self.paid, played.episode_cost, np.array(list(self.limited.values())))
+        self.recent.add(played.episode_return, played.episode_cost[fresh])
+        self.paid.total += played.total_cost
+        self.paid.end_epoch(played.episode_cost)
         steered = bool(fresh.any())
         if self.handler is not None and steered:
             measured = torch.as_tensor(self.recent_cost)
@@ -666,7 +660,7 @@ class Trainer:
         self.averaged.take(self.epoch, self.epochs)
         note = self._log(taken.batch, taken.played, report, taken.limits)
         if self.rules is not None and taken.steered:
-            self.rules.adapt(self.recent_played)
+            self.rules.adapt(self.recent.cost)
             # An episode that was counted under other limits keeps its excess over them.
             self.recent_cost = self.recent_cost + (self.limits() - taken.limits).numpy()
         run.offer(self.total_steps, self.policy)
@@ -701,14 +695,14 @@ class Trainer:
             scalars["train/length"] = float(batch.episode_length.mean())
             for k, name in enumerate(self.env.costs):
                 scalars[f"train/{name}"] = float(played.episode_cost[:, k].mean())
-        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self._counts_costs() else None)
+        scalars |= self.paid.logged()
         if self.handler is not None:
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(self.handler_state["multiplier"][k])
         if self.rules is not None:
             scalars |= held(self.rules, batch.episode_cost, not isinstance(self.config, Budgeted))
         self.run.log(self.total_steps, **scalars)
-        return shown(self.recent_return, self.recent_played)
+        return self.recent.shown()
 
 
 def _own_envs(num_envs: int, group: Learners) -> int:

@@ -41,6 +41,7 @@ __all__ = [
     "Ended",
     "Finished",
     "Loop",
+    "Recent",
     "Settings",
     "Stepping",
     "Taken",
@@ -53,7 +54,6 @@ __all__ = [
     "one_world",
     "refuse_divergence",
     "run_epochs",
-    "shown",
     "stated",
     "trained_in",
     "training_seeds",
@@ -531,11 +531,31 @@ def refuse_divergence(network: nn.Module, steps: int, run: Run) -> None:
             raise Diverged(steps, name, run.last_checkpoint)
 
 
-def shown(recent_return: NDArray[np.float64], recent_cost: NDArray[np.float64]) -> str:
-    """What stands beside the bar.  recent_return [E], recent_cost [E, K]; "" before the first episode has ended."""
-    if not len(recent_return):
-        return ""
-    note = f"return {recent_return.mean():.1f}"
-    if recent_cost.size:
-        note += " cost " + " ".join(f"{x:.1f}" for x in recent_cost.mean(0))
-    return note
+class Recent:
+    """The last episodes of a training, as the world itself paid and charged them."""
+
+    def __init__(self, costs: int, window: int) -> None:
+        """costs: K; window: how many episodes."""
+        self.window, self.episode_return, self.cost = window, np.zeros(0), np.zeros((0, costs))
+
+    def add(self, episode_return: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
+        """Episodes that ended: returns [E], costs [E', K]; some may tell one of the two alone."""
+        self.episode_return = np.concatenate([self.episode_return, episode_return])[-self.window :]
+        self.cost = np.concatenate([self.cost, cost])[-self.window :]
+
+    def shown(self) -> str:
+        """Their means, for beside the bar; "" before the first has ended."""
+        if not len(self.episode_return):
+            return ""
+        note = f"return {self.episode_return.mean():.1f}"
+        if self.cost.size:
+            note += " cost " + " ".join(f"{x:.1f}" for x in self.cost.mean(0))
+        return note
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes."""
+        return {"return": self.episode_return, "cost": self.cost}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Those of a checkpoint."""
+        self.episode_return, self.cost = state["return"], state["cost"]

@@ -39,10 +39,7 @@ __all__ = [
     "Evaluation",
     "Played",
     "Watching",
-    "accounted",
-    "cost_figures",
     "limited",
-    "no_costs_yet",
 ]
 
 BEST = "best"  # artefact folder of the best policy so far: `load_subject(run.folder / "artefacts" / BEST)`
@@ -53,41 +50,44 @@ Array = NDArray[np.float64]
 # --- what learning itself cost ---
 
 
-class CostAccount(NamedTuple):
-    """What the episodes of a whole training came to beyond their limits."""
+class CostAccount:
+    """What a whole training has cost so far, and what of it lay beyond the limits."""
 
-    violations: NDArray[np.int64]  # [K] episodes that cost more than the limit
-    regret: Array  # [K] Σ over epochs of E·(J_C − d)₊: epochs below the limit do not make up for others
+    def __init__(self, costs: Sequence[str], limit: Sequence[float] | None) -> None:
+        """costs: K names.  limit [K]; None where no limit is on what an episode costs, and nothing lies beyond one."""
+        self.costs, self.limit = tuple(costs), None if limit is None else np.array(limit, dtype=np.float64)
+        self.total = np.zeros(len(self.costs))  # [K] of all steps
+        self.violations = np.zeros(len(self.costs), np.int64)  # [K] episodes that cost more than the limit
+        self.regret = np.zeros(len(self.costs))  # [K] Σ E·(J_C − d)₊: epochs below the limit do not make up for others
 
+    def end_epoch(self, episode_cost: Sequence[Array] | Array) -> None:
+        """Counts the E episodes of one more epoch.  episode_cost [E, K] undiscounted.
 
-def no_costs_yet(costs: int) -> CostAccount:
-    """The account of a training that has not begun.  costs: K."""
-    return CostAccount(np.zeros(costs, np.int64), np.zeros(costs))
+        The limit is on an expectation, so that regret is of the epoch's mean cost, J_C of the policies that played it;
+        an episode beyond the limit is a violation whatever the others cost.
+        """
+        if self.limit is not None:
+            beyond = np.reshape(episode_cost, (-1, len(self.limit))) - self.limit
+            self.violations += (beyond > 0.0).sum(axis=0)
+            self.regret += np.maximum(beyond.sum(axis=0), 0.0)
 
+    def logged(self) -> dict[str, float]:
+        """All of it by what is logged."""
+        found = {}
+        for k, name in enumerate(self.costs):
+            found[f"train/total_{name}"] = float(self.total[k])
+            if self.limit is not None:
+                found[f"train/violations_{name}"] = float(self.violations[k])
+                found[f"train/regret_{name}"] = float(self.regret[k])
+        return found
 
-def accounted(account: CostAccount, episode_cost: Array, limit: Array) -> CostAccount:
-    """The account with the E episodes of one more epoch.  episode_cost [E, K] undiscounted, limit [K].
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted."""
+        return {"total": self.total, "violations": self.violations, "regret": self.regret}
 
-    The limit is on an expectation, so that regret is of the epoch's mean cost, J_C of the policies that played it; an
-    episode beyond the limit is a violation whatever the others cost.
-    """
-    beyond = np.reshape(episode_cost, (-1, len(limit))) - limit
-    regret = np.maximum(beyond.sum(axis=0), 0.0)
-    return CostAccount(account.violations + (beyond > 0.0).sum(axis=0), account.regret + regret)
-
-
-def cost_figures(costs: Sequence[str], total_cost: Array, account: CostAccount | None) -> dict[str, float]:
-    """What learning has cost so far, by what is logged.  total_cost: [K] of all steps.
-
-    account: None where no limit is on what an episode costs, and nothing lies beyond one.
-    """
-    found = {}
-    for k, name in enumerate(costs):
-        found[f"train/total_{name}"] = float(total_cost[k])
-        if account is not None:
-            found[f"train/violations_{name}"] = float(account.violations[k])
-            found[f"train/regret_{name}"] = float(account.regret[k])
-    return found
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.total, self.violations, self.regret = state["total"], state["violations"], state["regret"]
 
 
 # --- evaluations ---

@@ -203,7 +203,7 @@ class Trainer:
         self.handler_state = dict(state["handler"])
         self.recent_cost, self.beta = state["recent_cost"], float(state["beta"])
         self.step, self.cut, self.missing = int(state["step"]), int(state["cut"]), int(state["missing"])
-        self.unscored = int(state.get("unscored", 0))  # earlier versions did not count them
+        self.unscored = int(state["unscored"])
 
     def _of_critic(self) -> dict[str, Any]:
         if self.critic is None or not isinstance(self.config, OnlinePpo):

@@ -47,6 +47,7 @@ from trueline.rl.training import (
     ActingSettings,
     Ended,
     Finished,
+    Recent,
     Stepping,
     Taken,
     evaluated,
@@ -55,10 +56,9 @@ from trueline.rl.training import (
     one_world,
     refuse_divergence,
     run_epochs,
-    shown,
     training_world,
 )
-from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
+from trueline.rl.watching import CostAccount
 
 __all__ = ["Certified", "CertifiedRecipe", "Certifying", "Trainer"]
 
@@ -146,7 +146,8 @@ class CertifiedRecipe:
 class Epoch:
     """What happened in an epoch."""
 
-    ended: Ended = field(default_factory=Ended)
+    ended: Ended = field(default_factory=Ended)  # of the policy's own episodes
+    cost: list[NDArray[np.float64]] = field(default_factory=list)  # [K] of each episode, whoever wanted what was done
     changed: list[float] = field(default_factory=list)  # share of the wanted actions that were not certain
     unsure: list[float] = field(default_factory=list)  # share of the states where no action was
     updates: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -178,10 +179,8 @@ class Trainer:
         self.stepping = Stepping(self.env, self.codec)
         self.wanderers = np.arange(config.num_envs) < math.floor(config.wandering * config.num_envs + 0.5)
         self.wander = np.zeros((config.num_envs, width), dtype=np.float32)  # what they want to do
-        costs = len(self.env.costs)
-        self.recent_cost, self.recent_return = np.zeros((0, costs)), np.zeros(0)
-        self.total_cost = np.zeros(costs)  # over the whole training
-        self.paid = no_costs_yet(costs)
+        self.recent = Recent(len(self.env.costs), WINDOW)
+        self.paid = CostAccount(self.env.costs, list(self.limited.values()))
         self.taken = 0  # rows that the models' statistics hold
         self.epoch, self.epochs = 0, config.epochs
 
@@ -206,10 +205,8 @@ class Trainer:
             "points": self.points,
             "wander": self.wander,
             "stepping": self.stepping.state_dict(),
-            "recent_cost": self.recent_cost,
-            "recent_return": self.recent_return,
-            "total_cost": self.total_cost,
-            "paid": self.paid._asdict(),
+            "recent": self.recent.state_dict(),
+            "paid": self.paid.state_dict(),
             "taken": self.taken,
             "epoch": self.epoch,
         }
@@ -225,8 +222,8 @@ class Trainer:
         self.adam.load_state_dict(state["adam"])
         self.model_adam.load_state_dict(state["model_adam"])
         self.seen.restore(state["seen"])
-        self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
-        self.total_cost, self.paid = state["total_cost"], CostAccount(**state["paid"])
+        self.recent.load_state_dict(state["recent"])
+        self.paid.load_state_dict(state["paid"])
         self.taken, self.epoch = int(state["taken"]), int(state["epoch"])
         self.stepping.load_state_dict(state["stepping"])
 
@@ -286,7 +283,7 @@ class Trainer:
             refuse_divergence(self.network, self.total_steps, self.run)  # before the world is blamed for it
         taken, finished = self.stepping.step(self.network.action.to_world(actions), random=not self.proven)
         self._remember(taken, actions)
-        self.total_cost += taken.step.cost.sum(axis=0)
+        self.paid.total += taken.step.cost.sum(axis=0)
         if finished is not None:
             self._account(finished, epoch)
 
@@ -323,12 +320,11 @@ class Trainer:
 
     def _account(self, finished: Finished, epoch: Epoch) -> None:
         """Episodes that ended, and what the policy's own among them came to."""
-        self.paid = accounted(self.paid, finished.cost, np.array(list(self.limited.values())))
+        epoch.cost.extend(finished.cost)
         rows, episode_return, cost, length, mine = finished
         own = Finished(rows[mine], episode_return[mine], cost[mine], length[mine], mine[mine])
         epoch.ended.add(own, own.cost)
-        self.recent_return = np.concatenate([self.recent_return, own.episode_return])[-WINDOW:]
-        self.recent_cost = np.concatenate([self.recent_cost, own.cost])[-WINDOW:]
+        self.recent.add(own.episode_return, own.cost)
 
     # -- learning --
 
@@ -416,6 +412,7 @@ class Trainer:
             scalars["guard/changed"] = float(np.mean(epoch.changed))
             scalars["guard/unsure"] = float(np.mean(epoch.unsure))
         scalars |= epoch.ended.logged(self.env.costs)
-        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid)
+        self.paid.end_epoch(epoch.cost)
+        scalars |= self.paid.logged()
         self.run.log(self.total_steps, **scalars)
-        return shown(self.recent_return, self.recent_cost)
+        return self.recent.shown()

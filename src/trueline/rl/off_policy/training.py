@@ -55,6 +55,7 @@ from trueline.rl.training import (
     Averaged,
     Ended,
     Finished,
+    Recent,
     Stepping,
     as_trained,
     evaluated,
@@ -65,13 +66,12 @@ from trueline.rl.training import (
     one_world,
     refuse_divergence,
     run_epochs,
-    shown,
     stated,
     trained_in,
     training_world,
     with_default,
 )
-from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
+from trueline.rl.watching import CostAccount
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
@@ -297,11 +297,10 @@ class Trainer:
         self.n_step = NStep.start(config.n_step, gamma, config.num_envs)
         self.replay = Replay(config.capacity, self.codec.width, action.width, self.critics_costs, run.folder / "replay")
         self.stepping = Stepping(self.env, self.codec)
-        self.recent_cost, self.recent_return = np.zeros((0, k)), np.zeros(0)  # costs: what is limited, as it is charged
-        self.recent_played = self.recent_cost  # the world's own costs of the same episodes
+        self.recent_cost = np.zeros((0, k))  # what is limited, as it is charged
+        self.recent = Recent(k, config.window if isinstance(config, Constrained) else 50)
         self.since_move = 0  # finished episodes since the multiplier moved
-        self.total_cost = np.zeros(k)  # over the whole training: what learning itself cost
-        self.paid = no_costs_yet(k)  # of that, what lay beyond the limits
+        self.paid = CostAccount(self.env.costs, list(self.limited.values()) if self._counts_costs() else None)
         self.owed = 0.0  # gradient steps that the steps taken so far have earned
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
@@ -366,12 +365,10 @@ class Trainer:
             "handler": dict(self.handler_state),
             "stepping": self.stepping.state_dict(),
             "recent_cost": self.recent_cost,
-            "recent_played": self.recent_played,
+            "recent": self.recent.state_dict(),
             "rules": None if self.rules is None else dict(self.rules.parameters),
-            "recent_return": self.recent_return,
             "since_move": self.since_move,
-            "total_cost": self.total_cost,
-            "paid": self.paid._asdict(),
+            "paid": self.paid.state_dict(),
             "owed": self.owed,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -383,12 +380,12 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.replay.restore(state["replay"])
         self.handler_state = dict(state["handler"])
-        self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
-        self.recent_played = state["recent_played"]
+        self.recent_cost = state["recent_cost"]
+        self.recent.load_state_dict(state["recent"])
         if self.rules is not None:
             self.rules.parameters = dict(state["rules"])
-        self.since_move, self.total_cost = int(state["since_move"]), state["total_cost"]
-        self.paid = CostAccount(**state["paid"])
+        self.since_move = int(state["since_move"])
+        self.paid.load_state_dict(state["paid"])
         self.owed = float(state["owed"])
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
@@ -462,7 +459,7 @@ class Trainer:
         report = {name: float(total) / counts[name] for name, total in sums.items()}
         note = self._log(epoch, report, limits)
         if self.rules is not None and epoch.ended.length:
-            self.rules.adapt(self.recent_played)
+            self.rules.adapt(self.recent.cost)
             # An episode that was counted under other limits keeps its excess over them.
             self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
         self.run.offer(self.total_steps, self.policy)
@@ -506,7 +503,7 @@ class Trainer:
         signal = np.column_stack([step.reward, step.cost[:, : self.critics_costs]])
         self.replay.add(self.n_step.push(taken.obs, actions, signal, taken.after, step.terminated, step.ended))
         if self.rules is None:
-            self.total_cost += step.cost.sum(axis=0)
+            self.paid.total += step.cost.sum(axis=0)
         if finished is not None:
             self._account(finished, epoch)
 
@@ -515,11 +512,9 @@ class Trainer:
         played = self._played(finished)
         epoch.ended.add(finished, played)
         epoch.charged.extend(finished.cost)
-        window = self.config.window if isinstance(self.config, Constrained) else 50
-        self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-window:]
-        self.recent_played = np.concatenate([self.recent_played, played[finished.own]])[-window:]
+        self.recent.add(finished.episode_return, played[finished.own])
         for cost in finished.cost[finished.own]:
-            self.recent_cost = np.concatenate([self.recent_cost, cost[None]])[-window:]
+            self.recent_cost = np.concatenate([self.recent_cost, cost[None]])[-self.recent.window :]
             self.since_move += 1
             if isinstance(self.config, Constrained) and self.since_move == self.config.episodes_per_move:
                 self._move_multiplier()
@@ -541,19 +536,18 @@ class Trainer:
         if self.rules is None:
             return finished.cost
         played = self.rules.drained()
-        self.total_cost += played.total_cost
+        self.paid.total += played.total_cost
         return played.episode_cost
 
     def _log(self, epoch: Epoch, report: Mapping[str, float], limits: Tensor) -> str:
         if self.rules is not None:
-            self.total_cost += self.rules.drained().total_cost  # of the episodes that are still running
+            self.paid.total += self.rules.drained().total_cost  # of the episodes that are still running
         scalars = {f"update/{name}": value for name, value in report.items()}
         scalars |= self.path.logged(limits.numpy())
         scalars["update/gradient_steps"] = float(self.learner.steps)
         scalars |= epoch.ended.logged(self.env.costs)
-        if self._counts_costs():
-            self.paid = accounted(self.paid, np.array(epoch.ended.cost), np.array(list(self.limited.values())))
-        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self._counts_costs() else None)
+        self.paid.end_epoch(epoch.ended.cost)
+        scalars |= self.paid.logged()
         if self.rules is not None:
             scalars |= held(self.rules, np.array(epoch.charged).reshape(-1, len(self.env.costs)))
         if self.handler is not None:
@@ -561,4 +555,4 @@ class Trainer:
             for k, name in enumerate(self.env.costs):
                 scalars[f"constraint/multiplier_{name}"] = float(weights.cost[k] / weights.reward)
         self.run.log(self.total_steps, **scalars)
-        return shown(self.recent_return, self.recent_played)
+        return self.recent.shown()

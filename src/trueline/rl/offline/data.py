@@ -31,7 +31,7 @@ from trueline.rl.env import VectorEnv
 from trueline.rl.evaluate import Act
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 
-FORMAT = 1
+FORMAT = 2
 FILE = "data.parquet"
 DoneMeans = Literal["terminated", "truncated"]
 Units = Literal["scaled", "native"]
@@ -368,8 +368,7 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
         world=str(about.get("world", "")),
         options=about.get("options", {}),
         made=about.get("made", {}),
-        # Files that Trueline wrote before they said so hold what its worlds take.
-        actions=about.get("actions", "scaled") if about else None,
+        actions=about.get("actions"),
     )
 
 

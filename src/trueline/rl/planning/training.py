@@ -47,6 +47,7 @@ from trueline.rl.training import (
     ActingSettings,
     Ended,
     Finished,
+    Recent,
     Stepping,
     Taken,
     evaluated,
@@ -56,10 +57,9 @@ from trueline.rl.training import (
     one_world,
     refuse_divergence,
     run_epochs,
-    shown,
     training_world,
 )
-from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
+from trueline.rl.watching import CostAccount
 
 LEAST_DECISIONS = 20  # before the first fit: with fewer, a member's bootstrap sample may be empty
 WINDOW = 50  # episodes that are shown beside the bar
@@ -252,10 +252,8 @@ class Trainer:
         self.memory = Memory.start(self.method, n, self.codec.width, width)
         self.held = np.zeros((n, 1 + k))  # reward and limited costs since the running actions were decided on
         self.stepping = Stepping(self.env, self.codec)
-        costs = len(self.env.costs)
-        self.recent_cost, self.recent_return = np.zeros((0, costs)), np.zeros(0)
-        self.total_cost = np.zeros(costs)  # over the whole training: what learning itself cost
-        self.paid = no_costs_yet(costs)  # of that, what lay beyond the limits
+        self.recent = Recent(len(self.env.costs), WINDOW)
+        self.paid = CostAccount(self.env.costs, list(self.limited.values()) or None)
         self.fitted = -1  # steps at the last fit
         self.taken = 0  # rows that the model's statistics hold
         self.owed = 0.0  # gradient steps of the value that the steps taken so far have earned
@@ -294,10 +292,8 @@ class Trainer:
             "memory": self.memory.state_dict(),
             "held": self.held,
             "stepping": self.stepping.state_dict(),
-            "recent_cost": self.recent_cost,
-            "recent_return": self.recent_return,
-            "total_cost": self.total_cost,
-            "paid": self.paid._asdict(),
+            "recent": self.recent.state_dict(),
+            "paid": self.paid.state_dict(),
             "fitted": self.fitted,
             "taken": self.taken,
             "owed": self.owed,
@@ -312,8 +308,8 @@ class Trainer:
             self.learner.load_state_dict(state["learner"])
         self.handler_state = dict(state["handler"])
         self.seen.restore(state["seen"])
-        self.recent_cost, self.recent_return = state["recent_cost"], state["recent_return"]
-        self.total_cost, self.paid = state["total_cost"], CostAccount(**state["paid"])
+        self.recent.load_state_dict(state["recent"])
+        self.paid.load_state_dict(state["paid"])
         self.fitted, self.taken = int(state["fitted"]), int(state["taken"])
         self.owed, self.epoch = float(state["owed"]), int(state["epoch"])
         if self.stepping.load_state_dict(state["stepping"]):
@@ -432,7 +428,7 @@ class Trainer:
         taken, finished = self.stepping.step(self.network.action.to_world(memory.action.numpy()), random)
         self.held += np.column_stack([taken.step.reward, taken.step.cost[:, : len(self.limited)]])
         self._remember(taken)
-        self.total_cost += taken.step.cost.sum(axis=0)
+        self.paid.total += taken.step.cost.sum(axis=0)
         if finished is not None:
             self._account(finished, epoch)
 
@@ -461,8 +457,7 @@ class Trainer:
         """Episodes that ended, and what they came to."""
         epoch.ended.add(finished, finished.cost)
         epoch.own_cost.extend(finished.cost[finished.own])
-        self.recent_return = np.concatenate([self.recent_return, finished.episode_return])[-WINDOW:]
-        self.recent_cost = np.concatenate([self.recent_cost, finished.cost])[-WINDOW:]
+        self.recent.add(finished.episode_return, finished.cost)
         self.memory.begin(torch.from_numpy(finished.rows), self.method.steps)
 
     def _log(self, epoch: Epoch, limits: NDArray[np.float64]) -> str:
@@ -475,11 +470,10 @@ class Trainer:
         if epoch.feasible:
             scalars["plan/feasible"] = float(np.mean(epoch.feasible))
         scalars |= epoch.ended.logged(self.env.costs)
-        if self.limited:
-            self.paid = accounted(self.paid, np.array(epoch.ended.cost), np.array(list(self.limited.values())))
-        scalars |= cost_figures(self.env.costs, self.total_cost, self.paid if self.limited else None)
+        self.paid.end_epoch(epoch.ended.cost)
+        scalars |= self.paid.logged()
         if self.handler is not None:
             for name, value in zip(self.limited, self.handler_state["multiplier"].tolist(), strict=True):
                 scalars[f"constraint/caution_{name}"] = value
         self.run.log(self.total_steps, **scalars)
-        return shown(self.recent_return, self.recent_cost)
+        return self.recent.shown()

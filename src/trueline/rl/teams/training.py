@@ -60,16 +60,16 @@ from trueline.rl.training import (
     MOST_MET,
     ActingSettings,
     Averaged,
+    Recent,
     evaluated,
     failing_layouts,
     refuse_divergence,
     run_epochs,
-    shown,
     training_seeds,
     with_default,
 )
 from trueline.rl.updates.surrogate import standardised
-from trueline.rl.watching import CostAccount, accounted, cost_figures, no_costs_yet
+from trueline.rl.watching import CostAccount
 from trueline.rl.worlds import make_multi_agent
 
 if TYPE_CHECKING:
@@ -398,9 +398,9 @@ class TeamTrainer:
                 self.handler_states[agent] = self.handler.start(count, before)
         self.recent_cost = np.zeros((0, agents * k))
         self.recent_length = np.zeros(0, dtype=np.int64)
-        self.recent_return = np.zeros(0)  # of the team: the agents' mean
-        self.total_cost = np.zeros(agents * k)  # over the whole training: what learning itself cost
-        self.paid = no_costs_yet(agents * k)  # of that, what lay beyond the limits
+        # The return is the team's: the agents' mean.
+        self.recent = Recent(agents * k, config.window if isinstance(config, LimitedTeam) else 100)
+        self.paid = CostAccount(self.roster.names, list(self.limited.values()) or None)
         self.averaged = Averaged(self.team.members, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
         self.parent = run.manifest["inputs"].get("policy", {}).get("run")
@@ -427,9 +427,8 @@ class TeamTrainer:
             "collector": self.collector.state_dict(),
             "recent_cost": self.recent_cost,
             "recent_length": self.recent_length,
-            "recent_return": self.recent_return,
-            "total_cost": self.total_cost,
-            "paid": self.paid._asdict(),
+            "recent": self.recent.state_dict(),
+            "paid": self.paid.state_dict(),
             "met": self.met,
             "averaged": self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -443,9 +442,9 @@ class TeamTrainer:
         self.handler_states = {agent: dict(saved) for agent, saved in state["handlers"].items()}
         self.collector.restore(state["collector"])
         self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
-        self.recent_return = state["recent_return"]
-        self.total_cost, self.met = state["total_cost"], state["met"]
-        self.paid = CostAccount(**state["paid"])
+        self.recent.load_state_dict(state["recent"])
+        self.paid.load_state_dict(state["paid"])
+        self.met = state["met"]
         self.averaged.load_state_dict(state["averaged"])
         self.epoch = int(state["epoch"])
 
@@ -493,16 +492,15 @@ class TeamTrainer:
         # A collector asks a network for nothing but features, policy and the action's form.
         batch = self.collector.collect(cast(ActorCritic, self.actor), run.torch_rng("collect"))
         returns, costs = batch.episode_cost[:, :agents].mean(axis=1), batch.episode_cost[:, agents:]
-        window = self.config.window if isinstance(self.config, LimitedTeam) else 100
+        window = self.recent.window
         # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
         fresh = batch.episode_seed < FAILED_FROM
         self.recent_cost = np.concatenate([self.recent_cost, costs[fresh]])[-window:]
         self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
-        self.recent_return = np.concatenate([self.recent_return, returns])[-window:]
+        self.recent.add(returns, costs[fresh])
         self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
-        self.total_cost += batch.cost[..., agents:].sum(dim=(0, 1)).double().numpy()
-        if self.limited:
-            self.paid = accounted(self.paid, costs, np.array(list(self.limited.values())))
+        self.paid.total += batch.cost[..., agents:].sum(dim=(0, 1)).double().numpy()
+        self.paid.end_epoch(costs)
         if self.handler is not None and fresh.any():
             measured = torch.as_tensor(self.recent_cost)
             for agent, own in zip(self.roster.agents, self.answers, strict=True):
@@ -537,7 +535,7 @@ class TeamTrainer:
         self.averaged.take(self.epoch, self.epochs)
         self._log(batch, returns, costs, reports, value_loss, limits)
         run.offer(self.total_steps, self.policy)
-        return shown(self.recent_return, self.recent_cost)
+        return self.recent.shown()
 
     def _limits(self) -> Tensor:
         """d of every agent's costs in this epoch, [agents·K]."""
@@ -601,7 +599,7 @@ class TeamTrainer:
             scalars |= {f"train/{name}": float(costs[:, k].mean()) for k, name in enumerate(self.roster.names)}
             by_agent = batch.episode_cost.mean(axis=0)
             scalars |= {f"train/{agent}/return": float(by_agent[i]) for i, agent in enumerate(self.roster.agents)}
-        scalars |= cost_figures(self.roster.names, self.total_cost, self.paid if self.limited else None)
+        scalars |= self.paid.logged()
         for i, (agent, state) in enumerate(self.handler_states.items()):
             named = self.roster.names[self.answers[i]]
             for name, x in zip(named, state["multiplier"].tolist(), strict=True):

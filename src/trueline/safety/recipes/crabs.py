@@ -4,8 +4,8 @@ In two dimensions, where the largest safe set can be known: `rl/certificates/` i
 worlds have up to four numbers and no known set. Departures from the paper and its code:
 
 1. The policy that is certified and the one that is rewarded are two networks, and the guard does of what the second
-   wants as much as is certain. In the original one network is both: tried here on one seed, it earned 27.6 where its
-   own guard would have let an action of 1 everywhere earn 29.6 (the best is 30.5).
+   wants as much as is certain. In the original one network is both, so that what earns and what is certified pull
+   at the same weights.
 2. The first certified policy is the world's own controller, imitated; the original begins with networks that were
    pre-trained elsewhere. The models begin with what that controller has seen.
 3. Nothing is called safe beyond a box twice as wide as what has been seen, and members' differences count threefold:

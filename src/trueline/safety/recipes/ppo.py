@@ -52,9 +52,9 @@ FAST_LAG: Mapping[str, Any] = {
     "constraint": {"kind": "pid", "kp": 0.1, "ki": 0.05, "kd": 0.0, "smoothing": 0.5, "scale": 25.0, "init": 0.05},
 }
 
-# Running is learnt in many small steps: PPO came to a return of 600 on SafetyHalfCheetahVelocity in a third of the
-# steps that it took with FAST's 64 environments and minibatches of 2,000, which after 10⁶ steps was below the limit
-# without knowing of one. Each fourth collection sixteen episodes end, and multipliers move by the mean of the last 64.
+# Running is learnt in many small steps: with FAST's environments and minibatches a policy runs so late that a short
+# training ends below the limit without knowing of one. Every fourth collection sixteen episodes end, and multipliers
+# move by the mean of the last 64.
 VELOCITY: Mapping[str, Any] = {"num_envs": 16, "steps_per_epoch": 4000, "update": {"minibatch": 250}}
 # Of an update that takes one step a collection: twice the rows.
 VELOCITY_NATURAL: Mapping[str, Any] = {"num_envs": 16, "steps_per_epoch": 8000}
