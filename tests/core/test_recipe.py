@@ -59,12 +59,15 @@ def test_one_that_cannot_is_not(recipes):
     check_config("plain", Toll(pence=4), "runs")
 
 
-def test_an_input_that_a_recipe_has_no_use_for_is_refused(recipes):
-    check_inputs("plain", ["anything"])  # it does not say what it takes
-    recipes["plain"].roles = ("policy", "reference")
-    check_inputs("plain", ["reference"])
-    with pytest.raises(ConfigError, match=r"^no input is called 'polcy'\. Did you mean 'policy'\? plain takes policy"):
-        check_inputs("plain", ["reference", "polcy"])
-    recipes["plain"].roles = ()
+def test_an_input_that_a_recipe_has_no_use_for_or_cannot_do_without_is_refused(recipes):
+    check_inputs("plain", Toll(), ["anything"])  # it does not say what it takes
+    recipes["plain"].inputs_of = lambda toll: {"policy": False, "judge": toll.pence > 2}
+    check_inputs("plain", Toll(pence=2), [])
+    check_inputs("plain", Toll(pence=3), ["judge"])
+    with pytest.raises(ConfigError, match=r"^plain needs the input 'judge' with these settings\. Give it: --input "):
+        check_inputs("plain", Toll(pence=3), ["policy"])
+    with pytest.raises(ConfigError, match=r"^no input is called 'polcy'\. Did you mean 'policy'\? plain takes "):
+        check_inputs("plain", Toll(pence=2), ["judge", "polcy"])
+    recipes["plain"].inputs_of = lambda _: {}
     with pytest.raises(ConfigError, match=r"^no input is called 'policy'\. plain takes none\.$"):
-        check_inputs("plain", ["policy"])
+        check_inputs("plain", Toll(), ["policy"])

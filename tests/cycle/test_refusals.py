@@ -57,13 +57,28 @@ def test_training(refused, recipe, settings, words):
     refused(words, "train", recipe, *TINY, *settings)
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "sac", "pets", "mappo"])
+@pytest.mark.parametrize("recipe", ["ppo", "sac", "pets", "mappo", "sft"])
 def test_an_input_by_a_name_that_means_nothing(refused, recipe):
-    refused("no input is called 'polcy'. Did you mean 'policy'?", "train", recipe, "--input", "polcy=cart")
+    settings = ['data.path="rows.jsonl"'] if recipe == "sft" else []
+    refused("no input is called 'polcy'. Did you mean 'policy'?", "train", recipe, *settings, "--input", "polcy=cart")
 
 
-def test_a_recording_takes_no_input(refused):
-    refused("no input is called 'policy'. offline-data takes none.", "train", "offline-data", "--input", "policy=cart")
+@pytest.mark.parametrize("recipe", ["offline-data", "crabs"])
+def test_an_input_where_none_is_taken(refused, recipe):
+    refused(f"no input is called 'policy'. {recipe} takes none.", "train", recipe, "--input", "policy=cart")
+
+
+SCORED = ('prompts.path="prompts"', 'scorers=[{kind="score-model", input="judge"}]')
+
+WALLS = 'filter={kind="walls", position=[0, 1], velocity=[2, 6], extent=1.0, acceleration=1.0}'
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "role"),
+    [("lm-ppo", SCORED, "judge"), ("rft", SCORED, "judge"), ("safety-filter", (WALLS,), "policy")],
+)
+def test_an_input_that_is_missing(refused, recipe, settings, role):
+    refused(f"{recipe} needs the input '{role}' with these settings.", "train", recipe, *settings)
 
 
 @pytest.mark.parametrize(("recipe", "settings", "words"), REFUSED)

@@ -406,7 +406,5 @@ def test_the_recipe_has_the_abilities_of_recipes_and_refuses_what_does_not_fit(w
     assert to_toml(build(RFT.Config, laid_over(dict(RFT.presets["small"]), {"prompts": {"path": "p"}, "scorers": []})))
     with pytest.raises(ConfigError, match="training draws by temperature alone"):
         RFT.check(world.config(sampling={"top_k": 3}), world.runs)
-    with pytest.raises(ConfigError, match="no use for input 'teacher'"):
-        world.train(inputs={"teacher": world.policy()})
     with pytest.raises(ConfigError, match="the warm start is a 'score-model'"):
         world.train(inputs={"policy": ScoreModel.of(world.policy(), ("reward",))})

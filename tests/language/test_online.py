@@ -446,8 +446,6 @@ def test_settings_that_cannot_take_effect_are_refused(world, name, settings, mes
 
 
 def test_inputs_that_do_not_fit_are_refused(world):
-    with pytest.raises(ConfigError, match="no use for input 'teacher'"):
-        world.train("lm-ppo", inputs={"teacher": tiny()})
     with pytest.raises(ConfigError, match="the warm start is a 'score-model'"):
         world.train("lm-ppo", inputs={"policy": ScoreModel.of(tiny(), ("reward",))})
 

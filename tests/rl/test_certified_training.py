@@ -289,12 +289,6 @@ def test_worlds_that_do_not_fit_are_refused_before_a_run_exists(env, said, tmp_p
         CRABS.check(build(Certified, {"env": f"Certified-{env}-v0"}), tmp_path)
 
 
-def test_a_warm_start_is_refused(tmp_path):
-    config = build(Certified, TINY)
-    with make_run(tmp_path, config) as run, pytest.raises(ConfigError, match="begins with its world's controller"):
-        CRABS.train(config, run, {"policy": None})
-
-
 def test_presets_are_complete_and_every_cost_is_limited_to_none():
     for preset in CRABS.presets.values():
         config = build(Certified, dict(preset))

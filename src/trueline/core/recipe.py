@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -54,9 +54,8 @@ class Checks(Protocol):
 class TakesInputs(Protocol):
     """Ability of a recipe: it says, before a run exists, which inputs it has a use for."""
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """By what they are called, such as `("policy",)`."""
+    def inputs_of(self, config: Any) -> Mapping[str, bool]:
+        """By what each is called, whether a training with these settings needs it; such as `{"policy": False}`."""
         ...
 
 
@@ -149,21 +148,29 @@ def check_config(recipe: str, config: Config, root: Path | str) -> None:
         found.check(config, Path(root))
 
 
-def check_inputs(recipe: str, roles: Iterable[str]) -> None:
-    """Raises ConfigError for an input that the recipe has no use for, where it says what it takes."""
+def check_inputs(recipe: str, config: Config, given: Collection[str]) -> None:
+    """Raises ConfigError for an input that the recipe has no use for or cannot do without, where it says what it takes.
+
+    `given` are the inputs by what they are called.
+    """
     found = registry.load("recipe", recipe)
     if not isinstance(found, TakesInputs):
         return
-    for role in roles:
-        if role not in found.roles:
-            taken = ", ".join(found.roles) or "none"
-            raise ConfigError(f"no input is called {role!r}.{nearest(role, found.roles)} {recipe} takes {taken}.")
+    taken = found.inputs_of(config)
+    for role in given:
+        if role not in taken:
+            known = ", ".join(taken) or "none"
+            raise ConfigError(f"no input is called {role!r}.{nearest(role, taken)} {recipe} takes {known}.")
+    for role, needed in taken.items():
+        if needed and role not in given:
+            raise ConfigError(f"{recipe} needs the input {role!r} with these settings. Give it: --input {role}=RUN.")
 
 
 def rehearse(
     recipe: str, config: Config, inputs: Mapping[str, Subject] | None = None, root: Path | str = "runs", seed: int = 0
 ) -> Any:
     """What the recipe says of a training before it begins. Raises ConfigError for a recipe that cannot say."""
+    check_inputs(recipe, config, inputs or {})
     found = registry.load("recipe", recipe)
     if not isinstance(found, Rehearses):
         raise ConfigError(f"recipe {recipe!r} has no dry run. Train it with few steps.")

@@ -84,7 +84,7 @@ def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None)
     spec.check()
     for plan in (*spec.prepare.values(), spec.train):
         if not refers_to_prepared(plan):  # the others are checked when their runs are made
-            check_inputs(plan.recipe, plan.inputs)
+            check_inputs(plan.recipe, plan.settings(), plan.inputs)
             check_config(plan.recipe, plan.settings(), root)
     run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
     return _run(spec, run)

@@ -55,7 +55,7 @@ def start_training(
     for an unusable id or input and what the recipe has against the settings, both before anything is written; Stopped
     after a signal, and whatever the recipe raises.
     """
-    folders = _input_folders(recipe, inputs, root)
+    folders = _input_folders(recipe, config, inputs, root)
     check_config(recipe, config, root)
 
     def made() -> Run:
@@ -123,7 +123,7 @@ def start_together(
     others go on. Raises as `start_training`, and ConfigError for settings by which seeds cannot be trained together
     or that are not those a run was begun with.
     """
-    folders = _input_folders(recipe, inputs, root)
+    folders = _input_folders(recipe, config, inputs, root)
     check_stacks(recipe, config, root)
     subjects = {role: load_subject(folder) for role, folder in folders.items()}
     names: Sequence[str | None] = [None] * len(seeds) if ids is None else ids
@@ -198,9 +198,9 @@ def _opened(recipe: str, make: Callable[[], Run]) -> Iterator[Run]:
         yield learners.opened(make)
 
 
-def _input_folders(recipe: str, inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
+def _input_folders(recipe: str, config: Config, inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
     """Folders of a run's inputs by role. Raises ConfigError as `check_inputs`, RunError for one outside of `root`."""
-    check_inputs(recipe, inputs or {})
+    check_inputs(recipe, config, inputs or {})
     folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
     for role, folder in folders.items():
         # A resume finds its inputs by their ids; one from elsewhere could not be found again.
@@ -212,9 +212,9 @@ def _input_folders(recipe: str, inputs: Mapping[str, str] | None, root: Path) ->
 def train_in(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> Subject:
     """Lets `recipe` train in an open run, from its last checkpoint if it has one, and saves the subject.
 
-    Raises ConfigError for an input that the recipe has no use for, and whatever the recipe raises.
+    Raises ConfigError as `check_inputs`, and whatever the recipe raises.
     """
-    check_inputs(recipe, inputs)
+    check_inputs(recipe, config, inputs)
     target = registry.load("recipe", recipe)
     use_threads(run.manifest["threads"])
     subject = target.train(config, run, {role: load_subject(path) for role, path in inputs.items()})

@@ -47,7 +47,7 @@ from trueline.language.records import Data, exposed, load
 from trueline.language.rehearsal import DryRun
 from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
 from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
-from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred
+from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scores
 from trueline.language.subject import LanguageModel, ScoreModel, judges_behind
 from trueline.language.subject import load as load_model
@@ -252,6 +252,10 @@ class RejectionRecipe:
     Config: type[RejectionTuning]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def inputs_of(self, config: RejectionTuning) -> Mapping[str, bool]:
+        """A warm start, and what scorers name."""
+        return {"policy": False, **taken_by(config.scorers)}
+
     def check(self, config: RejectionTuning, root: Path) -> None:
         """Raises what `train` would raise for sampling, prompts and limits."""
         check_for_training(config.sampling)
@@ -347,10 +351,6 @@ class _Rounds:
         check_for_training(config.sampling)
         torch.set_num_threads(config.learner_threads)
         self.device = device_of(config.device)
-        known = {"policy", *(name for one in config.scorers for name in one.inputs)}
-        unknown = sorted(set(inputs) - known)
-        if unknown:
-            raise ConfigError(f"there is no use for input {unknown[0]!r}. Inputs here are {', '.join(sorted(known))}.")
         root = run.folder.parent
         inputs = self.inputs = {**inputs, **referred(config.scorers, inputs, root)}
         run.manifest["inputs"] |= reference_records(config.scorers, root)  # so that a resume finds the same models

@@ -614,6 +614,11 @@ def references(settings: Sequence[Scoring]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in settings for name in one.inputs if name.startswith(REFERENCE)))
 
 
+def taken_by(settings: Sequence[Scoring]) -> dict[str, bool]:
+    """Inputs that scorers name: whether each has to be given; a model named by run, run://ID, has not."""
+    return {name: not name.startswith(REFERENCE) for one in settings for name in one.inputs}
+
+
 def referred(settings: Sequence[Scoring], inputs: Mapping[str, Subject], root: Path | str) -> dict[str, Subject]:
     """The models of `references` that are not among the inputs, read from the runs in `root`.
 

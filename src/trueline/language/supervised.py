@@ -281,6 +281,10 @@ class Supervised:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data_parallel: ClassVar[bool] = True  # several processes may train one model: see parallel.py
 
+    def inputs_of(self, config: Training) -> Mapping[str, bool]:  # noqa: ARG002
+        """A warm start, and what preferences are measured beside."""
+        return {"policy": False, "reference": False}
+
     def check(self, config: Training, root: Path) -> None:
         """Raises what `train` would raise for a model that cannot be loaded, and rows missing or of another format."""
         check_reference(config.model)
@@ -339,9 +343,6 @@ class _Made:
     @classmethod
     def of(cls, config: Training, inputs: Mapping[str, Subject], rng: np.random.Generator) -> _Made:
         """From the settings, or from the warm start."""
-        unknown = sorted(set(inputs) - {"policy", "reference"})
-        if unknown:
-            raise ConfigError(f"this recipe has no input {unknown[0]!r}. Its inputs are policy and reference.")
         objective = objective_of(config)
         start, score = inputs.get("policy"), objective.score is not None
         reference = _reference(inputs.get("reference"), objective)

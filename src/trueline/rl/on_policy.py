@@ -221,7 +221,6 @@ class OnPolicyRecipe:
     update: Update = field(default_factory=Ppo)
     augmentation: Budget | None = None
     data_parallel: ClassVar[bool] = True  # several processes may train one policy: see rl/parallel.py
-    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -244,6 +243,10 @@ class OnPolicyRecipe:
         if self.augmentation is not None:
             settings = with_default(settings, "augmentation", self.augmentation)
         object.__setattr__(self, "Config", settings)
+
+    def inputs_of(self, config: OnPolicy) -> Mapping[str, bool]:  # noqa: ARG002
+        """A warm start."""
+        return {"policy": False}
 
     def check(self, config: OnPolicy, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.

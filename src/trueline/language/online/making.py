@@ -56,10 +56,6 @@ class Made:
         """
         check_for_training(config.sampling)
         roles = tuple(name for one in config.scorers for name in one.inputs)
-        known = {"policy", "reference", *roles}
-        unknown = sorted(set(inputs) - known)
-        if unknown:
-            raise ConfigError(f"there is no use for input {unknown[0]!r}. Inputs here are {', '.join(sorted(known))}.")
         inputs = {**inputs, **referred(config.scorers, inputs, root)}
         policy = _start(config, inputs.get("policy"), rng)
         check_learns(policy.model.parameters(), "policy")

@@ -42,7 +42,7 @@ from trueline.language.online.training import Trainer
 from trueline.language.records import load
 from trueline.language.rehearsal import DryRun
 from trueline.language.sampler import check_for_training
-from trueline.language.scorers import Endpoint, references
+from trueline.language.scorers import Endpoint, references, taken_by
 from trueline.language.subject import LanguageModel
 
 __all__ = ["GRPO", "LM_PPO", "LM_PPO_LAG", "RLOO", "OnlineRecipe"]
@@ -56,6 +56,10 @@ class OnlineRecipe:
     Config: type[Online]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     data_parallel: ClassVar[bool] = True  # several processes may train one policy: see parallel.py
+
+    def inputs_of(self, config: Online) -> Mapping[str, bool]:
+        """A warm start, what the divergence is measured from, and what scorers name."""
+        return {"policy": False, "reference": False, **taken_by(config.scorers)}
 
     def check(self, config: Online, root: Path) -> None:
         """Raises what `train` would raise for what does not depend on its inputs.

@@ -30,7 +30,7 @@ from trueline.language.models import ModelRef, context_of
 from trueline.language.records import MADE, Data, Text, load
 from trueline.language.rollout import Chat, Rollout, Sampling, chat
 from trueline.language.sampler import Auto, Samplers
-from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred
+from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scorer
 from trueline.language.subject import LanguageModel, judges_behind, tell_if_plain
 from trueline.language.supervised import device_of
@@ -229,6 +229,10 @@ class PreferenceRecipe:
         "independent-trees": {"topology": {"kind": "independent-trees"}},
         "chain": {"topology": {"kind": "chain"}},
     }
+
+    def inputs_of(self, config: PreferenceSampling) -> Mapping[str, bool]:
+        """Who replies, and what judges name."""
+        return {"policy": False, **taken_by(config.judges)}
 
     def check(self, config: PreferenceSampling, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise for prompts and judges that are not inputs."""

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError, RunError
+from trueline.core.errors import RunError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.rl.adam import FlatAdam, Group
@@ -109,6 +109,10 @@ class CertifiedRecipe:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     Config: type[Certified] = Certified
 
+    def inputs_of(self, config: Certified) -> Mapping[str, bool]:  # noqa: ARG002
+        """No input: it begins with its world's controller."""
+        return {}
+
     def check(self, config: Certified, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
 
@@ -125,17 +129,13 @@ class CertifiedRecipe:
         with one_world(config.env, config.env_options) as world:
             return limits_of(NO_COST, world)
 
-    def train(self, config: Certified, run: Run, inputs: Mapping[str, Subject]) -> CertifiedPolicy:
+    def train(self, config: Certified, run: Run, inputs: Mapping[str, Subject]) -> CertifiedPolicy:  # noqa: ARG002
         """Train a policy.  Resumes from the run's last checkpoint.
 
-        Raises ConfigError for a world that a certificate cannot be learnt in, and for a warm start; BadWorld for a
+        Raises ConfigError for a world that a certificate cannot be learnt in; BadWorld for a
         reward or observation that is not finite, Diverged when the networks are no longer finite, RunError when no
         certificate was found.
         """
-        if inputs:
-            raise ConfigError(
-                f"{self.name} begins with its world's controller and takes no {', '.join(inputs)}. Leave the input out."
-            )
         return Trainer(config, run).train()
 
 

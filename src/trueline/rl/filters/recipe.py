@@ -44,18 +44,19 @@ class SafetyFilterRecipe:
     name: ClassVar[str] = "safety-filter"
     Config: ClassVar[type[SafetyFilter]] = SafetyFilter
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    roles: ClassVar[tuple[str, ...]] = ("policy",)
+
+    def inputs_of(self, config: SafetyFilter) -> Mapping[str, bool]:  # noqa: ARG002
+        """What the filter is put behind."""
+        return {"policy": True}
 
     def train(self, config: SafetyFilter, run: Run, inputs: Mapping[str, Subject]) -> FilteredPolicy:
         """Fit the filter on layouts of the training range. A run that is killed begins again, by the same streams.
 
-        Raises ConfigError without a policy, for one that does not act or chooses among options, and for columns that
+        Raises ConfigError for a policy that does not act or chooses among options, and for columns that
         its world does not observe.
         """
         run.restore()
-        policy = inputs.get("policy")
-        if policy is None:
-            raise ConfigError("there is no policy to put a filter behind. Name its run: --input policy=RUN.")
+        policy = inputs["policy"]
         if not isinstance(policy, Acts):
             raise ConfigError(f"the input policy is a {policy.kind!r} and does not act. Give a run that made a policy.")
         env = worlds.of(policy.world, config.num_envs, run.manifest["threads"])

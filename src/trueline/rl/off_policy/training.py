@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -182,7 +182,6 @@ class OffPolicyRecipe:
     Config: type[OffPolicy]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     update: Update = field(default_factory=Sac)
-    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -193,6 +192,10 @@ class OffPolicyRecipe:
         if takes == "weights" and limited and not handled:
             raise ConfigError(f"{row} has limits and nothing that would keep them. Use Constrained or OffPolicy.")
         object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
+
+    def inputs_of(self, config: OffPolicy) -> Mapping[str, bool]:  # noqa: ARG002
+        """A warm start."""
+        return {"policy": False}
 
     def check(self, config: OffPolicy, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.

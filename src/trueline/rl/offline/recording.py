@@ -75,7 +75,10 @@ class RecordingRecipe:
     name: ClassVar[str] = "offline-data"
     Config: ClassVar[type[Recording]] = Recording
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    roles: ClassVar[tuple[str, ...]] = ()
+
+    def inputs_of(self, config: Recording) -> Mapping[str, bool]:  # noqa: ARG002
+        """No input: policies that act are named in the settings."""
+        return {}
 
     def check(self, config: Recording, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start."""

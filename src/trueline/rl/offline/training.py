@@ -182,6 +182,10 @@ class OfflineRecipe:
             )
         object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
 
+    def inputs_of(self, config: Offline) -> Mapping[str, bool]:  # noqa: ARG002
+        """No input: data are named in the settings."""
+        return {}
+
     def check(self, config: Offline, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start. `root` is the folder of runs."""
         _Problem.of(config, root)
@@ -191,16 +195,12 @@ class OfflineRecipe:
         with one_world(config.env, config.env_options) as world:
             return limits_of(_cost_limit(config), world)
 
-    def train(self, config: Offline, run: Run, inputs: Mapping[str, Subject]) -> NetworkPolicy:
+    def train(self, config: Offline, run: Run, inputs: Mapping[str, Subject]) -> NetworkPolicy:  # noqa: ARG002
         """Train a policy. Resumes from the run's last checkpoint.
 
         Raises ConfigError for settings or data that do not fit the world, Diverged when the networks are no longer
         finite.
         """
-        if inputs:
-            raise ConfigError(
-                f"offline rows take no inputs, but {', '.join(inputs)} was given. Name a dataset instead."
-            )
         return Trainer(config, run).train()
 
 

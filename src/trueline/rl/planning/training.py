@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -146,7 +146,10 @@ class PlanningRecipe:
     name: str
     Config: type[Planning]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
+
+    def inputs_of(self, config: Planning) -> Mapping[str, bool]:  # noqa: ARG002
+        """A warm start."""
+        return {"policy": False}
 
     def check(self, config: Planning, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.

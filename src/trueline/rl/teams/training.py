@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -209,7 +209,6 @@ class TeamRecipe:
     Config: type[TeamSettings]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     update: TeamUpdate = field(default_factory=Mappo)
-    roles: ClassVar[tuple[str, ...]] = ("policy",)  # a warm start
 
     def __post_init__(self) -> None:
         """Refuse what does not compose, and settle the configuration."""
@@ -229,6 +228,10 @@ class TeamRecipe:
         if limited and not handled and takes == "mixed":
             raise ConfigError(f"{row} has limits that a mixed advantage cannot know of. Use ConstrainedTeam.")
         object.__setattr__(self, "Config", with_default(self.Config, "update", self.update))
+
+    def inputs_of(self, config: TeamSettings) -> Mapping[str, bool]:  # noqa: ARG002
+        """A warm start."""
+        return {"policy": False}
 
     def check(self, config: TeamSettings, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start for the world or the layouts it is given.
