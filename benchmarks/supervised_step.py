@@ -12,7 +12,8 @@ import _interleave
 from _interleave import Comparison, Contestant, Medians, Plan
 
 PROMPT, ANSWER, BATCH = 24, 40, 32  # characters of a prompt and of an answer; rows, or pairs, of a step
-WARM_UP, RATE = 20, 1e-4
+WARM_UP, RATE = 5, 1e-4
+STEPS = {"nano": 40, "micro": 12}
 KINDS = ("sft", "reward", "dpo")
 
 
@@ -296,16 +297,16 @@ def _same_loss(size: str, kind: str) -> Comparison:
 
 
 def plan(quick: bool) -> Plan:
-    steps, sizes = (10, ("nano",)) if quick else (200, ("nano", "micro"))
+    sizes = {"nano": 10} if quick else STEPS
     sides = {"trueline": "ours", "TRL": "theirs", "bare loop": "bare"}
-    uneven = {"steps": steps, "shortest": 1}
     contestants = [
         Contestant(f"{side}, {kind}, {size}", maker, {"size": size, "kind": kind, "steps": steps})
-        for size in sizes
+        for size, steps in sizes.items()
         for kind in KINDS
         for side, maker in sides.items()
     ]
-    size = sizes[-1]
+    size, steps = list(sizes.items())[-1]
+    uneven = {"steps": steps, "shortest": 1}
     contestants += [
         Contestant("trueline, uneven, padded", "ours", {"size": size, "kind": "sft", **uneven}),
         Contestant("trueline, uneven, packed", "ours", {"size": size, "kind": "sft", "packing": True, **uneven}),

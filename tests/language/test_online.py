@@ -107,6 +107,20 @@ def test_under_a_limit_and_beside_a_reference_the_known_optimum_is_reached(world
 # --- signs ---
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("name", ["lm-ppo", "grpo"])
+def test_the_divergence_is_paid_for_with_every_estimator(world, name, estimator):
+    given = {"batch_size": 16, "max_steps": 30, "sampling": {"max_tokens": 1}, "options": {"scale": 0.0}}
+    given |= {"kl": {"weight": 1.0, "estimator": estimator}, **({"samples": 4} if name == "grpo" else CRITIC)}
+    policy = tiny(2)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(8.0)
+    _, lines, _ = world.train(name, inputs={"policy": policy, "reference": tiny()}, **given)
+    first, last = (np.mean([line["train/kl"] for line in part]) for part in (lines[:5], lines[-5:]))
+    assert first > 0.02
+    assert last < 0.6 * first
+
+
 def test_a_heavy_multiplier_drives_the_costly_token_out(world):
     heavy = {**HANDLER, "lr": 1e-6, "init": 5.0}
     subject, _, _ = world.train(
@@ -438,6 +452,7 @@ def test_what_cannot_be_trained_is_refused(world, name, settings, message):
         ("grpo", {"samples": 1}, "replies to a prompt are compared"),
         ("lm-ppo", {"minibatch": 5}, "minibatch is 5, but a step has 4 replies"),
         ("lm-ppo", {"kl": {"weight": 0.0, "adaptive": {}}}, "from where it never adapts"),
+        ("lm-ppo", {"kl": {"adaptive": {"horizon": 0.8}}}, "a step has 4 replies, which could take all of kl.weight"),
     ],
 )
 def test_settings_that_cannot_take_effect_are_refused(world, name, settings, message):

@@ -1,4 +1,4 @@
-"""Losses and gradients of TRL's GRPO and RLOO trainers, on the same weights, prompts, replies and rewards, at β = 0.
+"""Losses and gradients of TRL's GRPO and RLOO trainers, on the same weights, prompts, replies and rewards.
 
 Their trainers are given the replies instead of drawing them; advantages and losses are computed by their own code. The
 replies were drawn by other weights than those that learn, so that ratios differ from 1 and some are clipped.
@@ -62,21 +62,20 @@ class Replies:
         return self.rollout
 
 
-def ours(world, name, rollout, policy, **settings):
-    """Loss and gradient of the first step."""
-    config = world.config(
-        name, batch_size=len(CHATS) // SAMPLES, samples=SAMPLES, kl={"weight": 0.0}, max_steps=1, **settings
-    )
+def ours(world, name, rollout, policy, beta=0.0, **settings):
+    """Loss and gradient of the first step; with a β, beside the weights that the replies are drawn with."""
+    kl = {"weight": beta, "estimator": "k3"}
+    config = world.config(name, batch_size=len(CHATS) // SAMPLES, samples=SAMPLES, kl=kl, max_steps=1, **settings)
     found = []
     with world.run(name, config) as run:
-        trainer = online.Trainer(config, run, {"policy": policy})
+        trainer = online.Trainer(config, run, {"policy": policy, **({"reference": tiny()} if beta else {})})
         trainer.sampler = Replies(rollout)
         trainer._stepped = lambda optimiser, loss, what: found.append((loss, gradient(trainer.policy.model)))
         trainer.one_step()
     return found[0]
 
 
-def theirs(kind, rollout, policy, folder, temperature=1.0, **settings):
+def theirs(kind, rollout, policy, folder, temperature=1.0, beta=0.0, **settings):
     """The same of a trainer of TRL."""
 
     def reward(prompts, completions, **_):
@@ -120,7 +119,8 @@ def theirs(kind, rollout, policy, folder, temperature=1.0, **settings):
     old = torch.zeros(batch["completion_ids"].shape)
     for r, kept in enumerate(rollout.sampled):
         old[r, : int(kept.sum())] = rollout.log_prob[r, kept]
-    batch["old_per_token_logps"] = old
+    batch["old_per_token_logps"] = batch["ref_per_token_logps"] = old
+    trainer.beta = beta  # set here, since it would look for the reference by the model's name
     if kind == "RLOO":
         batch["old_logps"] = old.sum(dim=1)
     loss = trainer.compute_loss(trainer.model, batch)
@@ -150,6 +150,17 @@ def test_grpo(world, tmp_path, loss_type, scale):
     assert found == pytest.approx(loss, **EQUAL)
     torch.testing.assert_close(got, slope, atol=1e-5, rtol=0)
     assert slope.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_grpo_beside_a_reference(world, tmp_path, loss_type):
+    policy, rollout = learner(), drawn(1.0)
+    loss, slope = theirs("GRPO", rollout, policy, tmp_path, beta=0.5, loss_type=loss_type)
+    found, got = ours(world, "grpo", rollout, learner(), 0.5, loss_type=loss_type, sampling={"max_tokens": MOST})
+    _, alone = ours(world, "grpo", rollout, learner(), loss_type=loss_type, sampling={"max_tokens": MOST})
+    assert found == pytest.approx(loss, **EQUAL)
+    torch.testing.assert_close(got, slope, atol=1e-5, rtol=0)
+    assert (got - alone).abs().max() > 1e-2
 
 
 def test_grpo_at_another_temperature(world, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trueline.language.online.losses import kl_loss
 from trueline.language.rollout import Rollout
 from trueline.language.scores import Scores
 from trueline.language.signals import (
@@ -111,6 +112,22 @@ def test_kl_estimators_are_unbiased(name):
     near = torch.log_softmax(1.01 * logits, 0)
     small = (p.exp() * (p - near)).sum()
     torch.testing.assert_close((p.exp() * kl_of(p, near, "k2")).sum(), small, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("name", ["k1", "k2", "k3"])
+def test_kl_estimators_have_the_gradient_of_a_divergence(name):
+    """As they are used: k1 credited to what π drew, k2 and k3 differentiated on what another drew; enumerated."""
+    logits = torch.tensor([0.3, -1.0, 0.7, 0.0], dtype=torch.float64, requires_grad=True)
+    q, old = (torch.log_softmax(scale * logits.detach(), 0) for scale in (-0.5, 2.0))
+    p = torch.log_softmax(logits, 0)
+    if name == "k1":
+        estimate = (p.exp().detach() * kl_of(p.detach(), q, name) * p).sum()
+    else:
+        estimate = kl_loss(p, old, q, old.exp(), name)
+    (expected,) = torch.autograd.grad((p.exp() * (p - q)).sum(), logits, retain_graph=True)
+    (got,) = torch.autograd.grad(estimate, logits)
+    torch.testing.assert_close(got, expected)
+    assert expected.abs().max() > 0.05
 
 
 def test_adaptive_weight_moves_towards_the_target():

@@ -183,19 +183,19 @@ def test_what_is_evaluated_is_held_against_the_limit_of_the_same_cost(tmp_path, 
 @pytest.mark.parametrize("loop", PLAYING)
 def test_regret_is_that_of_every_epochs_episodes(tmp_path, loop, monkeypatch):
     met, ends, limits = [], [0], LOOPS[loop].limits
-    whole, log = watching.accounted, Run.log
+    whole, log = watching.CostAccount.end_epoch, Run.log
 
-    def spy(account, episode_cost, limit):
+    def spy(account, episode_cost):
         met.append(np.array(episode_cost).reshape(-1, len(limits)))
-        assert list(limit) == list(limits.values())
-        return whole(account, episode_cost, limit)
+        assert list(account.limit) == list(limits.values())
+        whole(account, episode_cost)
 
     def mark(self, step, **scalars):
         ends.append(len(met))
         log(self, step, **scalars)
 
     monkeypatch.setattr(Run, "log", mark)
-    monkeypatch.setattr(LOOPS[loop].module, "accounted", spy)
+    monkeypatch.setattr(watching.CostAccount, "end_epoch", spy)
     run, _ = trained(tmp_path, "run", loop)
     costs, last = np.concatenate(met), logged(run)[-1]
     assert len(costs) >= 4 * 4  # four epochs of four environments, no episode longer than an epoch

@@ -36,7 +36,6 @@ from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.language.forward import learning_mode
 from trueline.language.losses import dpo
-from trueline.language.models import reference
 from trueline.language.online import Online, OnlineRecipe, Trainer
 from trueline.language.optimiser import AdamW
 from trueline.language.parallel import sums as summed
@@ -129,30 +128,17 @@ class _Trainer(Trainer):
         signals = signals_of(
             rollout, scores, credit=self.scorer.credit, cut_penalty=config.cut_penalty, score_clip=config.score_clip
         )
-        beside, kl = self._beside(rollout)
-        first = torch.arange(0, self.replies, 2, device=kl.device)
+        by_token = self._old(rollout), self._beside(rollout)
+        old, beside = (torch.where(rollout.sampled, x, 0.0).sum(dim=1) for x in by_token)
+        first = torch.arange(0, self.replies, 2, device=old.device)
         whole = ~(scores.missing[first] | scores.missing[first + 1])
         pairs = _Pairs(rollout, beside, signals.total[:, 0], first[whole], first[whole] + 1)
         figures = self._learn(pairs)
         self.step += 1
-        note = self._log(rollout, scores, kl[~scores.missing], figures)
+        note = self._log(rollout, scores, (old - beside)[~scores.missing], figures)
         if self.step % config.completion_steps == 0 or self.step == self.steps:
             self._write_down(rollout, scores)
         return note
-
-    @torch.no_grad()
-    def _beside(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """log π_ref of each reply, and log π − log π_ref under the policy that sampled: [R], [R]."""
-        old = rollout.log_prob
-        if self.config.reads_again:
-            old = self._log_prob(self.policy.model, rollout)
-        if self.reference is not None:
-            beside = self._log_prob(self.reference, rollout)
-        else:
-            with reference(self.policy.model) as model:
-                beside = self._log_prob(model, rollout)
-        there = rollout.sampled
-        return torch.where(there, beside, 0.0).sum(dim=1), torch.where(there, old - beside, 0.0).sum(dim=1)
 
     def _learn(self, pairs: _Pairs) -> dict[str, float]:
         """Passes over the pairs in random order; returns means over the last of them."""

@@ -29,9 +29,11 @@ from trueline.rl.handlers.constraint import Weights, mix
 from trueline.rl.updates.surrogate import standardised
 
 __all__ = [
+    "LARGEST_ERROR",
     "AdaptiveKl",
     "Estimates",
     "Kl",
+    "KlEstimator",
     "Signals",
     "adapted",
     "credited",
@@ -45,21 +47,32 @@ __all__ = [
 ]
 
 KlEstimator = Literal["k1", "k2", "k3"]
+LARGEST_ERROR = 0.2  # relative, that β moves by
 
 
 class AdaptiveKl(Config):
-    """β ← β·(1 + clip((KL − target)/target, ±0.2)·replies/horizon) (Ziegler et al. 2019, eq. 4)."""
+    """β ← β·(1 + clip((KL − target)/target, ±0.2)·replies/horizon), above 0 (Ziegler et al. 2019, eq. 4)."""
 
     target: float = Field(6.0, gt=0)  # nats per reply
     horizon: float = Field(10_000.0, gt=0)  # replies in which β would change by that share
 
 
 class Kl(Config):
-    """Divergence of the policy from the reference: a signal of its own, weighed by β."""
+    """Divergence of the policy from the reference, weighed by β.
+
+    With k1 it is a signal of its own, paid for like a cost (Ziegler et al. 2019): ∇E[k1] = E[k1·∇log π]. Of k2 and k3
+    the same product is no gradient of a divergence and may have the other sign; they are differentiated themselves, as
+    terms of each token's loss (`online.losses.kl_loss`).
+    """
 
     weight: float = Field(0.05, ge=0)  # β, the first one where it adapts
     estimator: KlEstimator = "k1"
     adaptive: AdaptiveKl | None = None
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether replies are credited with it."""
+        return self.weight > 0.0 and self.estimator == "k1"
 
 
 def kl_of(log_prob: Tensor, reference: Tensor, estimator: KlEstimator) -> Tensor:
@@ -76,7 +89,7 @@ def kl_of(log_prob: Tensor, reference: Tensor, estimator: KlEstimator) -> Tensor
 
 def adapted(weight: float, settings: AdaptiveKl, kl: float, replies: int) -> float:
     """β after `replies` replies whose mean divergence was `kl` nats."""
-    error = min(0.2, max(-0.2, kl / settings.target - 1.0))
+    error = min(LARGEST_ERROR, max(-LARGEST_ERROR, kl / settings.target - 1.0))
     return weight * (1.0 + error * replies / settings.horizon)
 
 

@@ -5,7 +5,7 @@ Letters of shapes: R replies, L prompt and response tokens, S signals. Column t 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 
 from trueline.language.forward import late_logits
 from trueline.language.losses import log_prob_of
+from trueline.language.signals import kl_of
 from trueline.rl.updates.surrogate import clipped_surrogate
 
-__all__ = ["READ_AT_ONCE", "parts_of_like_length", "policy_loss", "reply_log_prob", "value_loss"]
+__all__ = ["READ_AT_ONCE", "kl_loss", "parts_of_like_length", "policy_loss", "reply_log_prob", "value_loss"]
 
 READ_AT_ONCE = 8192  # tokens of a forward pass that only reads
 WORTH_A_PASS = 2048  # tokens from which on a pass of its own costs less than the padding it saves
@@ -35,6 +36,20 @@ def reply_log_prob(model: Any, tokens: Tensor, sampled: Tensor, temperature: flo
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:
     """−Σ weight·(clipped surrogate).  [R, L] each -> scalar; the weight is 0 on tokens that do not count."""
     return -(clipped_surrogate(log_prob, old_log_prob, advantage, clip) * weight).sum()
+
+
+def kl_loss(
+    log_prob: Tensor, old_log_prob: Tensor, reference: Tensor, weight: Tensor, estimator: Literal["k2", "k3"]
+) -> Tensor:
+    """Σ weight·ρ·k(log π, log π_ref) of tokens that π_old drew, ρ = π/π_old.  [R, L] each -> scalar.
+
+    In expectation its gradient is that of KL(π ‖ π_ref), in every pass. Of k3 that is so with the ratio differentiated
+    too (DeepSeek-AI 2025, DeepSeek-V3.2); without it the gradient at π_old is that of KL(π_ref ‖ π), as in Shao et al.
+    (2024). Of k2 it is so with the ratio held: ∇k2 = Δ·∇log π.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    ratio = ratio.detach() if estimator == "k2" else ratio
+    return (ratio * kl_of(log_prob, reference, estimator) * weight).sum()
 
 
 def value_loss(value: Tensor, old_value: Tensor, target: Tensor, kept: Tensor, clip: float | None) -> Tensor:

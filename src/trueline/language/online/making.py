@@ -107,7 +107,7 @@ def _critic(
     """With a head for the reward, each cost, and the divergence where it is a signal."""
     if not isinstance(config, OnlinePpo):
         return None
-    heads = ("reward", *(f"cost_{name}" for name in costs), *(("kl",) if config.needs_reference else ()))
+    heads = ("reward", *(f"cost_{name}" for name in costs), *(("kl",) if config.kl.is_signal else ()))
     adapts = isinstance(config.critic, Critic) and config.critic.lora is not None
     made = critic_for(config.critic, policy, heads, int(rng.integers(2**63)) if adapts else 0)
     check_learns(learnt_by_itself(config.critic, made).values(), "critic")

@@ -18,7 +18,7 @@ from trueline.language.records import Data
 from trueline.language.rollout import Sampling
 from trueline.language.sampler import Auto, Samplers, Vllm
 from trueline.language.scorers import Scoring
-from trueline.language.signals import Kl
+from trueline.language.signals import LARGEST_ERROR, Kl
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 
@@ -89,6 +89,11 @@ class Online(Config):
                 raise ValueError(f"{name} is {given}, but a step has {self.replies} replies. Give no more than those.")
         if self.kl.adaptive is not None and self.kl.weight == 0.0:
             raise ValueError("kl.weight is 0, from where it never adapts. Give a weight above 0.")
+        if self.kl.adaptive is not None and self.kl.adaptive.horizon <= LARGEST_ERROR * self.replies:
+            raise ValueError(
+                f"kl.adaptive.horizon is {self.kl.adaptive.horizon:g}, but a step has {self.replies} replies, which "
+                f"could take all of kl.weight away at once. Give more than {LARGEST_ERROR * self.replies:g}."
+            )
         return self
 
     @property
@@ -103,7 +108,7 @@ class Online(Config):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the divergence is a signal."""
+        """Whether the divergence weighs anything."""
         return self.kl.weight > 0.0
 
     @property

@@ -30,6 +30,7 @@ from trueline.language.models import reference
 from trueline.language.online.critic import SharedCritic, last_hidden, learnt_by_itself
 from trueline.language.online.losses import (
     READ_AT_ONCE,
+    kl_loss,
     parts_of_like_length,
     policy_loss,
     reply_log_prob,
@@ -44,7 +45,7 @@ from trueline.language.rollout import Chat, Rollout
 from trueline.language.sampler import replies_of
 from trueline.language.scorers import identity, prompts_of, reference_records, trouble_of
 from trueline.language.scores import Scores
-from trueline.language.signals import Signals, adapted, episode_cost, kl_of, signals_of, with_kl
+from trueline.language.signals import Signals, adapted, episode_cost, signals_of, with_kl
 from trueline.language.subject import LanguageModel, judges_behind, values_before
 from trueline.language.supervised import checkpoint_activations, device_of
 from trueline.rl.handlers.constraint import HandlerState, Weights, unconstrained
@@ -69,6 +70,8 @@ class _Learnt(NamedTuple):
     signals: Signals
     old_log_prob: Tensor
     advantage: Tensor
+    beside: Tensor | None  # log π_ref, where the divergence is a term of the loss
+    beta: float
     value: Tensor | None  # [R, L, S] at the rollout
     target: Tensor | None  # [R, L, S]
     ahead: _Pass | None  # of the whole rollout, where one step learns all of it
@@ -303,18 +306,11 @@ class Trainer:
 
     def _learnt(self, rollout: Rollout, scores: Scores) -> tuple[_Learnt, Tensor | None]:
         """Advantages under the weights as the last replies' costs leave them; and the divergence of each reply [E]."""
-        config = self.config
-        old, beta = rollout.log_prob, self.beta
-        if config.reads_again:
-            old = self._log_prob(self.policy.model, rollout)
-        kl = kl_reply = None
+        config, old, beta = self.config, self._old(rollout), self.beta
+        kl = kl_reply = in_loss = None
         if config.needs_reference:
-            if self.reference is not None:
-                beside = self._log_prob(self.reference, rollout)
-            else:
-                with reference(self.policy.model) as model:
-                    beside = self._log_prob(model, rollout)
-            kl = kl_of(old, beside, config.kl.estimator)
+            beside = self._beside(rollout)
+            kl, in_loss = (old - beside, None) if config.kl.is_signal else (None, beside)
             kl_reply = torch.where(rollout.sampled, old - beside, 0.0).sum(dim=1)[~scores.missing]
             if config.kl.adaptive is not None and len(kl_reply):
                 self.beta = adapted(self.beta, config.kl.adaptive, float(kl_reply.mean()), len(kl_reply))
@@ -327,11 +323,11 @@ class Trainer:
             score_clip=config.score_clip,
         )
         weights = self._weights(scores)
-        weights = with_kl(weights, beta) if config.needs_reference else weights
+        weights = with_kl(weights, beta) if config.kl.is_signal else weights
         if self.critic is None:
             group: Rloo | Grpo = config.estimator  # type: ignore[attr-defined]  # what has no critic compares
             advantage = group.advantage(signals, rollout.group, weights)
-            return _Learnt(rollout, signals, old, advantage, None, None, None), kl_reply
+            return _Learnt(rollout, signals, old, advantage, in_loss, beta, None, None, None), kl_reply
         assert isinstance(config, OnlinePpo)
         ahead = self._ahead(rollout) if config.learnt_at_once and self.step >= self.warmup else None
         value = self._values(rollout) if ahead is None else ahead.value
@@ -339,7 +335,7 @@ class Trainer:
         value = self._of_all(value.detach().clone())
         estimates = config.estimator.estimates(signals, value)
         advantage = config.estimator.mixed(signals, estimates, weights)
-        return _Learnt(rollout, signals, old, advantage, value, estimates.target, ahead), kl_reply
+        return _Learnt(rollout, signals, old, advantage, in_loss, beta, value, estimates.target, ahead), kl_reply
 
     def _weights(self, scores: Scores) -> Weights:
         """After one step of the multipliers on the raw costs of the last replies."""
@@ -356,6 +352,17 @@ class Trainer:
         return handler.weights(self.handler_state)
 
     # --- reading ---
+
+    def _old(self, rollout: Rollout) -> Tensor:
+        """log π of what was drawn, in the trainer's own arithmetic."""
+        return self._log_prob(self.policy.model, rollout) if self.config.reads_again else rollout.log_prob
+
+    def _beside(self, rollout: Rollout) -> Tensor:
+        """log π_ref of it."""
+        if self.reference is not None:
+            return self._log_prob(self.reference, rollout)
+        with reference(self.policy.model) as model:
+            return self._log_prob(model, rollout)
 
     def _shares(self, rollout: Rollout, of: Tensor, **cut: int | None) -> Iterator[tuple[Tensor, int]]:
         """This process's share of some rows, in parts of like length, and how wide each part is."""
@@ -492,6 +499,10 @@ class Trainer:
             log_prob = torch.where(kept[cut], read.log_prob, 0.0)
             old = torch.where(kept[cut], found.old_log_prob[cut], 0.0)
             loss = policy_loss(log_prob, old, found.advantage[cut], weight[cut], config.clip)
+            if found.beside is not None:
+                assert config.kl.estimator != "k1"
+                beside = torch.where(kept[cut], found.beside[cut], 0.0)
+                loss = loss + found.beta * kl_loss(log_prob, old, beside, weight[cut], config.kl.estimator)
             losses["policy_loss"] += loss.item()
             if read.value is not None:
                 assert isinstance(config, OnlinePpo)
