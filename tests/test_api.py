@@ -1,6 +1,7 @@
 """The public face: what it lists is what is documented, and it does what the command line does."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +112,25 @@ def test_summary_is_the_mean_of_the_last_tenth(tmp_path):
 
 def test_a_subject_is_audited_without_leaving_anything(trained):
     before = sorted(trained.folder.parent.iterdir())
-    found = trueline.audit(trained.subject, "ethicality/episode-cost", budget=2)
-    assert {e.principle for e in found} == {Principle.ETHICALITY}
-    assert [e.estimate.n for e in found if e.requirement is not None] == [2]
+    result = trueline.audit(trained.subject, ["ethicality/episode-cost", "ethicality/team*"], budget=2)
+    assert {e.principle for e in result.evidence} == {Principle.ETHICALITY}
+    assert [e.estimate.n for e in result.evidence if e.requirement is not None] == [2]
+    assert result.left_out == ("ethicality/team-cost",)
+    assert result.folder is None
     assert sorted(trained.folder.parent.iterdir()) == before
+
+
+def test_the_audit_of_a_run_is_a_run_and_says_what_it_leaves_out_before_it_begins(trained, capfd):
+    root = trained.folder.parent
+    result = trueline.audit("a", ["ethicality/episode-cost", "ethicality/team*"], budget=2, root=root)
+    assert result.left_out == ("ethicality/team-cost",)
+    first, second, *_ = capfd.readouterr().err.splitlines()
+    assert first == "left out, because the subject lacks what they need: ethicality/team-cost"
+    assert second == f"run {result.folder}"
+    manifest = read_manifest(result.folder)
+    assert (manifest["kind"], manifest["inputs"]["subject"]["run"]) == ("audit", "a")
+    again = trueline.resume(result.folder)
+    assert repr(again) == repr(replace(result, left_out=()))
 
 
 @pytest.mark.parametrize(

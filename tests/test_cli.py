@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trueline.cli import KINDS, _imports_first
+from trueline import api
+from trueline.cli.commands import KINDS
+from trueline.cli.typed import imports_first
 from trueline.core import registry
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
@@ -44,10 +46,10 @@ def test_version(trueline):
 
 
 def test_import_may_stand_anywhere_before_the_dashes():
-    assert _imports_first(["train", "ppo", "--import", "a", "--import=b", "x=1"]) == [
+    assert imports_first(["train", "ppo", "--import", "a", "--import=b", "x=1"]) == [
         "--import", "a", "--import=b", "train", "ppo", "x=1",
     ]  # fmt: skip
-    assert _imports_first(["bench", "x", "--", "--import", "a"]) == ["bench", "x", "--", "--import", "a"]
+    assert imports_first(["bench", "x", "--", "--import", "a"]) == ["bench", "x", "--", "--import", "a"]
 
 
 def test_list_counts_what_each_kind_lists(trueline):
@@ -169,6 +171,9 @@ def test_sweep_table_is_mean_and_iqm_over_seeds(trueline, tmp_path):
         values = [read_manifest(tmp_path / f"s-p{number:02d}-s{seed}")["summary"][name] for seed in range(3)]
         assert row["mean"][name]["value"] == seed_interval(values).value
         assert row["iqm"][name] == iqm(values)
+    again = api.resume("s", root=tmp_path)
+    assert again.folder == tmp_path / "s"
+    assert [row.iqm for row in again.rows] == [row["iqm"] for row in rows]
     part = trueline("resume", "s-p00-s0", "--root", tmp_path)
     assert part.code == 1
     assert "`trueline resume s`" in part.err
@@ -214,14 +219,44 @@ def test_the_worst_verdict_decides(verdicts, whole):
 
 
 def test_benchmarks_are_listed_and_an_unknown_one_is_refused(trueline):
-    assert trueline("bench").code == 0
-    said = trueline("bench", "not-a-benchmark")
+    said = trueline("bench")
+    assert said.code == 0
+    scripts = {path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("[!_]*.py")}
+    assert {"startup"} <= scripts <= {line.split()[0] for line in said.out.splitlines()}
+    said = trueline("bench", "start-up")
     assert said.code == 2
+    # `trueline list benchmarks` shows what is registered, but not these scripts.
+    sentence = "no benchmark is called 'start-up'. Did you mean 'startup'? `trueline bench` shows all there are."
+    assert said.err.strip() == f"error: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("settings", "ppo-lga"),
+            "no recipe, audit or response is called 'ppo-lga'. Did you mean 'ppo-lag'? `trueline list recipes`, "
+            "`trueline list audits` and `trueline list responses` show all there are.",
+        ),
+        (
+            ("reproduce", "safe-rhlf"),
+            "no system or claim is called 'safe-rhlf'. Did you mean 'safe-rlhf'? `trueline reproduce` shows all there "
+            "are.",
+        ),
+        (
+            ("train", "ppo-lga"),
+            "no recipe is called 'ppo-lga'. Did you mean 'ppo-lag'? `trueline list recipes` shows all there are.",
+        ),
+    ],
+)
+def test_an_unknown_name_is_answered_with_where_names_of_that_kind_are_shown(trueline, words, sentence):
+    said = trueline(*words)
+    assert (said.code, said.err.strip()) == (2, f"error: {sentence}")
 
 
 def test_a_benchmark_is_run_with_its_arguments(trueline, tmp_path, monkeypatch):
     (tmp_path / "echo.py").write_text("import sys; print(sys.argv[1:]); sys.exit(7)")
-    monkeypatch.setattr("trueline.cli._bench_scripts", lambda: {"echo": tmp_path / "echo.py"})
+    monkeypatch.setattr("trueline.cli.commands._bench_scripts", lambda: {"echo": tmp_path / "echo.py"})
     said = trueline("bench", "echo", "--", "--repeats", "2")
     assert (said.code, said.out) == (7, "['--repeats', '2']\n")
 

@@ -118,5 +118,7 @@ def test_a_search_is_run_listed_resumed_and_compared(trueline, tmp_path, monkeyp
     assert listed["summary"]["trials"] == 3
     compared = trueline("compare", "q", *words)
     assert compared.out.count("q-t00") == 3
-    best = api.search(tmp_path / "s.toml", ["trials=2"], root=tmp_path, id="two")
-    assert [row.number for row in best] in ([0, 1], [1, 0])
+    two = api.search(tmp_path / "s.toml", ["trials=2"], root=tmp_path, id="two")
+    assert two.folder == tmp_path / "two"
+    assert [trial.number for trial in two.trials] in ([0, 1], [1, 0])
+    assert api.resume("two", root=tmp_path) == two

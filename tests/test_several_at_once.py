@@ -67,6 +67,25 @@ def test_the_same_seeds_again_are_left_as_they_are(tmp_path):
         package.train_seeds("ppo-pid", TINY, seeds=[0], root=tmp_path, id="x")
 
 
+@pytest.mark.parametrize("status", ["done", "stopped"])
+def test_seeds_that_were_begun_as_something_else_are_not_gone_on_with(tmp_path, status):
+    start = package.train("ppo-lag", TINY, root=tmp_path, id="start")
+    package.train_seeds("ppo-lag", TINY, seeds=[0], root=tmp_path, id="x")
+    card = tmp_path / "x-s0" / "manifest.json"
+    card.write_text(card.read_text().replace('"done"', f'"{status}"'))
+    before = card.read_bytes()
+    with pytest.raises(ConfigError, match=r"x-s0 was begun with other inputs: none, not policy=start\. Give those"):
+        package.train_seeds("ppo-lag", TINY, seeds=[0], inputs={"policy": start.folder}, root=tmp_path, id="x")
+    card.write_text(card.read_text().replace('"seed": 0', '"seed": 5'))
+    with pytest.raises(ConfigError, match="run x-s0 has seed 5, not 0"):
+        package.train_seeds("ppo-lag", TINY, seeds=[0], root=tmp_path, id="x")
+    card.write_bytes(before)
+    if status == "stopped":
+        with pytest.raises(RunError, match="was started with threads=1, and 2 would change its numbers"):
+            package.train_seeds("ppo-lag", TINY, seeds=[0], threads=2, root=tmp_path, id="x")
+    assert card.read_bytes() == before
+
+
 def test_a_seed_that_diverges_is_told_of_when_the_others_are_done(tmp_path):
     with pytest.raises(Exception, match="not finite"):
         package.train_seeds("ppo-lag", {**TINY, "update.critic_lr": 1e30}, seeds=[0, 1], root=tmp_path, id="x")
@@ -93,9 +112,9 @@ def test_what_cannot_be_is_refused_before_a_run_exists(words, said, tmp_path, tr
 def test_a_sweep_trains_the_seeds_of_a_point_together(tmp_path):
     grid = {"cost_limit": [0.5, 1.0]}
     fixed = {key: value for key, value in TINY.items() if key != "cost_limit"}
-    rows = package.sweep("ppo-lag", grid, seeds=2, config=fixed, root=tmp_path / "both", id="x", together=True)
+    both = package.sweep("ppo-lag", grid, seeds=2, config=fixed, root=tmp_path / "both", id="x", together=True)
     one_by_one = package.sweep("ppo-lag", grid, seeds=2, config=fixed, root=tmp_path / "alone", id="x")
-    for mine, theirs in zip(rows, one_by_one, strict=True):
+    for mine, theirs in zip(both.rows, one_by_one.rows, strict=True):
         assert mine.settings == theirs.settings
         assert {k: e.value for k, e in mine.mean.items()} == pytest.approx(
             {k: e.value for k, e in theirs.mean.items()}, rel=1e-3, abs=1e-4

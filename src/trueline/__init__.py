@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trueline import cycle
     from trueline.api import (
+        AuditResult,
         CycleResult,
         RunResult,
+        SearchResult,
+        SweepResult,
         audit,
         load,
         make,
+        report,
         reproduce,
         resume,
         search,
@@ -25,13 +29,17 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AuditResult",
     "CycleResult",
     "RunResult",
+    "SearchResult",
+    "SweepResult",
     "__version__",
     "audit",
     "cycle",
     "load",
     "make",
+    "report",
     "reproduce",
     "resume",
     "search",

@@ -1,6 +1,8 @@
-"""What `import trueline` offers: train, train_seeds, audit, cycle, reproduce, sweep, resume, load, make.
+"""The Python face: train, train_seeds, audit, cycle, reproduce, sweep, search, resume, report, load and make.
 
-The command line calls the same functions, so that both do the same with the same settings.
+Commands of these names call these functions, so that both do the same with the same settings. What the command line
+has besides is not here: `export` is in `trueline.rl.export`, `compare` in `trueline.cycle.compare`, and a dry run is
+`rehearse` of `trueline.core.recipe`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from trueline.core.config import build
 from trueline.core.errors import MissingExtra, RunError
 from trueline.core.files import write_text
 from trueline.core.metrics import Sink, WandbSink
+from trueline.core.progress import stage
 from trueline.core.recipe import Plan, recipe_config
 from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.subject import Subject, load_subject
@@ -38,8 +41,11 @@ if TYPE_CHECKING:
     from trueline.rl.env import VectorEnv
 
 __all__ = [
+    "AuditResult",
     "CycleResult",
     "RunResult",
+    "SearchResult",
+    "SweepResult",
     "audit",
     "cycle",
     "load",
@@ -78,6 +84,31 @@ class CycleResult:
         return self.folder / "report.html"
 
 
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """Audits of a subject: the run that holds them, what they found, and which could not be made of this subject."""
+
+    folder: Path | None  # None where a subject itself was audited: nothing was written
+    evidence: tuple[Evidence, ...]
+    left_out: tuple[str, ...]  # audits asked for by a pattern that need what the subject lacks; () of a resumed run
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """A finished sweep: its folder, and a row for each point of the grid."""
+
+    folder: Path
+    rows: tuple[SweepRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """A finished search: its folder, and the trials, the best one first."""
+
+    folder: Path
+    trials: tuple[TrialRow, ...]
+
+
 def train(
     recipe: str,
     config: Mapping[str, Any] | None = None,
@@ -101,7 +132,7 @@ def train(
     Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld,
     RunError.
     """
-    plan = nested({**(config or {}), **settings})
+    plan = _nested({**(config or {}), **settings})
     built = recipe_config(recipe, preset, plan)
     folder = start_training(
         recipe,
@@ -138,7 +169,7 @@ def train_seeds(
     """
     ended = start_together(
         recipe,
-        recipe_config(recipe, preset, nested({**(config or {}), **settings})),
+        recipe_config(recipe, preset, _nested({**(config or {}), **settings})),
         seeds,
         root=Path(root),
         threads=threads,
@@ -153,7 +184,7 @@ def train_seeds(
 
 def resume(
     run: str | Path, *, root: str | Path = "runs", executor: str = "inline", workers: int = 1
-) -> RunResult | CycleResult | list[Evidence] | list[SweepRow] | list[TrialRow] | ClaimResult:
+) -> RunResult | AuditResult | CycleResult | SweepResult | SearchResult | ClaimResult:
     """Goes on with a training, audit, cycle, sweep, search or claim that was stopped or killed; returns what it gives.
 
     `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve those of many runs.
@@ -168,13 +199,13 @@ def resume(
         case "train":
             return _result(resume_training(folder))
         case "audit":
-            return verdicts(resume_audit(folder))
+            return AuditResult(folder, tuple(verdicts(resume_audit(folder))), ())
         case "cycle":
             return _cycle_result(resume_cycle(folder))
         case "sweep":
-            return resume_sweep(folder, executor, workers)
+            return SweepResult(folder, tuple(resume_sweep(folder, executor, workers)))
         case "search":
-            return resume_search(folder, executor, workers)
+            return SearchResult(folder, tuple(resume_search(folder, executor, workers)))
         case "claim":
             return resume_claim(folder, executor, workers)
         case kind:
@@ -190,8 +221,8 @@ def audit(
     seed: int = 0,
     threads: int = 1,
     root: str | Path = "runs",
-) -> list[Evidence]:
-    """Measures a subject with the audits that match `only` and fit it, on held-out cases; returns the evidence.
+) -> AuditResult:
+    """Measures a subject with the audits that match `only` and fit it, on held-out cases.
 
     Given a run (id, path or "latest"; a cycle means what it trained last) the evidence is kept in a run of kind
     "audit" in the same folder of runs, with a report; given a subject itself nothing is written. `config` holds
@@ -203,11 +234,15 @@ def audit(
     if isinstance(subject, str | Path):
         folder = subject_folder(find_run(subject, Path(root)))
         loaded = load_subject(folder)
-        uses = choose(loaded, patterns, settings, budget).uses
-        return verdicts(start_audit(uses, loaded, folder, root=folder.parent, seed=seed, threads=threads))
-    uses = choose(subject, patterns, settings, budget).uses
-    audits = [make_audit(use.name, use.config) for use in uses]
-    return run_audits(audits, subject, seed=seed, budget={use.name: use.budget for use in uses})
+        choice = choose(loaded, patterns, settings, budget)
+        if choice.left_out:
+            stage(f"left out, because the subject lacks what they need: {', '.join(choice.left_out)}")
+        made = start_audit(choice.uses, loaded, folder, root=folder.parent, seed=seed, threads=threads)
+        return AuditResult(made, tuple(verdicts(made)), choice.left_out)
+    choice = choose(subject, patterns, settings, budget)
+    audits = [make_audit(use.name, use.config) for use in choice.uses]
+    found = run_audits(audits, subject, seed=seed, budget={use.name: use.budget for use in choice.uses})
+    return AuditResult(None, tuple(found), choice.left_out)
 
 
 def cycle(
@@ -265,20 +300,21 @@ def sweep(
     id: str | None = None,
     executor: str = "inline",
     workers: int = 1,
-) -> list[SweepRow]:
+) -> SweepResult:
     """Trains `recipe` at every point of `grid` (dotted key -> values) with seeds 0 … seeds − 1; one row per point.
 
     A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an earlier
     sweep of the same grid, only what is missing is trained. `together` trains the seeds of a point in one process,
     where the recipe can. Raises as `train`; a diverged point is counted instead.
     """
-    given = {"recipe": recipe, "preset": preset, "config": nested(config or {}), "seeds": seeds, "threads": threads}
+    given = {"recipe": recipe, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}
     spec = build(
         SweepSpec,
         {**given, "together": together, "grid": {key: tuple(values) for key, values in grid.items()}},
         where="sweep",
     )
-    return run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
+    folder, rows = run_sweep(spec, root=Path(root), id=id, with_executor=executor, workers=workers)
+    return SweepResult(folder, tuple(rows))
 
 
 def search(
@@ -289,14 +325,15 @@ def search(
     id: str | None = None,
     executor: str = "inline",
     workers: int = 1,
-) -> list[TrialRow]:
-    """Searches the settings that a TOML file or a `SearchSpec` describes, by Optuna; the trials, the best one first.
+) -> SearchResult:
+    """Searches the settings that a TOML file or a `SearchSpec` describes, by Optuna.
 
     With the `id` of an earlier search of the same, only what is missing is trained. Raises MissingExtra without Optuna,
     ConfigError and UnknownName before anything is trained, Stopped after a signal; a diverged trial comes last.
     """
     whole = build(SearchSpec, spec, overrides) if isinstance(spec, SearchSpec) else read_search(spec, overrides)
-    return run_search(whole, root=Path(root), id=id, with_executor=executor, workers=workers)[1]
+    folder, trials = run_search(whole, root=Path(root), id=id, with_executor=executor, workers=workers)
+    return SearchResult(folder, tuple(trials))
 
 
 def load(run: str | Path, *, root: str | Path = "runs", best: bool = False) -> Subject:
@@ -334,12 +371,10 @@ def report(run: str | Path, *, root: str | Path = "runs") -> Path:
     return folder / "report.html"
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as nested tables."""
-    plan = Plan(recipe="")
-    for key, value in settings.items():
-        plan = plan.with_setting(key, dict(value) if isinstance(value, Mapping) else value)
-    return dict(plan.config)
+    plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return dict(Plan(recipe="").with_settings(plain).config)
 
 
 def _result(folder: Path) -> RunResult:

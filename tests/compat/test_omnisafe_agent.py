@@ -220,7 +220,9 @@ def test_nothing_of_a_wrong_grid_is_trained(tmp_path):
 
 
 def test_a_grids_settings_are_beside_its_runs(grid):
-    for path in grid.log_dir.glob("*/exps_config.json"):
+    paths = list(grid.log_dir.glob("*/exps_config.json"))
+    assert len(paths) == 2  # one of each algorithm
+    for path in paths:
         settings = json.loads(path.read_text())
         assert settings["train_cfgs"] == {"vector_env_nums": 2, "total_steps": 40}
         assert "seed" not in settings

@@ -8,13 +8,27 @@ from trueline.core.errors import BadWorld, Diverged, MissingExtra, Stopped, True
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_where_to_look():
     text = unknown("recipe", "ppo-lga", ["ppo-lag", "trpo-lag", "cpo"])
-    assert text == "no recipe is called 'ppo-lga'. Did you mean 'ppo-lag'? `trueline list recipes` shows all 3."
-    assert "`trueline list multi-agent-envs` shows all 1." in unknown("multi-agent env", "a", ["b"])
-    assert "`trueline list text-data` shows all 1." in unknown("text-data", "a", ["b"])
+    assert text == "no recipe is called 'ppo-lga'. Did you mean 'ppo-lag'? `trueline list recipes` shows all there are."
+    assert "`trueline list multi-agent-envs` shows all there are." in unknown("multi-agent env", "a", ["b"])
+    assert "`trueline list text-data` shows all there are." in unknown("text-data", "a", ["b"])
     # What no registry holds is named outright.
     assert unknown("text world", "cypher", ["cipher", "essay"]).endswith(
         "Did you mean 'cipher'? There are cipher, essay."
     )
+
+
+@pytest.mark.parametrize(
+    ("shown_by", "end"),
+    [
+        ((), "There are ab, cd."),
+        (("trueline x",), "`trueline x` shows all there are."),
+        (("trueline x", "trueline y"), "`trueline x` and `trueline y` show all there are."),
+        (("trueline x", "trueline y", "trueline z"), "`trueline x`, `trueline y` and `trueline z` show all there are."),
+    ],
+)
+def test_where_all_names_are_shown_may_be_said(shown_by, end):
+    # Also of a kind that has a list: the names may be others than those on it.
+    assert unknown("recipe", "ba", ["ab", "cd"], shown_by) == f"no recipe is called 'ba'. {end}"
 
 
 def test_no_nearest_name_is_invented():

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,5 +96,16 @@ def test_a_run_records_its_inputs_by_run_and_hash(run, tmp_path):
             assert child.manifest["inputs"] == {
                 "base": {"run": "parent", "kind": "test-table", "sha256": subject_hash(run.folder)}
             }
+            assert child.parent("base") == "parent"
+            assert child.parent() is None
     with pytest.raises(RunError, match="no run or path 'nobody'"):
         Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs={"base": "nobody"})
+
+
+def test_an_input_that_lies_in_no_run_has_no_parent(run, tmp_path):
+    save_subject(Table([1, 2]), run)
+    shutil.copytree(run.folder / "subject", tmp_path / "elsewhere" / "subject")
+    alone = {"policy": tmp_path / "elsewhere" / "subject"}
+    with Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs=alone) as child:
+        assert set(child.manifest["inputs"]) == {"policy"}
+        assert child.parent() is None

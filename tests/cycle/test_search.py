@@ -23,7 +23,6 @@ from trueline.cycle.search import (
     read_search,
     resume_search,
     run_search,
-    search_table,
 )
 
 FILE = """
@@ -136,7 +135,7 @@ def test_trials_are_means_over_seeds_and_the_best_keeps_its_limit(optuna, spec, 
     assert returns == sorted(returns, reverse=True)
     summary = read_manifest(folder)["summary"]
     assert summary == {"trials": 5, "feasible": sum(feasible), "best": rows[0].number}
-    assert list(map(str, search_table(folder))) == list(map(str, rows))  # text: nan is not itself
+    assert list(map(str, resume_search(folder))) == list(map(str, rows))  # text: nan is not itself
     table = json.loads((folder / "artefacts" / "table.json").read_text())
     assert [row["number"] for row in table] == [row.number for row in rows]
 
@@ -183,8 +182,8 @@ def test_the_same_id_goes_on_and_another_search_is_refused(optuna, spec, tmp_pat
 
 
 def test_other_seeds_propose_other_trials(optuna, spec, tmp_path):
-    one = search_table(run_search(spec, root=tmp_path, id="one")[0])
-    two = search_table(run_search(spec.model_copy(update={"seed": 1}), root=tmp_path, id="two")[0])
+    one = run_search(spec, root=tmp_path, id="one")[1]
+    two = run_search(spec.model_copy(update={"seed": 1}), root=tmp_path, id="two")[1]
     assert {row.settings["rate"] for row in one}.isdisjoint(row.settings["rate"] for row in two)
 
 

@@ -5,7 +5,7 @@ The command line prints any `TruelineError` without a traceback and leaves with 
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -144,9 +144,16 @@ LISTED = {  # kinds of registered names, and what `trueline list` calls them
 }
 
 
-def unknown(kind: str, given: str, known: Collection[str]) -> str:
-    """The sentence for a name that there is not, with the nearest name and where to see them all."""
-    everything = f"There are {', '.join(known)}."
-    if kind in LISTED:
-        everything = f"`trueline list {LISTED[kind]}` shows all {len(known)}."
+def unknown(kind: str, given: str, known: Collection[str], shown_by: Sequence[str] | None = None) -> str:
+    """The sentence for a name that there is not, with the nearest of `known` and where to see them all.
+
+    `shown_by` are the commands that show them all, none of them where `known` is to be named outright. Unless given it
+    is the list of that kind, where there is one.
+    """
+    if shown_by is None:
+        shown_by = [f"trueline list {LISTED[kind]}"] if kind in LISTED else []
+    *others, last = [f"`{command}`" for command in shown_by] or [""]
+    everything = f"{last} shows all there are." if last else f"There are {', '.join(known)}."
+    if others:
+        everything = f"{', '.join(others)} and {last} show all there are."
     return f"no {kind} is called {given!r}.{nearest(given, known)} {everything}"

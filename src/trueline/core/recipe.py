@@ -116,6 +116,13 @@ class Plan(Config):
         table[last] = value
         return self.model_copy(update={"config": config})
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Plan:
+        """The plan with several dotted settings changed, one after the other."""
+        plan = self
+        for key, value in settings.items():
+            plan = plan.with_setting(key, value)
+        return plan
+
     def settings(self) -> Config:
         """The recipe's complete, validated configuration. Raises UnknownName or ConfigError."""
         return recipe_config(self.recipe, self.preset, self.config)

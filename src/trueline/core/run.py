@@ -344,6 +344,11 @@ class Run:
         root = self.folder / "artefacts"
         return f"run://{self.id}/{path.relative_to(root if path.is_relative_to(root) else self.folder).as_posix()}"
 
+    def parent(self, role: str = "policy") -> str | None:
+        """The id of the run that made the input `role`; None without that input, or where no run made it."""
+        run: str | None = self.manifest["inputs"].get(role, {}).get("run")
+        return run
+
     def finish(self, status: Status = "done", summary: Mapping[str, Any] | None = None, reason: str = "") -> None:
         """Records how the run ended, with a summary (JSON) for listings, in the manifest and the index."""
         if status not in get_args(Status):

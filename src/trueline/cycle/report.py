@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from trueline.core.run import Run
 from trueline.cycle.gate import sentence
 from trueline.cycle.rounds import RoundRecord, finished_rounds
 from trueline.cycle.spec import CycleSpec
+from trueline.evidence.experiments.endings import read_limits
 from trueline.evidence.records import Evidence, Verdict
-from trueline.evidence.report import Gate, Key, Media, ReportData, Round, build_report
-from trueline.evidence.run_report import read_curves, read_evidence
+from trueline.evidence.report import Gate, Key, ReportData, Round, build_report
+from trueline.evidence.run_report import read_curves, read_evidence, read_media
 
 __all__ = ["write_report"]
 
@@ -56,7 +56,7 @@ def _round(run: Run, record: RoundRecord) -> Round:
     names = {part: f"{run.id}-r{record.number}-{part}" for part in ("train", "audit", "respond")}
     train = root / names["train"]
     curves = [c for c in read_curves(train / "metrics.jsonl") if c.name.startswith(_CURVES) and "/total" not in c.name]
-    limits = _trained_limits(train)
+    limits = read_limits(train)
     curves = [replace(c, limits={"limit trained for": limits[c.name]} if c.name in limits else {}) for c in curves]
     why = record.changed
     if why and record.number > 1:
@@ -71,16 +71,9 @@ def _round(run: Run, record: RoundRecord) -> Round:
         evidence=[e for e in read_evidence(root / names["audit"] / "evidence.jsonl") if e.split == "verdict"],
         respond=read_evidence(root / names["respond"] / "evidence.jsonl"),
         gate=Gate(record.decision.release, record.decision.reasons),
-        media=_media(train),
+        media=read_media(train / "artefacts" / "media"),
         runs=[name for name in names.values() if (root / name).is_dir()],
     )
-
-
-def _trained_limits(train: Path) -> dict[str, float]:
-    """Heights that curves were to stay under in training, as the run's own artefact says; {} when it says nothing."""
-    declared = train / "artefacts" / "limits.json"
-    found: dict[str, float] = json.loads(declared.read_text(encoding="utf-8")) if declared.exists() else {}
-    return found
 
 
 def _with_audited_limit(a_round: Round, main: Key | None) -> Round:
@@ -124,16 +117,6 @@ def _settings(record: RoundRecord) -> dict[str, Any]:
     walk(record.plan.config, "")
     flat |= {f"input {role}": reference for role, reference in record.plan.inputs.items()}
     return flat
-
-
-def _media(train: Path) -> list[Media]:
-    listed = train / "artefacts" / "media" / "list.json"
-    if not listed.exists():
-        return []
-    return [
-        Media(item["kind"], item["caption"], item["alt"], listed.parent / Path(item["file"]).name)
-        for item in json.loads(listed.read_text(encoding="utf-8"))
-    ]
 
 
 def _required(rounds: list[Round]) -> list[Evidence]:

@@ -35,7 +35,7 @@ def claims_of(system: str | None = None) -> list[Named]:
     found = [item for item in listed if item.claim.system == system or fnmatchcase(item.name, system)]
     if not found:
         known = sorted({item.claim.system for item in listed} | {item.name for item in listed})
-        raise UnknownName(unknown("claim", system, known))
+        raise UnknownName(unknown("system or claim", system, known, ["trueline reproduce"]))
     return found
 
 

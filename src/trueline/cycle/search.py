@@ -44,7 +44,6 @@ __all__ = [
     "read_search",
     "resume_search",
     "run_search",
-    "search_table",
     "trial_folders",
 ]
 
@@ -137,10 +136,7 @@ class SearchSpec(Config):
 
     def plan(self, settings: Mapping[str, Any]) -> Plan:
         """The plan of one trial."""
-        plan = Plan(recipe=self.recipe, preset=self.preset, config=self.config)
-        for key, value in settings.items():
-            plan = plan.with_setting(key, value)
-        return plan
+        return Plan(recipe=self.recipe, preset=self.preset, config=self.config).with_settings(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +196,6 @@ def resume_search(folder: Path, with_executor: str = "inline", workers: int = 1)
     spec = _spec(folder)
     with executor(with_executor, workers) as pool, Run.reopen(folder) as run:
         return _search(spec, run, pool)
-
-
-def search_table(folder: Path) -> list[TrialRow]:
-    """The finished trials of a search, the best one first."""
-    spec = _spec(folder)
-    rows = [row for batch in _batches(spec) for row in _finished(spec, folder, _listed(folder, batch))]
-    return _best_first(rows)
 
 
 def trial_folders(folder: Path) -> list[Path]:

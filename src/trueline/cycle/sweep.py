@@ -62,10 +62,7 @@ class SweepSpec(Config):
 
     def plan(self, settings: Mapping[str, Any]) -> Plan:
         """The plan of one point of the grid."""
-        plan = Plan(recipe=self.recipe, preset=self.preset, config=self.config)
-        for key, value in settings.items():
-            plan = plan.with_setting(key, value)
-        return plan
+        return Plan(recipe=self.recipe, preset=self.preset, config=self.config).with_settings(settings)
 
 
 @dataclass(frozen=True, slots=True)

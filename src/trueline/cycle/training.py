@@ -120,8 +120,8 @@ def start_together(
 
     Each run is written as if it had been trained alone. One of `ids` (one for each seed) that there is already goes on
     from its last checkpoint, and is left as it is when finished. A seed that fails is recorded as failed, and the
-    others go on. Raises as `start_training`, and ConfigError for settings by which seeds cannot be trained together
-    or that are not those a run was begun with.
+    others go on. Raises as `start_training`, ConfigError for settings by which seeds cannot be trained together or that
+    are not those a run was begun with, RunError for another number of threads than it was begun with.
     """
     folders = _input_folders(recipe, config, inputs, root)
     check_stacks(recipe, config, root)
@@ -133,12 +133,12 @@ def start_together(
         for seed, id in zip(seeds, names, strict=True):
             before = None if id is None else _status(root / id)
             if id is not None and before is not None:
-                _refuse_other(root / id, recipe, config)
+                _refuse_other(root / id, recipe, config, seed, folders)
             if id is not None and before == "done":
                 ended[id] = Ended(root / id, None)
                 continue
             if id is not None and before is not None:
-                run = Run.reopen(root / id)
+                run = Run.reopen(root / id, threads=threads)
             else:
                 run = Run.create(
                     root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
@@ -167,11 +167,26 @@ def _left(run: Run, ending: Subject | TruelineError) -> Ended:
     return Ended(run.folder, None)
 
 
-def _refuse_other(folder: Path, recipe: str, config: Config) -> None:
+def _refuse_other(folder: Path, recipe: str, config: Config, seed: int, inputs: Mapping[str, Path]) -> None:
+    """Raises ConfigError where the run in `folder` was begun as something else than it is to go on as."""
     manifest = read_manifest(folder)
     if manifest["name"] != recipe:
         raise ConfigError(f"run {folder.name} is one of {manifest['name']}, not of {recipe}. Give another id.")
+    if manifest["seed"] != seed:
+        raise ConfigError(f"run {folder.name} has seed {manifest['seed']}, not {seed}. Give another id.")
     refuse_changes(manifest, config)
+    before = {role: given["run"] for role, given in manifest["inputs"].items()}
+    now = {role: path.name for role, path in inputs.items()}
+    if before != now:
+        raise ConfigError(
+            f"run {folder.name} was begun with other inputs: {_in_words(before)}, not {_in_words(now)}. "
+            "Give those, or another id."
+        )
+    same_inputs(manifest, folder.parent)
+
+
+def _in_words(inputs: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{role}={run}" for role, run in inputs.items()) or "none"
 
 
 def _status(folder: Path) -> str | None:

@@ -135,9 +135,7 @@ class Agent:
 
 def _config(plan: settings.Plan) -> Config:
     """The row's complete settings. Raises ConfigError that names keys as they were given."""
-    nested = RecipePlan(recipe=plan.recipe)
-    for key, value in {"env": plan.env, **plan.settings}.items():
-        nested = nested.with_setting(key, value)
+    nested = RecipePlan(recipe=plan.recipe).with_settings({"env": plan.env, **plan.settings})
     try:
         return recipe_config(plan.recipe, plan.preset, nested.config)
     except ConfigError as error:

@@ -1,8 +1,7 @@
 """Names of algorithms: which the original has, and which rows they are here.
 
-An algorithm is listed when its row is registered, which is when it has been measured against its own optimum. Those
-that learn from data or plan in a learnt model have rows too, but settings that are not the original's: their names lead
-to the row.
+Those that learn from data or plan in a learnt model have rows too, but settings that are not the original's: their
+names lead to the row.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from trueline.core import registry
 from trueline.core.errors import UnknownName, nearest
 
-__all__ = ["ALGORITHM2TYPE", "ALGORITHMS", "NOT_HERE", "Algorithm", "find"]
+__all__ = ["ALGORITHM2TYPE", "ALGORITHMS", "OTHERS", "Algorithm", "find"]
 
 Constraint = Literal["none", "lagrange", "pid", "limit", "barrier", "switch", "saute", "simmer", "early"]
 
@@ -69,8 +67,7 @@ _TABLE: tuple[Algorithm, ...] = (
     Algorithm("TD3PID", "td3-pid", "off-policy", "pid"),
     Algorithm("SACPID", "sac-pid", "off-policy", "pid"),
 )
-_ROWS = {entry.name for entry in registry.entries("recipe")}
-_BY_NAME: Mapping[str, Algorithm] = {a.name: a for a in _TABLE if a.recipe in _ROWS}
+_BY_NAME: Mapping[str, Algorithm] = {a.name: a for a in _TABLE}
 
 # Of the original, with rows whose settings are not translated: (the original's folder, row).
 OTHERS: Mapping[str, tuple[str, str]] = {
@@ -87,11 +84,6 @@ OTHERS: Mapping[str, tuple[str, str]] = {
     "CCRR": ("offline", "c-crr"),
     "COptiDICE": ("offline", "coptidice"),
     "CRABS": ("off-policy", "crabs"),
-}
-# Of the original, not behind this interface: the original's folder.
-NOT_HERE: Mapping[str, str] = {
-    **{a.name: a.type for a in _TABLE if a.recipe not in _ROWS},
-    **{name: folder for name, (folder, _) in OTHERS.items()},
 }
 
 
@@ -116,14 +108,11 @@ def find(name: str) -> Algorithm:
     found = _BY_NAME.get(name)
     if found is not None:
         return found
-    listed = ", ".join(_BY_NAME)
-    if name in OTHERS and OTHERS[name][1] in _ROWS:
+    if name in OTHERS:
         folder, row = OTHERS[name]
         needs = " env=ENV dataset=FILE" if folder == "offline" else " env=ENV"
         raise UnknownName(
             f"{name} ({folder}) is not behind this interface, because its row has settings of its own. Train it with "
             f"`trueline train {row}{needs}`."
         )
-    if name in NOT_HERE:
-        raise UnknownName(f"{name} ({NOT_HERE[name]}) has no row behind this interface. There are {listed}.")
-    raise UnknownName(f"no algorithm is called {name!r}.{nearest(name, _BY_NAME)} There are {listed}.")
+    raise UnknownName(f"no algorithm is called {name!r}.{nearest(name, _BY_NAME)} There are {', '.join(_BY_NAME)}.")
