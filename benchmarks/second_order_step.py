@@ -38,9 +38,9 @@ def ours(method: str, rows: int):
     import torch
 
     from trueline.rl.handlers.constraint import mix, normalised
-    from trueline.rl.on_policy import Rows, SlackAdvantage
     from trueline.rl.updates.cpo import Cpo
     from trueline.rl.updates.natural import Trpo
+    from trueline.rl.updates.rows import Rows, SlackAdvantage
 
     torch.set_num_threads(1)
     kind = {"TRPO-Lag": Trpo, "CPO": Cpo}[method]

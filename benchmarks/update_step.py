@@ -63,8 +63,8 @@ def our_pass(network, minibatch: int, batch: dict[str, Tensor]):
     """A function that takes a generator and makes one pass over the batch."""
     import torch
 
-    from trueline.rl.on_policy import Rows
     from trueline.rl.updates.ppo import Ppo
+    from trueline.rl.updates.rows import Rows
 
     config = Ppo(passes=1, minibatch=minibatch, target_kl=None, lr=RATE, critic_lr=RATE, clip=CLIP)
     adam = config.optimiser(network)

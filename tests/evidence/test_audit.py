@@ -140,6 +140,7 @@ def test_missing_cases_cannot_buy_a_pass(bound, threshold, p):
         for missing in (lambda i: False, lambda i: i % 20 == 0)
     )
     assert (whole.verdict, patchy.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert "5 of 100 cases have no value and count as" in patchy.note  # 5 % is not more than 5 %
 
 
 def test_missing_cases_cannot_make_a_fail():
@@ -352,6 +353,7 @@ def test_a_resumed_audit_measures_only_what_is_missing(tmp_path):
     first, second = CoinAudit(), CoinAudit()
     with make_run(tmp_path, "one") as run:
         before = run_audit(first, Coin(0.2), run=run, budget=BUDGET)
+    assert before[0].seeds == (3,)  # the run's
     with Run.reopen(tmp_path / "one") as run:
         after = run_audit(second, Coin(0.2), run=run, budget=BUDGET)
     assert after == before

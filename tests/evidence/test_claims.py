@@ -93,7 +93,7 @@ def test_a_killed_claim_measures_only_the_missing_seeds(tmp_path):
             (folder / f"{seed}.json").unlink()
     with Run.reopen(tmp_path / "r") as run:
         resumed = run_claim(whole, "ci", run)
-    assert resumed.per_seed == expected.per_seed or math.isnan(expected.per_seed[1]["cost"])
+    np.testing.assert_equal(resumed.per_seed, expected.per_seed)  # a nan equals a nan
     assert resumed.estimate == expected.estimate
     assert [len((folder / str(seed) / "measured").read_text()) for seed in EIGHT] == [1, 1, 1, 1, 1, 2, 2, 2]
 

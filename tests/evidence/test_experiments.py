@@ -25,7 +25,7 @@ from trueline.evidence.experiments.aggregate import (
     probability_of_improvement,
     violation_probability,
 )
-from trueline.evidence.experiments.endings import Reached, finished_because, stopped_because
+from trueline.evidence.experiments.endings import FINAL_EPISODES, Reached, finished_because, stopped_because
 from trueline.evidence.experiments.page import (
     build_experiment_page,
     group_table,
@@ -38,7 +38,6 @@ from trueline.evidence.experiments.page import (
 )
 from trueline.evidence.experiments.pareto import Tradeoff, pareto_front
 from trueline.evidence.experiments.runs import (
-    FINAL_EPISODES,
     distinct,
     grouped,
     over_tasks,
@@ -220,7 +219,8 @@ def test_the_sentence_and_the_columns_have_one_basis(logged, episodes, prefix):
         cost = logged[0] if episodes is None else float(np.mean(episodes))
         assert record.costs[name] == pytest.approx(cost)
         assert record.why.endswith(f"{name} {cost:.4g} is {'above' if cost > 25.0 else 'within'} its limit 25")
-        assert f"over {record.basis}: " in record.why or prefix == "eval/"
+        evaluated = episodes is None and prefix == "eval/"  # the limited cost alone is, the return is a training's
+        assert f"; over {'evaluations of the last tenth' if evaluated else record.basis}: " in record.why
 
 
 # --- runs in folders ---

@@ -50,14 +50,15 @@ def test_seed_interval_equals_scipy():
     assert (seed_interval(x).low, seed_interval(x).high) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize(("bound", "alternative"), [("at_least", "greater"), ("at_most", "less")])
-def test_one_sided_p_equals_scipy_and_is_the_interval_s(bound, alternative):
-    x = np.random.default_rng(3).normal(0.4, 1, 9)
+@pytest.mark.parametrize(("bound", "alternative", "mean"), [("at_least", "greater", 0.8), ("at_most", "less", 0.2)])
+def test_one_sided_p_equals_scipy_and_is_the_interval_s(bound, alternative, mean):
+    x = np.random.default_rng(3).normal(mean, 1, 9)
     p = one_sided_p(x, 0.1, bound)
     assert p == pytest.approx(stats.ttest_1samp(x, 0.1, alternative=alternative).pvalue)
+    assert p < 0.5  # or no two-sided interval has that error on its side
     for confidence in (p + 1e-6, p - 1e-6):  # the smallest error with which the interval still meets the threshold
         at = seed_interval(x, 1 - 2 * confidence)
-        assert ((at.low > 0.1) if bound == "at_least" else (at.high < 0.1)) == (confidence > p) or p > 0.5
+        assert ((at.low > 0.1) if bound == "at_least" else (at.high < 0.1)) == (confidence > p)
     assert math.isnan(one_sided_p(x[:7], 0.1, bound))
     assert [one_sided_p(np.full(8, value), 0.1, "at_most") for value in (0.0, 0.1, 0.2)] == [0.0, 0.0, 1.0]
 
@@ -84,6 +85,11 @@ def test_sampled_sign_flip_is_near_the_exact_one():
     exact = (np.abs(signs @ d) >= abs(d.sum()) - 1e-12).mean()
     # 20,000 samples: 4 standard errors of a share.
     assert sign_flip(d) == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
+
+
+def test_a_sampled_p_value_counts_the_observed_pattern_in():
+    # Of 2^40 patterns 99 draws meet neither of the two as extreme as forty equal signs.
+    assert sign_flip(np.full(40, 1.0), samples=99) == 0.01
 
 
 @settings(deadline=None)
@@ -120,6 +126,15 @@ def test_bootstrap_redraws_seeds_within_tasks():
     scores = np.tile([1.0, 5.0], (8, 1))
     found = stratified_bootstrap_iqm(scores, np.random.default_rng(0))
     assert (found.low, found.value, found.high) == (3.0, 3.0, 3.0)
+
+
+def test_bootstrap_redraws_the_seeds_of_each_task_by_themselves():
+    # A seed's scores in the two tasks cancel; drawn together they would have no spread left.
+    x, rng = np.random.default_rng(4).normal(size=400), np.random.default_rng(6)
+    cancelling, shuffled = (
+        stratified_bootstrap_iqm(np.stack([x, y], axis=1), np.random.default_rng(5)) for y in (-x, rng.permutation(-x))
+    )
+    assert cancelling.high - cancelling.low == pytest.approx(shuffled.high - shuffled.low, rel=0.15)
 
 
 def test_bootstrap_is_near_the_normal_interval_for_many_seeds():

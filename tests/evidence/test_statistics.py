@@ -85,6 +85,12 @@ def test_clusters_of_copies_change_nothing():
         assert (copied.n, copied.clusters) == (120, 60)
 
 
+def test_a_cluster_counts_once_in_the_tail_however_often_it_was_seen():
+    # One unit of 1 seen nine times, nine units of 0 seen once: the worst two of ten units are a 1 and a 0.
+    x = np.repeat([1.0, 0.0], 9)
+    assert cvar(x, 0.2, (0, 1), clusters=[0] * 9 + list(range(1, 10))).value == pytest.approx(0.5)
+
+
 def test_empirical_bernstein_is_maurer_and_pontil():
     x = np.random.default_rng(2).random(50) * 10
     log_term, n = math.log(2 / 0.025), 50

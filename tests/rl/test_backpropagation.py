@@ -18,7 +18,6 @@ from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution, Gaussian, SquashedGaussian
 from trueline.rl.handlers.constraint import normalised
 from trueline.rl.networks import ActorCritic, ActorNetwork, Mlp, Network, StackedMlp
-from trueline.rl.on_policy import Rows, SlackAdvantage, WeightedAdvantage
 from trueline.rl.parallel import Learners
 from trueline.rl.recurrent import Gru, RecurrentActorCritic
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -27,6 +26,7 @@ from trueline.rl.updates.cup import Cup
 from trueline.rl.updates.focops import Focops
 from trueline.rl.updates.p3o import P3o
 from trueline.rl.updates.ppo import MinibatchPasses, Objective, PassesReport, Ppo, ascend
+from trueline.rl.updates.rows import Rows, SlackAdvantage, WeightedAdvantage
 from trueline.rl.updates.surrogate import clipped_surrogate, sloped_surrogate
 
 WIDTH, HIDDEN = 60, (64, 64)  # the presets'

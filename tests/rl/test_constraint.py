@@ -132,8 +132,9 @@ def test_pid_integral_does_not_wind_below_zero_or_above_its_bound() -> None:
 
 
 def test_a_falling_cost_has_no_derivative() -> None:
-    only_d = PidLagrangian(kp=0.0, ki=0.0, kd=1.0, smoothing=0.0, delay=1)
-    np.testing.assert_allclose(np.ravel(run(only_d, [[[9.0]], [[4.0]], [[6.0]]], [0.0])), [0, 0, 2])
+    # I: 9, 13, 19, and the rise from 4 to 6; the fall from 9 to 4 takes nothing away.
+    handler = PidLagrangian(kp=0.0, ki=1.0, kd=1.0, smoothing=0.0, delay=1)
+    np.testing.assert_allclose(np.ravel(run(handler, [[[9.0]], [[4.0]], [[6.0]]], [0.0])), [9, 13, 21])
 
 
 # --- what every handler owes ---

@@ -33,7 +33,6 @@ from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.schedule import Linear, Steps
 from trueline.rl.multi_agent import as_one, check_multi_agent
 from trueline.rl.networks import ActorNetwork, Network
-from trueline.rl.on_policy import Rows, SlackAdvantage
 from trueline.rl.policy import Acts, WorldRef
 from trueline.rl.spaces import ObservationCodec
 from trueline.rl.teams import exact
@@ -55,12 +54,15 @@ from trueline.rl.teams.updates import (
     Macpo,
     Mappo,
     ValueFit,
+    critic_optimiser,
+    fit_values,
     learn_in_turn,
     learn_together,
     passed_on,
     reckoned,
 )
 from trueline.rl.updates.cup import Cup
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 
 if WORLD not in {entry.name for entry in registry.entries("multi-agent env")}:
     registry.add(Entry("multi-agent env", WORLD, "trueline.rl.teams.exact:make_game", "a game given by its tables"))
@@ -304,6 +306,19 @@ def test_in_turn_the_second_agent_learns_against_the_new_first(torch_rng):
     together = second_after(Mappo(**many), lambda u, t, a, r: learn_together(u, t, a, r, 0.0, torch_rng))
     assert in_turn > 0.8
     assert together == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_both_rates_follow_the_schedule(schedule, torch_rng):
+    game, update = a_game(states=1, horizon=1), Mappo(lr=3e-4, critic_lr=1e-3, schedule=schedule)
+    team, critic = a_team(game), CentralCritic(ObservationCodec((("", "box", (5,)),)), 1, Network(), torch_rng)
+    rows = every_joint_action(game, team, torch.ones(6))[0]
+    adam, of_values = update.optimiser(team.member(0)), critic_optimiser(update, critic)
+    for progress in (0.0, 0.25, 1.0):
+        update.learn(team.member(0), adam, rows, progress, torch_rng)
+        fit_values(ValueFit(), update, critic, of_values, torch.ones(6, 5), torch.ones(6, 1), progress, torch_rng)
+        left = 1.0 - progress if schedule == "linear" else 1.0
+        assert (adam.groups[0].lr, of_values.groups[0].lr) == pytest.approx((3e-4 * left, 1e-3 * left))
 
 
 # --- estimates ---
@@ -645,12 +660,29 @@ def test_each_agent_has_a_multiplier_that_its_own_cost_moves(tmp_path):
     assert ROW_HAPPO.limits(config) == {"agent_0/cost": 0.0, "agent_1/cost": 100.0}
 
 
-def test_layouts_that_failed_get_their_share_and_do_not_steer(tmp_path, rng):
+def found_failing(tmp_path, rng):
+    """Three layouts, and the setting that names their findings."""
     seeds = case_seeds("respond", 1, 3, rng)
     folder = tmp_path / "audited" / "artefacts"
     folder.mkdir(parents=True)
     (folder / "found.json").write_text(json.dumps([{"case": {"data": {"seed": int(seed)}}} for seed in seeds]))
-    failed = {"layouts": ["run://audited/found.json"], "layouts_share": 1.0}
+    return seeds, {"layouts": ["run://audited/found.json"]}
+
+
+def test_of_episodes_on_both_only_those_on_fresh_layouts_are_measured(tmp_path, rng):
+    seeds, given = found_failing(tmp_path, rng)
+    config = build(ROW_HAPPO.Config, on(a_game((2, 2)), layouts_share=0.5, **given))
+    with a_run(tmp_path, ROW_HAPPO, config) as run:
+        trainer = TeamTrainer(config, run, {})
+        trainer.train()
+    fresh = int((~np.isin(trainer.met, seeds)).sum())
+    assert 0 < fresh < len(trainer.met) == len(trainer.recent.episode_return)
+    assert len(trainer.recent_cost) == len(trainer.recent_length) == len(trainer.recent.cost) == fresh
+
+
+def test_layouts_that_failed_get_their_share_and_do_not_steer(tmp_path, rng):
+    seeds, given = found_failing(tmp_path, rng)
+    failed = {**given, "layouts_share": 1.0}
     config = build(ROW_HAPPO.Config, on(a_game((2, 2)), cost_limit=0.0, constraint={"init": 0.5}, **failed))
     ROW_HAPPO.check(config, tmp_path)
     with a_run(tmp_path, ROW_HAPPO, config) as run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tomllib
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,7 +24,7 @@ from offline_cases import (
 from scipy.optimize import minimize_scalar
 
 from trueline.core import registry
-from trueline.core.config import build, to_toml
+from trueline.core.config import build
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
@@ -37,6 +36,7 @@ from trueline.rl.exact.optimum import Expected
 from trueline.rl.exact.suite import instance
 from trueline.rl.exact.tables import outcome_of, policy_table
 from trueline.rl.exact.world import make as exact_world
+from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.off_policy.networks import QNetwork
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.offline.bcq import Bcq, perturbation_loss, soft_pessimistic
@@ -410,14 +410,19 @@ def test_the_cost_critic_of_c_crr_learns_costs_and_leaves_the_rewards_critics_al
     assert float(update.cost_at(learner, batch.obs, rng).mean()) == pytest.approx(10.0, rel=0.1)
 
 
-def test_a_multiplier_compares_an_episodes_discounted_cost_with_the_limit_in_that_unit(garnet, tmp_path):
+def test_a_multiplier_compares_an_episodes_discounted_cost_with_the_limit_in_that_unit(garnet, tmp_path, monkeypatch):
     """Defect 17: 1 of cost in each of T steps is worth (1 − γᵀ)/(1 − γ) when discounted, and not T."""
     cmdp, _, path = garnet
     gamma, steps = 0.9, cmdp.horizon
-    config = build(rows.BCQ_LAG.Config, {**settled(garnet), "cost_gamma": gamma, "gamma": 0.8, "cost_limit": 3.0})
+    given = {"cost_gamma": gamma, "gamma": 0.8, "cost_limit": 3.0, "multiplier_after": 9}
+    config, told = build(rows.BCQ_LAG.Config, {**settled(garnet), **given}), []
+    monkeypatch.setattr(Lagrangian, "update", lambda self, state, cost, limit: told.append(float(limit)) or state)
     with Run.create(tmp_path, kind="train", name="row", config=config, seed=0) as run:
-        terms = Trainer(config, run).terms
+        trainer = Trainer(config, run)
+        trainer.one_epoch()
+    terms = trainer.terms
     assert float(terms.value_limit) == pytest.approx(3.0 / steps * sum(gamma**t for t in range(steps)))
+    assert told == [float(terms.value_limit)]
     assert float(terms.step_limit) == pytest.approx(3.0 / steps)
     assert 1.0 / terms.start == pytest.approx(sum(0.8**t for t in range(steps)))
     assert path == config.dataset
@@ -458,6 +463,15 @@ def for_row(row, case, **given):
     extra = {"multiplier_after": 5} if issubclass(row.Config, Constrained) else {}
     extra |= {"cost_limit": 3.0} if issubclass(row.Config, Limited) else {}
     return build(row.Config, {**settled(case, box=True), **extra, **given, "update": {"batch": 16}})
+
+
+def test_first_states_are_normalised_as_all_states_are(boxed, tmp_path):
+    config, data = for_row(rows.BCQ_LAG, boxed, normalise=True), read(Path(boxed[2]))
+    with Run.create(tmp_path, kind="train", name="row", config=config, seed=0) as run:
+        trainer = Trainer(config, run)
+    obs, _, _, _, after = trainer.rows.split(trainer.widths, dim=1)
+    for found, given in ((trainer.first, data.obs[data.starts]), (obs, data.obs), (after, data.next_obs)):
+        torch.testing.assert_close(found, trainer.network.encoder.norm(torch.from_numpy(given)))
 
 
 def made(tmp_path, row, config, id):
@@ -509,13 +523,6 @@ def test_a_loaded_policy_acts_as_the_saved_one(row, boxed, tmp_path):
     assert (policy.multipliers is not None) == (issubclass(row.Config, Constrained) or row is rows.COPTIDICE)
     world = exact_world("CmdpBox-v0", cmdp=boxed[0].to_json())
     np.testing.assert_allclose(policy_table(loaded, world).sum(-1), 1.0)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_preset_is_complete(row):
-    for preset in row.presets.values():
-        config = build(row.Config, dict(preset))
-        assert build(row.Config, tomllib.loads(to_toml(config))) == config
 
 
 def test_faithful_settings_are_the_published_ones():
@@ -598,6 +605,15 @@ def test_generated_actions_are_candidates_of_which_the_best_is_taken(torch_rng):
         q = torch.stack([network.critics(torch.cat([obs, drawn[:, m]], dim=1))[..., 0] for m in range(6)], dim=1)
     value = q[..., :2].amin(-1) - 0.7 * q[..., 2]
     torch.testing.assert_close(taken, drawn[torch.arange(5), value.argmax(1)])
+
+
+def test_latents_that_are_drawn_keep_within_their_bound_and_recognised_ones_need_not(monkeypatch):
+    learner, batch, largest = learner_of(Bcq()), batch_of(), []
+    vae, decode = learner.network.vae, learner.network.vae.decode
+    monkeypatch.setattr(vae, "decode", lambda obs, z: largest.append(float(z.abs().max())) or decode(obs, z))
+    Bcq().learn(learner, batch, batch.obs, terms_of(), torch.Generator().manual_seed(0))
+    reconstruction, candidates, perturbation = largest
+    assert reconstruction > 0.5 == candidates == perturbation
 
 
 def test_occupancies_of_the_cases_are_those_of_the_data(garnet):

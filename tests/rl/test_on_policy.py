@@ -20,19 +20,12 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.streams import case_seeds, split_of
 from trueline.rl.adam import FlatAdam, Group
+from trueline.rl.estimates import slack_of, weighed
 from trueline.rl.handlers.constraint import Weights, mix
-from trueline.rl.on_policy import (
-    Constrained,
-    Limited,
-    OnPolicy,
-    OnPolicyRecipe,
-    Rows,
-    Trainer,
-    slack_of,
-    weighed,
-)
-from trueline.rl.training import training_seeds
+from trueline.rl.on_policy import Constrained, Limited, OnPolicy, OnPolicyRecipe, Trainer
+from trueline.rl.training import Averaged, training_seeds
 from trueline.rl.updates.ppo import Ppo
+from trueline.rl.updates.rows import Rows
 from trueline.rl.updates.surrogate import standardised
 
 TINY = {
@@ -145,6 +138,14 @@ def test_averaging_gives_the_mean_of_the_last_policies(tmp_path, monkeypatch):
         torch.testing.assert_close(p, (second + third) / 2)
 
 
+@pytest.mark.parametrize(("share", "epochs", "count"), [(0.5, 4, 2), (0.8, 10, 8), (0.9, 10, 9)])
+def test_an_epoch_at_whose_end_the_share_begins_is_not_part_of_it(share, epochs, count):
+    averaged = Averaged(torch.nn.Linear(1, 1), share)
+    for epoch in range(1, epochs + 1):
+        averaged.take(epoch, epochs)
+    assert averaged.count == count
+
+
 def test_a_warm_start_goes_on_from_policy_and_multiplier(tmp_path):
     settings = {"env": "SafetyPointGoal1-v0", "cost_limit": 0.0, "constraint": {"rule": "sgd", "lr": 0.01, "init": 0.7}}
     first = trained(tmp_path, Constrained, "first", **settings)
@@ -255,6 +256,19 @@ def drift(id, num_envs, threads=1):
 
 def bandit(id, num_envs, threads=1):
     return Bandit(num_envs)
+
+
+@pytest.mark.usefixtures("_toys")
+def test_of_episodes_on_both_only_those_on_fresh_layouts_are_measured(tmp_path, rng):
+    _, config = findings(tmp_path, "respond", rng)
+    given = {**TINY, "env": "Toy-Drift-v0", "layouts_share": 0.5, "layouts": list(config.layouts)}
+    config = build(Constrained, given)
+    with make_run(tmp_path, config) as run:
+        trainer = Trainer(config, run, {})
+        trainer.train()
+    fresh = sum(split_of(int(seed)).split == "train" for seed in trainer.met)
+    assert 0 < fresh < len(trainer.met) == len(trainer.recent.episode_return)
+    assert len(trainer.recent_cost) == len(trainer.recent_length) == len(trainer.recent.cost) == fresh
 
 
 def test_a_handler_on_an_update_that_takes_slack_is_refused_where_the_row_is_made():

@@ -9,8 +9,8 @@ import torch
 from test_ppo import COSTS, LIMIT, ROWS, STEPS, actor_critic, play, some_batch
 
 from trueline.core.config import build
-from trueline.rl.on_policy import Rows, SlackAdvantage
 from trueline.rl.updates.p3o import P3o, exact_penalty
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import clipped_surrogate
 from trueline.safety.recipes.first_order import P3O
 
@@ -89,34 +89,6 @@ def test_an_update_descends_the_costs_that_are_violated_and_no_other(slack: list
     config.learn(network, config.optimiser(network), batch, 0.0, torch.Generator().manual_seed(0))
     for p, gradient in zip(network.actor_parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, gradient)
-
-
-CHANGED = {
-    "kappa": 2.0,
-    "clip": 0.05,
-    "passes": 3,
-    "minibatch": 10,
-    "lr": 1e-3,
-    "critic_lr": 1e-3,
-    "schedule": "constant",
-    "critic_schedule": "linear",
-    "target_kl": 1e-9,
-    "entropy": 0.1,
-    "grad_norm": 1e-3,
-    "critic_l2": 0.1,
-}
-
-
-@pytest.mark.parametrize("field", P3o.model_fields)
-def test_every_field_changes_the_update(field: str) -> None:
-    def parameters(**settings: Any) -> torch.Tensor:
-        # The gradient of a penalty of 20 is above the default grad_norm, and Adam hardly knows scales: hence κ = 1.
-        config, network = P3o(**{"passes": 2, "minibatch": 25, "kappa": 1.0, **settings}), actor_critic()
-        rng = torch.Generator().manual_seed(0)
-        config.learn(network, config.optimiser(network), slack_batch(network, [0.5, -0.1]), 0.5, rng)
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-    assert not torch.equal(parameters(), parameters(**{field: CHANGED[field]}))
 
 
 @pytest.mark.parametrize(("kappa", "best"), [(1.2, [0.0, LIMIT, 1.0 - LIMIT]), (0.2, [0.0, 1.0, 0.0])])

@@ -22,7 +22,7 @@ from trueline.rl.distributions import Choices
 from trueline.rl.env import Step
 from trueline.rl.handlers.constraint import Weights
 from trueline.rl.networks import ActorCritic, ActorNetwork, Encoder, Mlp, Network, StackedMlp
-from trueline.rl.on_policy import OnPolicyRecipe, Rows, SlackAdvantage, WeightedAdvantage
+from trueline.rl.on_policy import OnPolicyRecipe
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.updates.cup import Cup, of_policy
 from trueline.rl.updates.fisher import LocalPolicy
@@ -30,6 +30,7 @@ from trueline.rl.updates.focops import Focops
 from trueline.rl.updates.natural import Natural, Trpo
 from trueline.rl.updates.p3o import P3o
 from trueline.rl.updates.ppo import Ppo, ascend
+from trueline.rl.updates.rows import Rows, SlackAdvantage, WeightedAdvantage
 from trueline.safety.recipes import augmented, first_order, ppo, trust_region
 from trueline.safety.recipes.augmented import TRPO_SAUTE
 from trueline.safety.recipes.first_order import CUP

@@ -19,12 +19,13 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.rl.collect import Collector
 from trueline.rl.env import Step
+from trueline.rl.estimates import estimate
 from trueline.rl.evaluate import policy_actions, run_episodes
 from trueline.rl.exact.tables import policy_table
 from trueline.rl.exact.world import make as exact_world
 from trueline.rl.handlers.constraint import unconstrained
 from trueline.rl.networks import ActorNetwork, Network
-from trueline.rl.on_policy import OnPolicy, Trainer, estimate
+from trueline.rl.on_policy import OnPolicy, Trainer
 from trueline.rl.policy import NetworkPolicy, load
 from trueline.rl.recurrent import Gru, RecurrentActorCritic, StackedGru, segments, sequences
 from trueline.rl.spaces import ActionCodec, ObservationCodec

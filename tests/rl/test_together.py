@@ -19,13 +19,14 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.rl.distributions import Choices, Gaussian, SquashedGaussian, side_by_side
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.on_policy import Budgeted, Constrained, Limited, OnPolicy, OnPolicyRecipe, Rows, Trainer
+from trueline.rl.on_policy import Budgeted, Constrained, Limited, OnPolicy, OnPolicyRecipe, Trainer
 from trueline.rl.policy import NetworkPolicy
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.together import Stack, ascend_together
 from trueline.rl.updates.focops import Focops
 from trueline.rl.updates.p3o import P3o
 from trueline.rl.updates.ppo import Ppo, RowByRow
+from trueline.rl.updates.rows import Rows
 
 ROWS, WIDTH, COSTS, SEEDS = 50, 4, 2, 3
 SPACES = {
@@ -404,8 +405,12 @@ def test_what_cannot_be_stacked_is_refused_in_a_sentence(row: Any, settings: Any
         row.check_together(config, tmp_path)
 
 
+@pytest.mark.usefixtures("_float64")
 def test_an_unconstrained_row_goes_together_too(tmp_path: Any) -> None:
-    row = OnPolicyRecipe("ppo", OnPolicy)
+    row, seeds = OnPolicyRecipe("ppo", OnPolicy), range(2)
     given = {name: value for name, value in TINY.items() if name != "cost_limit"}
-    found = together(tmp_path, build(row.Config, {**given, "total_steps": 80}), range(2), row)
-    assert all(isinstance(ending, NetworkPolicy) for ending in found)
+    config = build(row.Config, {**given, "total_steps": 80})
+    alone(tmp_path / "alone", config, seeds, row)
+    together(tmp_path / "both", config, seeds, row)
+    for seed in seeds:
+        assert_runs_alike(tmp_path / "both" / f"s{seed}", tmp_path / "alone" / f"s{seed}", 1e-7, 1e-9)

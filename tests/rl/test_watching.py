@@ -19,7 +19,7 @@ from trueline.core.metrics import read_metrics
 from trueline.core.run import Run
 from trueline.core.streams import split_of
 from trueline.core.subject import load_subject, subject_hash
-from trueline.evidence.experiments.runs import FINAL_EPISODES
+from trueline.evidence.experiments.endings import FINAL_EPISODES
 from trueline.evidence.statistics import tail_mean
 from trueline.rl.augmentation.kinds import Chance, Cvar, Expected, StepRate
 from trueline.rl.evaluate import Episodes

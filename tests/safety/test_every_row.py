@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import tomllib
 
 import pytest
 import torch
 
 from trueline.core import registry
-from trueline.core.config import build
+from trueline.core.config import build, to_toml
 from trueline.core.metrics import read_metrics
 from trueline.core.run import Run
 from trueline.rl.exact.gap import on_policy_settings
@@ -42,6 +43,14 @@ def settings(row) -> dict:
     given = {"env": "CmdpBox-Gamble-v0", "num_envs": 4, "steps_per_epoch": 64, "total_steps": 192, "warm_up": 32}
     given |= {"actor": small, "critic": small, "update": {"batch": 16}}
     return given | ({"cost_limit": 0.1} if "cost_limit" in row.Config.model_fields else {})
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in OURS])
+def test_every_presets_settings_come_back_from_a_file(name):
+    row = registry.load("recipe", name)
+    for preset in ({}, *row.presets.values()):
+        config = build(row.Config, preset)
+        assert build(row.Config, tomllib.loads(to_toml(config))) == config
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,11 +25,11 @@ from trueline.rl.exact.world import TabularWorld
 from trueline.rl.handlers.constraint import HandlerState
 from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.multi_agent import as_one
-from trueline.rl.on_policy import Rows, SlackAdvantage
 from trueline.rl.teams.exact import GAMES, WORLD, Game, best_response, marginals, measure_team_gap, team_settings
 from trueline.rl.teams.policy import TeamPolicy, load
 from trueline.rl.teams.training import ConstrainedTeam, LimitedTeam, TeamRecipe, TeamSettings
 from trueline.rl.teams.updates import Happo, Macpo, Mappo
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.worlds import make_multi_agent
 from trueline.safety.recipes.multi_agent import HAPPO, MACPO, MAPPO, MAPPO_LAG
 

@@ -152,3 +152,13 @@ def observation_rows(obs: Obs, rows: NDArray[Any]) -> Obs:
     if isinstance(obs, dict):
         return {key: value[rows] for key, value in obs.items()}
     return obs[rows]
+
+
+def with_rows(obs: Obs, rows: NDArray[np.intp], new: Obs) -> Obs:
+    """A copy of `obs` whose `rows` are those of `new` [len(rows), ...]."""
+    if isinstance(obs, dict):
+        assert isinstance(new, dict)
+        return {key: with_rows(value, rows, new[key]) for key, value in obs.items()}  # type: ignore[misc]
+    copy = obs.copy()
+    copy[rows] = new
+    return copy

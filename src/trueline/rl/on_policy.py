@@ -1,12 +1,12 @@
 """The on-policy loop, written once: collect, estimate, weigh reward against costs, update.
 
 A row of the table of recipes is an `OnPolicyRecipe`: the update, what its configuration says of costs, its presets.
-What an update learns from is one `Rows`; it says what its advantage has to be (corrections C3):
+What the update takes of an advantage (rl/updates/rows.py) decides what the configuration can be (corrections C3):
 
-    takes       advantage                                                   settings of the row
-    "mixed"     one number a step, the handler's weights applied            OnPolicy (reward alone) or Constrained
-    "weights"   of the reward and of each cost, and the handler's weights   Constrained
-    "slack"     of the reward and of each cost, and the slack               Limited: limits, but no handler
+    takes       settings of the row
+    "mixed"     OnPolicy (reward alone) or Constrained
+    "weights"   Constrained
+    "slack"     Limited: limits, but no handler
 
 A row whose episodes are played under rules that keep the limits by themselves (`Budgeted`) goes with a mixed advantage:
 there is nothing left to weigh.
@@ -14,40 +14,37 @@ there is nothing left to weigh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.rl.adam import FlatAdam
-from trueline.rl.advantage import gae
 from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.saute import Saute
 from trueline.rl.augmentation.world import Augmented, Budget, Played
 from trueline.rl.collect import Batch, Collector
-from trueline.rl.distributions import Distribution
 from trueline.rl.env import VectorEnv
+from trueline.rl.estimates import estimate, slack_of
 from trueline.rl.handlers.barrier import Barrier
-from trueline.rl.handlers.constraint import Handler, HandlerState, Weights, mix, unconstrained
+from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.handlers.switching import Switching
-from trueline.rl.networks import ActorCritic, ActorNetwork, Encoder, Network
-from trueline.rl.parallel import ALONE, JoinedCollector, Learners, followed, followers_states, learners, stop_together
+from trueline.rl.networks import ActorNetwork, Encoder, Network
+from trueline.rl.parallel import JoinedCollector, Learners, followed, followers_states, learners, stop_together
 from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import NetworkPolicy, WorldRef, made
-from trueline.rl.recurrent import Gru, RecurrentActorCritic, segments, sequences
+from trueline.rl.recurrent import Gru
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
     FAILED_FROM,
@@ -69,7 +66,7 @@ from trueline.rl.training import (
     with_default,
 )
 from trueline.rl.updates.ppo import MinibatchPasses, Ppo
-from trueline.rl.updates.surrogate import standardised
+from trueline.rl.updates.rows import Rows, Update
 from trueline.rl.watching import CostAccount, Watching
 from trueline.rl.worlds import make
 
@@ -79,61 +76,6 @@ if TYPE_CHECKING:
     from trueline.rl.together import Ending
 
 Constraint = Lagrangian | PidLagrangian | Barrier | Switching  # told apart by `kind`
-
-
-# --- what an update learns from ---
-
-Advantage = TypeVar("Advantage")
-
-
-class WeightedAdvantage(NamedTuple):
-    """What an update takes that weighs reward against costs in a step of its own. Both advantages are scaled."""
-
-    reward: Tensor  # [B]
-    cost: Tensor  # [B, K]
-    weights: Weights
-    cost_gamma: float  # γ and λ of the costs' estimates: bounds on the change of J_C rest on them
-    cost_lam: float
-
-
-class SlackAdvantage(NamedTuple):
-    """What an update takes that solves for the constraint itself. Both advantages are scaled."""
-
-    reward: Tensor  # [B]
-    cost: Tensor  # [B, K]
-    slack: Tensor  # [K] (J_C − d) per step, above 0 where violated; nan before the first episode has ended
-
-
-@dataclass(slots=True)
-class Rows(Generic[Advantage]):
-    """One collection, flattened to B = T·N rows; of a network with a memory S segments of L steps, [S, L] for [B]."""
-
-    inputs: dict[str, Tensor]  # normalised: the statistics stand still during an update
-    draw: Tensor  # [B, A]
-    log_prob: Tensor  # [B] under the policy that acted
-    policy: Distribution  # that policy, without gradient
-    advantage: Advantage  # mixed: [B]; otherwise a WeightedAdvantage or a SlackAdvantage
-    target: Tensor  # [B, 1 + K] value targets
-    learners: Learners = ALONE  # the processes that share minibatches of these rows out
-
-
-class Update(Protocol):
-    """How policy and critics learn from rows: a frozen configuration, the default of its row's `update` settings."""
-
-    @property
-    def takes(self) -> Literal["mixed", "weights", "slack"]:
-        """What the rows' advantage is; see the table above."""
-        ...
-
-    def optimiser(self, network: ActorCritic) -> FlatAdam:
-        """The moments it keeps, of the networks it moves by gradient; they travel in checkpoints."""
-        ...
-
-    def learn(
-        self, network: ActorCritic, adam: FlatAdam, rows: Rows[Any], progress: float, rng: torch.Generator
-    ) -> DataclassInstance:
-        """Change the network; `progress` in [0, 1] of the training. Returns numbers, logged as update/NAME."""
-        ...
 
 
 # --- settings ---
@@ -151,7 +93,7 @@ class OnPolicy(ActingSettings):
     critic: Network = Network()
     update: Ppo = Ppo()
     memory: Gru | None = None  # what policy and critics remember; only of updates by minibatch steps (corrections C3)
-    standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `weighed`
+    standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `estimates.weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
     disturbance: Disturbance | None = None  # drawn anew for every training episode
 
@@ -304,113 +246,6 @@ def rules_of(config: OnPolicy) -> Augmentation | None:
     return None
 
 
-# --- estimates ---
-
-
-def estimate(
-    batch: Batch, network: ActorCritic, config: OnPolicy, weights: Weights, slack: Tensor | None = None
-) -> Rows[Any]:
-    """Values, advantages of reward and costs with truncation bootstrapping, and what the update takes of them.
-
-    slack: [K], for an update that takes it.
-    """
-    ended = batch.terminated + batch.truncated
-    with torch.no_grad():
-        seen = _seen(batch, network)
-        policy = network.policy(seen.features).detach()
-        draw = seen.rows(batch.draw)
-        log_prob = policy.log_prob(draw)
-        next_value = torch.cat([seen.value[1:], seen.after[None]])
-        next_value = next_value * (1.0 - ended)[..., None]
-        next_value[batch.finals.t, batch.finals.i] = seen.finals
-    signal = torch.cat([batch.reward[..., None], batch.cost], dim=-1)
-    costs = batch.cost.shape[-1]
-    gamma = torch.tensor([config.gamma] + [config.cost_gamma] * costs)
-    lam = torch.tensor([config.lam] + [config.cost_lam] * costs)
-    advantage = gae(signal, seen.value, next_value, ended[..., None], gamma, lam)
-    target = seen.rows(advantage + seen.value)
-    taken = _taken(advantage[..., 0], advantage[..., 1:], config, weights, slack, seen.rows)
-    return Rows(seen.inputs, draw, log_prob, policy, taken, target)
-
-
-class Seen(NamedTuple):
-    """A collection as the network sees it."""
-
-    inputs: dict[str, Tensor]  # by row, normalised: what the encoder takes
-    features: Tensor  # by row
-    value: Tensor  # [T, N, 1 + K]
-    after: Tensor  # [N, 1 + K] of the observation after the last step
-    finals: Tensor  # [F, 1 + K] of the last observations of episodes that time cut off
-    rows: Callable[[Tensor], Tensor]  # [T, N, ...] as the rows have it
-
-
-def _seen(batch: Batch, network: ActorCritic) -> Seen:
-    steps, n = batch.reward.shape
-    if isinstance(network, RecurrentActorCritic):
-        return Seen(*sequences(network, batch), lambda x: segments(x, network.memory.segment))
-    inputs = network.encoder.normalised({name: x[:steps].flatten(0, 1) for name, x in batch.inputs.items()})
-    features = network.encoder(inputs)
-    value = network.values(features).view(steps, n, -1)
-    after = network.values(network.features({name: x[steps] for name, x in batch.inputs.items()}))
-    finals = after[:0]
-    if len(batch.finals.t):
-        finals = network.values(network.features(batch.finals.inputs))
-    return Seen(inputs, features, value, after, finals, lambda x: x.flatten(0, 1))
-
-
-def _taken(
-    advantage_r: Tensor,
-    advantage_c: Tensor,
-    config: OnPolicy,
-    weights: Weights,
-    slack: Tensor | None,
-    rows: Callable[[Tensor], Tensor],
-) -> Tensor | WeightedAdvantage | SlackAdvantage:
-    """What the update takes of advantages [T, N] and [T, N, K], by row."""
-    takes = config.update.takes
-    if takes == "mixed":
-        return rows(weighed(advantage_r, advantage_c, weights, config.standardise))
-    own = scaled(advantage_r, advantage_c)
-    reward, cost = rows(own.reward), rows(own.cost)
-    if takes == "weights":
-        return WeightedAdvantage(reward, cost, weights, config.cost_gamma, config.cost_lam)
-    assert slack is not None
-    return SlackAdvantage(reward, cost, slack.to(cost))
-
-
-class Scaled(NamedTuple):
-    """Advantages [T, N] and [T, N, K] at scales of their own."""
-
-    reward: Tensor
-    cost: Tensor
-
-
-def scaled(advantage_r: Tensor, advantage_c: Tensor) -> Scaled:
-    """The reward's advantage at scale 1, each cost's in its own unit, both centred: OmniSafe's way."""
-    return Scaled(standardised(advantage_r), advantage_c - advantage_c.mean(dim=(0, 1)))
-
-
-def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standardise: str) -> Tensor:
-    """The mixed advantage, at a scale a fixed step size expects.  [T, N], [T, N, K] -> [T, N].
-
-    "reward" scales the reward first (`scaled`). What a multiplier of one means then drifts with the spread of the
-    reward's advantage. "mix" keeps λ in units of reward per cost and standardises once, after mixing (corrections L1).
-    """
-    if standardise == "mix":
-        return standardised(mix(advantage_r, advantage_c, weights))
-    return mix(*scaled(advantage_r, advantage_c), weights)
-
-
-def slack_of(episode_cost: NDArray[np.float64], episode_length: NDArray[np.int64], limits: Tensor) -> Tensor:
-    """(J_C − d)/mean episode length of E episodes: per step, as surrogates are (corrections C6).
-
-    episode_cost [E, K], episode_length [E], limits [K] -> [K]; nan without an episode.
-    """
-    if not len(episode_cost):
-        return torch.full_like(limits, torch.nan)
-    return (torch.as_tensor(episode_cost.mean(axis=0)) - limits) / float(episode_length.mean())
-
-
 # --- the loop ---
 
 
@@ -482,7 +317,7 @@ class Trainer:
         }
         if config.memory is not None:
             self.shape["memory"] = config.memory.model_dump(mode="json")
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
 
     def limits(self) -> Tensor:

@@ -27,6 +27,7 @@ from trueline.rl.env import (
     VectorEnv,
     Visible,
     observation_rows,
+    with_rows,
 )
 from trueline.rl.spaces import ObservationCodec
 
@@ -191,7 +192,7 @@ class _Disturbed:
         if step.ended.any():
             rows = np.flatnonzero(step.ended)
             self._draw(rows)
-            obs = _with_rows(final_obs, rows, self._sense(observation_rows(step.obs, rows), rows))
+            obs = with_rows(final_obs, rows, self._sense(observation_rows(step.obs, rows), rows))
         return Step(self._remember(obs), step.reward, step.cost, step.terminated, step.truncated, final_obs, step.info)
 
     def close(self) -> None:
@@ -246,16 +247,6 @@ class _Disturbed:
             lost = self.rng.random(flat.shape) < self._dropout[rows, None]
             flat = np.where(lost, np.zeros((), part.dtype), flat)
         return flat.reshape(part.shape)
-
-
-def _with_rows(obs: Obs, rows: NDArray[np.intp], new: Obs) -> Obs:
-    """A copy of `obs` whose `rows` are those of `new` [len(rows), ...]."""
-    if isinstance(obs, dict):
-        assert isinstance(new, dict)
-        return {key: _with_rows(value, rows, new[key]) for key, value in obs.items()}  # type: ignore[misc]
-    copy = obs.copy()
-    copy[rows] = new
-    return copy
 
 
 # What the inner world can do beyond stepping, passed on one ability at a time. `env` is typed Any in these: `disturbed`
@@ -343,7 +334,7 @@ class _LaidOut:
         obs = self.env.set_layout(layouts)
         rows = np.array(sorted(layouts), dtype=np.intp)
         self._draw(rows)
-        sensed: Obs = _with_rows(self._obs, rows, self._sense(observation_rows(obs, rows), rows))
+        sensed: Obs = with_rows(self._obs, rows, self._sense(observation_rows(obs, rows), rows))
         self._remember(sensed)
         return sensed
 

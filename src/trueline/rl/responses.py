@@ -83,7 +83,7 @@ class Constrain(Config):
             else:
                 limits = self._begun(_worst(found))
         else:
-            new = _with(_going_on(plan), self.later)
+            new = _going_on(plan).with_settings(self.later)
             trained = plan.setting(self.limit, _audited(_worst(found)))
             if isinstance(trained, int | float):
                 limits = self._tightened(_worst(found), trained)
@@ -95,10 +95,11 @@ class Constrain(Config):
         """Raises UnknownName or ConfigError where the constrained rounds after `plan` could not be trained."""
         first = plan if plan.recipe == self.recipe else self._first(plan)
         first.settings()
-        _with(first, self.later).settings()
+        first.with_settings(self.later).settings()
 
     def _first(self, plan: Plan) -> Plan:
-        return _with(Plan(recipe=self.recipe, preset=self.preset, config=plan.config, inputs=plan.inputs), self.first)
+        first = Plan(recipe=self.recipe, preset=self.preset, config=plan.config, inputs=plan.inputs)
+        return first.with_settings(self.first)
 
     def _begun(self, worst: Evidence) -> float:
         return self.share * _audited(worst)
@@ -122,7 +123,7 @@ class AddFindings(Config):
         new = [e.findings_ref for e in troubling(evidence, self.evidence) if e.findings_ref]
         if not new:
             return plan
-        return _with(plan, {self.setting: list(dict.fromkeys(known + new)), f"{self.setting}_share": self.share})
+        return plan.with_settings({self.setting: list(dict.fromkeys(known + new)), f"{self.setting}_share": self.share})
 
 
 class Loosen(Config):
@@ -151,7 +152,7 @@ class Loosen(Config):
         highest = self.highest
         if not isinstance(trained, list | tuple):
             if not isinstance(highest, tuple):
-                return _with(new, {self.limit: max(trained, min(highest, self.by * trained))})
+                return new.with_setting(self.limit, max(trained, min(highest, self.by * trained)))
             trained = [trained] * len(highest)
         if not isinstance(highest, tuple):
             highest = (highest,) * len(trained)
@@ -161,7 +162,7 @@ class Loosen(Config):
                 "Give one for each, or a single number for all."
             )
         raised = [max(limit, min(most, self.by * limit)) for most, limit in zip(highest, trained, strict=True)]
-        return _with(new, {self.limit: raised})
+        return new.with_setting(self.limit, raised)
 
 
 class Randomise(Config):
@@ -176,19 +177,13 @@ class Randomise(Config):
         for e in troubling(evidence, self.evidence):
             if e.curve is not None:
                 levels = e.curve.axis.values
-                return _with(plan, {self.setting: [min(levels), max(levels)] if self.two_sided else max(levels)})
+                return plan.with_setting(self.setting, [min(levels), max(levels)] if self.two_sided else max(levels))
         return plan
 
 
 def _going_on(plan: Plan) -> Plan:
     """The same from the policy that the plan came to; what else it starts from stays."""
     return plan.model_copy(update={"inputs": {**plan.inputs, "policy": f"run://{plan.trained}"}, "trained": None})
-
-
-def _with(plan: Plan, settings: Mapping[str, Any]) -> Plan:
-    for key, value in settings.items():
-        plan = plan.with_setting(key, value)
-    return plan
 
 
 def _audited(e: Evidence) -> float:

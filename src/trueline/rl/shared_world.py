@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.rl.augmentation.world import Restarts
-from trueline.rl.env import Obs, SeedSource, Stateful, Step, VectorEnv, observation_rows
+from trueline.rl.env import Obs, SeedSource, Stateful, Step, VectorEnv, observation_rows, with_rows
 
 __all__ = ["Block", "SharedWorld"]
 
@@ -63,7 +63,7 @@ class SharedWorld:
         # As many at a time as the block alone would ask for: a stream gives other numbers in other portions.
         seeds = np.concatenate([block.seed_source(count) for block, count in counts if count])
         begun = self._restarts.begin(rows, seeds)
-        obs = _with_rows(step.obs, rows, observation_rows(begun, rows))
+        obs = with_rows(step.obs, rows, observation_rows(begun, rows))
         return Step(obs, step.reward, step.cost, step.terminated, step.truncated, step.final_obs, step.info)
 
     def begin(self, block: Block, seeds: NDArray[np.uint32]) -> Obs:
@@ -149,17 +149,3 @@ def _put_into(whole: Any, one: Any, rows: slice, part: Any) -> Any:
 
 def _by_row(whole: Any, one: Any) -> bool:
     return isinstance(whole, np.ndarray | list) and len(whole) != len(one)
-
-
-def _with_rows(obs: Obs, rows: NDArray[np.intp], new: Obs) -> Obs:
-    if isinstance(obs, dict):
-        assert isinstance(new, dict)
-        return {key: _replaced(value, rows, new[key]) for key, value in obs.items()}
-    assert not isinstance(new, dict)
-    return _replaced(obs, rows, new)
-
-
-def _replaced(old: NDArray[Any], rows: NDArray[np.intp], new: NDArray[Any]) -> NDArray[Any]:
-    copy = old.copy()
-    copy[rows] = new
-    return copy

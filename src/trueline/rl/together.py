@@ -35,13 +35,14 @@ from trueline.rl.collect import Batch, Collector, columns_of
 from trueline.rl.distributions import Distribution, Stackable, side_by_side
 from trueline.rl.env import Stateful, VectorEnv
 from trueline.rl.networks import ActorCritic
-from trueline.rl.on_policy import OnPolicy, Rows, TakenIn, Trainer, rules_of
+from trueline.rl.on_policy import OnPolicy, TakenIn, Trainer, rules_of
 from trueline.rl.parallel import learners
 from trueline.rl.policy import NetworkPolicy
 from trueline.rl.shared_world import SharedWorld
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import one_world
 from trueline.rl.updates.ppo import Gain, PassesReport, RowByRow
+from trueline.rl.updates.rows import Rows
 from trueline.rl.worlds import make
 
 __all__ = ["Ending", "Stack", "ascend_together", "collect_together", "refuse_unstackable", "train_together"]

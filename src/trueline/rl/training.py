@@ -503,7 +503,8 @@ class Averaged:
 
     def take(self, epoch: int, epochs: int) -> None:
         """Take in the weights as they stand after `epoch` of `epochs`, once the last share has begun."""
-        if self.share and epoch > epochs * (1.0 - self.share):
+        # Rounded, since 10·(1 − 0.9) is a little less than 1.
+        if self.share and epochs - epoch < round(epochs * self.share, 9):
             self.count += 1
             for name, p in self.network.named_parameters():
                 self.mean[name].lerp_(p.detach(), 1.0 / self.count)

@@ -25,7 +25,7 @@ from trueline.core.run import Run
 from trueline.core.streams import case_seeds
 from trueline.core.subject import Subject, save_subject
 from trueline.evidence.experiments.aggregate import Merit, merit
-from trueline.evidence.experiments.runs import FINAL_EPISODES
+from trueline.evidence.experiments.endings import FINAL_EPISODES
 from trueline.evidence.statistics import tail_mean
 from trueline.rl import worlds
 from trueline.rl.augmentation.kinds import Chance, Cvar, Expected, LimitOn, StepRate

@@ -19,7 +19,6 @@ from trueline.core.errors import RunError
 from trueline.core.run import read_manifest
 from trueline.evidence.experiments.aggregate import merit, probability_of_improvement, violation_probability
 from trueline.evidence.experiments.endings import (
-    FINAL_EPISODES,
     LOGGED,
     final_episodes,
     reached,
@@ -32,7 +31,6 @@ from trueline.evidence.report import TrainCurve
 from trueline.evidence.run_report import _settings, read_curves
 
 __all__ = [
-    "FINAL_EPISODES",
     "GroupRow",
     "RunRecord",
     "TaskRow",

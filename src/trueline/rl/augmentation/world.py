@@ -32,6 +32,7 @@ from trueline.rl.env import (
     VectorEnv,
     Visible,
     observation_rows,
+    with_rows,
 )
 from trueline.rl.perturb import NoisySensors
 from trueline.rl.spaces import ObservationCodec
@@ -188,7 +189,7 @@ class Augmented:
                 over = np.flatnonzero(early)
                 assert isinstance(self.env, Restarts)
                 begun = self.env.begin(over, self.env.seed_source(len(over)))
-                inner = _with_rows(inner, over, observation_rows(begun, over))
+                inner = with_rows(inner, over, observation_rows(begun, over))
             self._start(rows)
             obs = self._join(inner)
         if not self.training:
@@ -323,13 +324,3 @@ def _with_extra(space: gym.Space[Any], width: int) -> tuple[gym.Space[Any], str]
         low, high = np.concatenate([space.low, -free]), np.concatenate([space.high, free])
         return gym.spaces.Box(low, high, dtype=space.dtype.type), "flat"
     return gym.spaces.Dict({WORLD: space, EXTRA: extra}), "dict"
-
-
-def _with_rows(obs: Obs, rows: NDArray[np.intp], new: Obs) -> Obs:
-    """A copy of `obs` whose `rows` are those of `new` [len(rows), ...]."""
-    if isinstance(obs, dict):
-        assert isinstance(new, dict)
-        return {key: _with_rows(value, rows, new[key]) for key, value in obs.items()}  # type: ignore[misc]
-    copy = obs.copy()
-    copy[rows] = new
-    return copy

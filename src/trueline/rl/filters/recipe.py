@@ -68,7 +68,7 @@ class SafetyFilterRecipe:
         finally:
             env.close()
         filtered = FilteredPolicy(policy, made)
-        filtered.parent = run.manifest["inputs"]["policy"]["run"]
+        filtered.parent = run.parent()
         return filtered
 
     def _filter(self, config: SafetyFilter, env: VectorEnv, policy: Acts, run: Run) -> Filter:

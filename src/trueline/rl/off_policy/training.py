@@ -307,7 +307,7 @@ class Trainer:
         self.owed = 0.0  # gradient steps that the steps taken so far have earned
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         self.guide = self._guide()
 
     def _warm_start(self, parent: Subject) -> None:

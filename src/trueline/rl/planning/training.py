@@ -261,7 +261,7 @@ class Trainer:
         self.taken = 0  # rows that the model's statistics hold
         self.owed = 0.0  # gradient steps of the value that the steps taken so far have earned
         self.epoch, self.epochs = 0, config.epochs
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         self.planning = self.policy()
 
     def _warm_start(self, parent: Subject) -> None:

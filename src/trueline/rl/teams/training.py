@@ -30,6 +30,7 @@ from trueline.rl import worlds
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.env import Step, VectorEnv
+from trueline.rl.estimates import scaled, slack_of, weighed
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -38,7 +39,6 @@ from trueline.rl.handlers.schedule import Calibrated, CostLimit, Limits, Linear,
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.multi_agent import MultiAgentVectorEnv, as_one
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.on_policy import Rows, SlackAdvantage, scaled, slack_of, weighed
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.teams.networks import JointActor, Roster, Team, columns_of
@@ -68,6 +68,7 @@ from trueline.rl.training import (
     training_seeds,
     with_default,
 )
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import standardised
 from trueline.rl.watching import CostAccount
 from trueline.rl.worlds import make_multi_agent
@@ -108,7 +109,7 @@ class TeamSettings(ActingSettings):
     critic: Network = Network()
     values: ValueFit = ValueFit()
     update: Mappo = Mappo()
-    # which advantage has scale one: see `rl.on_policy.weighed`; "each": the reward's and every cost's, before mixing
+    # which advantage has scale one: see `rl.estimates.weighed`; "each": the reward's and every cost's, before mixing
     standardise: Literal["reward", "mix", "each"] = "reward"
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
 
@@ -406,7 +407,7 @@ class TeamTrainer:
         self.paid = CostAccount(self.roster.names, list(self.limited.values()) or None)
         self.averaged = Averaged(self.team.members, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last training episodes
 
     def _warm_start(self, parent: Subject) -> None:

@@ -27,10 +27,10 @@ from trueline.core.config import Config
 from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
-from trueline.rl.on_policy import Rows, SlackAdvantage
 from trueline.rl.teams.networks import CentralCritic, Member, Team
 from trueline.rl.updates.cpo import ConstrainedReport, Cpo
 from trueline.rl.updates.ppo import MinibatchPasses, PassesReport, ascend
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import clipped_surrogate
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ Takes = Literal["mixed", "weights", "slack"]
 class TeamUpdate(Protocol):
     """How an agent's policy learns from rows, and how the critic's minibatch steps are set."""
 
-    takes: ClassVar[Takes]  # "mixed" or "slack"; see rl.on_policy
+    takes: ClassVar[Takes]  # "mixed" or "slack"; see rl.updates.rows
     in_turn: ClassVar[bool]  # agent after agent, each reckoning with those before; otherwise all at once
 
     @property

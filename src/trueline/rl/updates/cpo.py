@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 from trueline.rl.adam import FlatAdam
 from trueline.rl.networks import ActorCritic
 from trueline.rl.updates.natural import Here, Searched, Trial, backtrack, fit_critics, natural_span
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.trust_region import (
     Array,
     Case,
@@ -39,9 +40,6 @@ from trueline.rl.updates.trust_region import (
     projected_step,
     projection,
 )
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows, SlackAdvantage
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +16,8 @@ from trueline.rl.distributions import Distribution
 from trueline.rl.handlers.constraint import Weights
 from trueline.rl.networks import ActorCritic
 from trueline.rl.updates.ppo import MinibatchPasses, ascend, ratio_of
+from trueline.rl.updates.rows import Rows, WeightedAdvantage
 from trueline.rl.updates.surrogate import clipped_surrogate
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows, WeightedAdvantage
 
 
 def steps_weighed(gamma: float, lam: float, horizon: int | None) -> float:

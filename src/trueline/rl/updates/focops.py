@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 from torch import Tensor
 
 from trueline.rl.distributions import Distribution
 from trueline.rl.updates.ppo import Gain, RowByRow, ratio_of
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows
+from trueline.rl.updates.rows import Rows
 
 
 def focops_loss(ratio: Tensor, advantage: Tensor, kl: Tensor, lam: float, eta: float) -> Tensor:

@@ -17,7 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -29,10 +29,8 @@ from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.updates.backpropagation import Backpropagation
 from trueline.rl.updates.fisher import LocalPolicy
+from trueline.rl.updates.rows import Rows
 from trueline.rl.updates.trust_region import Span, conjugate_gradient, natural_step, span_of
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -12,10 +12,8 @@ from trueline.rl.adam import FlatAdam
 from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.updates.ppo import MinibatchPasses, PassesReport, ascend
+from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import clipped_surrogate
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows, SlackAdvantage
 
 
 def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: float, clip: float) -> Tensor:

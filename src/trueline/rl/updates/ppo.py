@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -24,10 +24,8 @@ from trueline.rl.distributions import Distribution
 from trueline.rl.networks import ActorCritic
 from trueline.rl.parallel import ALONE, Learners
 from trueline.rl.updates.backpropagation import Backpropagation, normal_slopes
+from trueline.rl.updates.rows import Rows
 from trueline.rl.updates.surrogate import Sloped, clipped_surrogate, sloped_surrogate
-
-if TYPE_CHECKING:
-    from trueline.rl.on_policy import Rows
 
 # What a step ascends: the policy at the rows of that index, with gradient, and the index [b] -> a number.
 Objective = Callable[[Distribution, Tensor], Tensor]

@@ -34,7 +34,7 @@ from trueline.core.recipe import recipe_config
 from trueline.core.run import Run, read_manifest
 from trueline.core.streams import case_seeds
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
-from trueline.evidence.experiments.runs import FINAL_EPISODES
+from trueline.evidence.experiments.endings import FINAL_EPISODES
 from trueline.rl import worlds
 from trueline.rl.evaluate import policy_actions, run_episodes
 from trueline.rl.policy import Acts
