@@ -172,6 +172,7 @@ def test_a_random_attribution_has_no_advantage_on_average(tmp_path, monkeypatch)
 def test_markers_of_the_template_stay_and_what_the_answer_rests_on_is_named(tmp_path):
     audit, subject = audit_of(tmp_path), copying()
     cases = audit.cases(subject, "verdict", 0, 10, np.random.default_rng(1))
+    assert len(cases) == 10
     for case, outcome in zip(cases, audit.measure(subject, cases, np.random.default_rng(2)), strict=True):
         word = case.data["chat"][0]["content"]
         assert sorted(outcome.detail["names"]) == sorted(word)

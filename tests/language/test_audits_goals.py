@@ -27,6 +27,7 @@ def made(cls, **settings):
 def measured(audit, subject, n, seed=0):
     rng = np.random.default_rng(seed)
     cases = audit.cases(subject, "verdict", 0, n, rng)
+    assert cases
     return cases, audit.measure(subject, cases, rng)
 
 
@@ -244,6 +245,7 @@ def test_two_replies_of_one_prompt_share_their_random_numbers(tmp_path):
     audit = made(GroupBias, path=path, rounds=1, groups=["a", "b"], frame="{group}{prompt}", sampling={"max_tokens": 4})
     rng = np.random.default_rng(0)
     cases = audit.cases(subject, "verdict", 0, 8, rng)
+    assert len(cases) == 8
     same = [type(case)(case.id, case.cluster, {**case.data, "other": case.data["chat"]}) for case in cases]
     for outcome in audit.measure(subject, same, rng):
         assert outcome.detail["reply"] == outcome.detail["reply to the other"]

@@ -165,6 +165,15 @@ def test_the_planted_attention_at_the_last_position_carries_everything(layer):
     np.testing.assert_allclose(share, expected, atol=1e-5)
 
 
+def test_random_weights_have_an_advantage_too_and_so_none_is_required_by_itself(subject, tmp_path):
+    """The best sites are found on the pair that they are measured on."""
+    found = {
+        e.metric: e for e in run_audit(patching(tmp_path), subject, budget=Budget(initial=20, batch=20, maximum=20))
+    }
+    assert found["advantage over random sites"].estimate.low > 0.1
+    assert all(e.requirement is None for e in found.values())
+
+
 def test_the_audit_finds_the_planted_mechanism_and_one_site_is_enough(tmp_path):
     subject = copying()
     audit = patching(tmp_path, sites=[1, 2, 4], at=1, recovered_at_least=0.8)

@@ -28,8 +28,8 @@ from trueline.language.audits.prompts import (
     turns,
 )
 from trueline.language.audits.robustness import Injection, InjectionConfig
-from trueline.language.records import split_of_text
 from trueline.language.rollout import Message, chat
+from trueline.language.splits import split_of_text
 from trueline.language.subject import History
 from trueline.language.texts import split_of_prompt, text_world
 

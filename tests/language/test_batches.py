@@ -1,5 +1,7 @@
 """Sequences and batches: masks, what does not fit, padding, packing, and losses that know of none of it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,26 @@ from hypothesis import strategies as st
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.language.batches import Batch, Codec, Item, Row, filled, micro_batches, mismatched, packed, padded
+from trueline.language.batches import (
+    READ_AT_ONCE,
+    Batch,
+    Codec,
+    Item,
+    Row,
+    filled,
+    micro_batches,
+    mismatched,
+    packed,
+    padded,
+    parts_to_read,
+)
 from trueline.language.forward import token_scores
 from trueline.language.losses import nll
 from trueline.language.models import ModelRef, load_model
-from trueline.language.objectives import Likelihood, Rewriting, rewriting, separator
-from trueline.language.records import Data, LanguageModelling, Preference, PromptCompletion, SafetyPreference
+from trueline.language.objectives import Cost, Likelihood, Rewriting, rewriting, separator
+from trueline.language.records import LanguageModelling, Preference, PromptCompletion, SafetyPreference
 from trueline.language.rollout import Message
+from trueline.language.sources import Data
 from trueline.language.vocabulary import Characters, tokenizer_of
 
 torch.set_num_threads(1)
@@ -74,6 +89,15 @@ def test_of_pairs_the_better_answer_is_learnt_or_both():
         (alone,) = Likelihood().items(PromptCompletion("a", "de"), codec(), "row 1")
         tokens = [item.rows[0].tokens.tolist() for item in (better, first, second, alone)]
         assert tokens[0] == tokens[1] != tokens[2] == tokens[3]
+
+
+@pytest.mark.parametrize("safer", [0, 1])
+@pytest.mark.parametrize("safe", [(True, False), (False, True), (True, True), (False, False)])
+def test_the_safer_answer_comes_first_each_with_its_own_sign(safer, safe):
+    said = ("ab", "cd")
+    (item,) = Cost().items(SafetyPreference("h?", said, 0, safer, safe), codec(), "row 1")
+    assert [learnt(row) for row in item.rows] == [said[safer] + "<eos>", said[1 - safer] + "<eos>"]
+    assert item.labels == tuple(-1.0 if safe[k] else 1.0 for k in (safer, 1 - safer))
 
 
 def test_plain_rows_become_chats():
@@ -147,6 +171,16 @@ def test_mismatched_answers_go_round():
     assert max(len(item.rows[0].tokens) for item in mismatched(items, 4)) == 4
 
 
+def test_mismatched_answers_are_those_to_other_prompts():
+    """Pairs that are taken apart lie beside one another."""
+    c = codec()
+    rows = [("a", "a"), ("a", "b"), ("b", "c"), ("b", "d"), ("a", "x")]
+    items = [Item(c.answers(p, [a], "row"), (1.0,)) for p, a in rows]
+    assert [learnt(item.rows[0]) for item in mismatched(items, 64)] == [f"{a}<eos>" for a in "ddbbd"]
+    alike = mismatched(items[:2], 64)
+    assert [learnt(item.rows[0]) for item in alike] == ["b<eos>", "a<eos>"]
+
+
 def test_rewriting_reads_one_answer_and_learns_the_other():
     c = codec()
     chosen, rejected = c.encoded("a?", "bc"), c.encoded("a?", "d")
@@ -170,6 +204,15 @@ def test_corrections_and_identities(identity):
 
 
 # --- padding and packing ---
+
+
+@given(st.lists(st.integers(1, 9000), max_size=30), st.none() | st.integers(1, 9000))
+def test_what_is_only_read_is_cut_where_the_next_sequence_has_no_room(lengths, context):
+    parts = list(parts_to_read(lengths, context))
+    order = [i for part in parts for i in part]
+    assert order == sorted((i for i, n in enumerate(lengths) if n <= (context or n)), key=lambda i: (lengths[i], i))
+    assert all(len(part) == 1 or len(part) * lengths[part[-1]] <= READ_AT_ONCE for part in parts)
+    assert all((len(part) + 1) * lengths[after[0]] > READ_AT_ONCE for part, after in pairwise(parts))
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(8, 16))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from token_world import whole_and_resumed
 
 from trueline.core import registry
 from trueline.core.config import build, laid_over, to_toml
@@ -291,7 +292,7 @@ def test_rounds_go_to_the_best_reply_and_are_logged(world):
     assert [line["train/kept_reward"] >= line["train/reward"] for line in lines] == [True] * 4
     assert lines[-1]["train/reward"] > lines[0]["train/reward"] + 0.3
     assert first_token(subject)[7] == pytest.approx(seen[-1][1])  # token 7 is the letter a
-    assert subject.history.judged_by == ("function:letters",)
+    assert subject.history.judged_by == (*world.talker.history.judged_by, "function:letters")
     assert len(list((run.folder / "artefacts" / "rounds").glob("round-*/subject/model.safetensors"))) == 4
 
 
@@ -357,27 +358,9 @@ def test_prompts_that_failed_an_audit_get_their_share_of_a_round(world, tmp_path
 
 def test_a_run_that_is_killed_inside_a_round_goes_on_to_the_same_bytes(world, monkeypatch):
     config = world.config(rounds=3, tuning={"epochs": 2.0})
-
-    def finished(run):
-        with run:
-            save_subject(RFT.train(config, run, {"policy": world.policy()}), run)
-        return (run.folder / "subject" / "model.safetensors").read_bytes(), log(run), [kept(run, k) for k in (1, 2, 3)]
-
-    whole = finished(world.run(config, id="whole"))
-    run = world.run(config, id="killed")
-    step, count = supervised.Trainer.one_step, []
-
-    def dying(self):
-        if len(count) == 3:
-            raise KeyboardInterrupt
-        count.append(1)
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(supervised.Trainer, "one_step", dying)
-        with pytest.raises(KeyboardInterrupt), run:
-            RFT.train(config, run, {"policy": world.policy()})
-    assert finished(Run.reopen(run.folder)) == whole
+    whole, resumed = whole_and_resumed(world.runs, RFT, config, monkeypatch, world.policy, supervised.Trainer, steps=3)
+    assert resumed == whole
+    assert {f"artefacts/kept/round-{k}.jsonl" for k in (1, 2, 3)} < whole[1].keys()
 
 
 def test_prompts_that_changed_are_refused_on_resume(world):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from token_world import RECIPES, World, log, tiny, weights
+from token_world import RECIPES, World, tiny, weights, whole_and_resumed
 
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
-from trueline.core.subject import save_subject
-from trueline.language import online
+from trueline.language import online, online_dpo
 from trueline.language.decoder import fits
 from trueline.language.models import Lora, attach_lora, check_learns
 from trueline.language.online_dpo import ONLINE_DPO
@@ -138,11 +137,9 @@ def trainer(world, name, **settings):
 @pytest.mark.parametrize(
     ("name", "settings"), [("lm-ppo", {}), ("lm-ppo", {"critic": {"kind": "shared"}}), ("grpo", {})]
 )
-def test_every_pass_of_what_learns_computes_in_it(world, tmp_path, name, settings):
-    path = tmp_path / "text.jsonl"
-    path.write_text('{"text": "abc"}\n')
-    ptx = {"ptx": {"data": {"path": str(path)}, "batch_size": 1}}
-    made, run = trainer(world, name, kl={"weight": 0.1}, passes=2, minibatch=2, **ptx, **settings, **HALF)
+def test_every_pass_of_what_learns_computes_in_it(world, name, settings):
+    more = {"passes": 2, "minibatch": 2, "ptx": {"batch_size": 1}}
+    made, run = trainer(world, name, kl={"weight": 0.1}, **more, **settings, **HALF)
     kinds = {"policy": [], "reference": [], "critic": []}
 
     def watched(body, who):
@@ -179,30 +176,10 @@ def test_what_was_drawn_and_what_is_learnt_from_agree_to_what_it_allows(world):
 def test_a_run_that_is_killed_and_resumed_leaves_the_same_bytes(world, name, monkeypatch):
     more = {"samples": 2, "kl": {"weight": 0.1}, "minibatch": 4} if name == "online-dpo" else {"minibatch": 3}
     settings = {"max_steps": 3, "checkpoint_steps": 1, "passes": 2, **more, **CASES[name], **HALF}
+    trainer = online_dpo._Trainer if name == "online-dpo" else online.Trainer
     config = world.config(name, **settings)
-
-    def finished(run):
-        with run:
-            save_subject(RECIPES[name].train(config, run, {"policy": tiny()}), run)
-        return (run.folder / "subject" / "model.safetensors").read_bytes(), log(run)
-
-    whole = finished(world.run(name, config, id="whole"))
-    run = world.run(name, config, id="killed")
-    steps = 0
-    save = Run.save
-
-    def dying(self, step, state):
-        nonlocal steps
-        save(self, step, state)
-        steps += 1
-        if steps == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", dying)
-        with pytest.raises(KeyboardInterrupt), run:
-            RECIPES[name].train(config, run, {"policy": tiny()})
-    assert finished(Run.reopen(run.folder)) == whole
+    whole, resumed = whole_and_resumed(world.runs, RECIPES[name], config, monkeypatch, trainer=trainer)
+    assert resumed == whole
 
 
 def test_a_dry_run_counts_half_of_the_activations(world):

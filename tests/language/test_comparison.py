@@ -75,6 +75,16 @@ def test_a_model_beside_itself_neither_wins_nor_diverges(world):
     assert found.best_of_n[2].kl.value == best_of_n_kl_bound(4)
 
 
+def test_known_bounds_of_the_reward_are_used_wherever_rewards_are_compared(world):
+    def judged(**given):
+        found = compared({"a": tiny(0), "b": tiny(1)}, settings(world, proxy=[ORACLE], **given))
+        return [found.better["b"], *(one.gold for one in (*found.points, *found.best_of_n))]
+
+    within, free = judged(reward_bounds=(0.0, 3.0)), judged()
+    assert {one.method for one in within} == {"betting"}
+    assert not {one.method for one in free} & {"betting"}
+
+
 def test_the_command_prints_what_was_found(world, capsys):
     saved(world, "start", tiny(0))
     saved(world, "tuned", tiny(1))

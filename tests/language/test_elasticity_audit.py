@@ -19,8 +19,8 @@ from trueline.language.audits.elasticity import Elastic, Elasticity, ElasticityC
 from trueline.language.claims import elasticity as claim
 from trueline.language.elasticity.tuning import TuneProtocol, tuned, tuning
 from trueline.language.optimiser import AdamW
-from trueline.language.records import Data
 from trueline.language.rollout import Sampling
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel
 
 torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau
 
 from trueline.core.run import Run
 from trueline.evidence.claims import Scale, run_claim
@@ -85,6 +86,32 @@ def test_bases_of_a_seed_differ_in_documents_alone():
         torch.testing.assert_close(p, q, atol=1e-8, rtol=0)
 
 
+def test_trends_and_slope_are_means_over_both_directions(monkeypatch, tmp_path):
+    """Of each count by scipy's τ over four bases, and of m* by a straight line through its logarithms."""
+    documents, directions = (64, 128, 256, 512), ("positive", "negative")
+    table = np.random.default_rng(7).permutation(np.arange(1.0, 41.0)).reshape(2, 5, 4)
+    away, nats, back, half, neutral = table.swapaxes(0, 1)
+
+    def rebound(n, direction, params, seed):
+        away, nats, *counts = table[directions.index(direction), :, documents.index(n)].tolist()
+        return Returned(0.5, 0.8, int(away), nats, *(Crossing(count, False) for count in counts))
+
+    monkeypatch.setattr(elasticity, "pretrained", lambda n, params, seed: n)
+    monkeypatch.setattr(elasticity, "rebound", rebound)
+    scale = Scale((0,), 0.01, 0.1, {"directions": directions, "documents": documents})
+    row = elasticity.measure_rebound(scale, 0, tmp_path)
+    taus = {
+        name: np.mean([kendalltau(documents, own).statistic for own in counts])
+        for name, counts in (("", back), (" of half the way", half), (" of half the way, neutral", neutral),
+                             (" of items away", away), (" per nat", back / nats))
+    }  # fmt: skip
+    assert len(set(taus.values())) == 5
+    assert {name: row[f"trend{name}"] for name in taus} == pytest.approx(taus)
+    for direction, own in zip(directions, back, strict=True):
+        assert row[f"trend, {direction}"] == pytest.approx(kendalltau(documents, own).statistic)
+    assert row["slope"] == pytest.approx(np.mean([np.polyfit(np.log2(documents), np.log2(own), 1)[0] for own in back]))
+
+
 @pytest.fixture(scope="module")
 def base():
     return elasticity.pretrained(256, SMALL, 1)
@@ -113,7 +140,7 @@ def test_a_seed_of_the_claim_is_kept_and_counted(tmp_path):
     """Through the machinery of claims: one seed gives rows of named numbers and decides nothing."""
     from dataclasses import replace
 
-    params = {**SMALL, "directions": ("positive",), "asked": 4}
+    params = {**SMALL, "directions": ("positive",)}
     tiny = replace(ELASTICITY, scales={"tiny": Scale((3,), 0.01, 0.1, params)})
     with Run.create(tmp_path, kind="claim", name="elasticity", config={}, seed=3) as run:
         result = run_claim(tiny, "tiny", run)
@@ -121,11 +148,9 @@ def test_a_seed_of_the_claim_is_kept_and_counted(tmp_path):
     assert result.to_json() == again.to_json()
     assert result.outcome == "inconclusive"
     row = result.per_seed[3]
-    assert row["trend"] in {-1.0, 0.0, 1.0} or math.isnan(row["trend"])
-    assert row["trend"] == row["trend, positive"] or math.isnan(row["trend"])
     backs = [row[f"items back, positive, {n} documents"] for n in (64, 128)]
-    if all(map(math.isfinite, backs)):
-        assert row["trend, positive"] == np.sign(backs[1] - backs[0])
+    assert np.isfinite(backs).all()
+    assert row["trend"] == row["trend, positive"] == np.sign(backs[1] - backs[0]) != 0.0
 
 
 def test_a_seed_of_resistance_has_raw_and_excess(tmp_path):

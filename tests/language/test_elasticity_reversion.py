@@ -297,6 +297,15 @@ def test_every_pair_is_compared():
     assert [(pair.earlier, pair.later) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
 
 
+def test_the_divergence_is_taken_on_other_replies_than_are_learnt(monkeypatch):
+    seen, sample = [], Auto.sample
+    monkeypatch.setattr(Auto, "sample", lambda *given: seen.append(sample(*given)) or seen[-1])
+    resistance([nano(0), nano(1)], CHATS, SAMPLING, protocol(marks=(0,)), 0)
+    assert len(seen) == 4  # of each model its data, then its questions
+    for data, asked in zip(seen[:2], seen[2:], strict=True):
+        assert data.tokens.shape != asked.tokens.shape or not torch.equal(data.tokens, asked.tokens)
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.9}, {"stop": ("a",)}])
 def test_sampling_that_hides_the_writers_own_loss_is_refused(settings):
     with pytest.raises(ConfigError, match="temperature 1"):

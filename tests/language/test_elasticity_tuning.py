@@ -16,8 +16,8 @@ from trueline.language.elasticity.tuning import Tunable, TuneProtocol, copied, i
 from trueline.language.forward import token_scores
 from trueline.language.models import Lora, ModelRef, attach_lora
 from trueline.language.optimiser import AdamW
-from trueline.language.records import Data
 from trueline.language.rollout import Sampling, chat
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel
 
 torch.set_num_threads(1)
@@ -166,3 +166,15 @@ def test_the_capability_is_a_protocol():
         tuned = tuned
 
     assert isinstance(Given(None, None), Tunable)
+
+
+def test_short_weights_are_trained_as_long_ones(data):
+    """Of bfloat16 most of a step would be rounded away, and what attacks a model would look weak."""
+    short = nano()
+    short.model.bfloat16()
+    long = LanguageModel(copied(short).model.float(), short.tokenizer)
+    one, other = (weights(tuned(subject, data, protocol(1e-5), rng())) for subject in (short, long))
+    assert same(one, other)
+    assert {p.dtype for p in one.values()} == {torch.float32}
+    assert not any(torch.equal(p, weights(long)[name]) for name, p in one.items() if p.ndim > 1)
+    assert short.model.dtype == torch.bfloat16

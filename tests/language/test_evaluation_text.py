@@ -261,8 +261,9 @@ def test_a_point_is_of_the_replies_that_both_judges_could_judge(policy, letters)
         return [None if "b" in reply.text else float(len(reply.text)) for reply in replies]
 
     point = optimisation_point(
-        policy, nano(seed=3), prompts, letters, gold, sampling, np.random.default_rng(5), per_prompt=8, label="7"
-    )
+        policy, nano(seed=3), prompts, letters, gold, sampling, np.random.default_rng(5), per_prompt=8,
+        gold_bounds=(0.0, 5.0), label="7",
+    )  # fmt: skip
     drawn = StaticCache().sample(
         policy, [chat(x) for x in prompts for _ in range(8)], sampling, np.random.default_rng(5)
     )
@@ -273,6 +274,10 @@ def test_a_point_is_of_the_replies_that_both_judges_could_judge(policy, letters)
     assert point.proxy.value == pytest.approx(np.mean([np.mean([t.count("a") for t in some]) for some in kept]))
     assert point.gold.value == pytest.approx(np.mean([np.mean([len(t) for t in some]) for some in kept]))
     assert point.kl.value == pytest.approx(float(divergence(drawn, nano(seed=3)).mean()), rel=1e-5)
+    worth = [float(len(t)) for some in kept for t in some]
+    of_prompt = np.repeat(np.arange(len(kept)), [len(some) for some in kept])
+    assert point.gold == mean_sequence(worth, (0.0, 5.0), 0.95, of_prompt)
+    assert point.proxy.clusters == point.gold.clusters == len(kept)
     assert point.label == "7"
 
 

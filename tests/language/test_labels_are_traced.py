@@ -16,8 +16,8 @@ from trueline.evidence.records import EvidenceError
 from trueline.language.audits.judge import JudgeSettings, open_judge, refuse_own_judge
 from trueline.language.audits.prompts import PromptSettings, open_prompts
 from trueline.language.recipes import COST_MODEL, DPO, REWARD_MODEL, SFT
-from trueline.language.records import Data, labelled_by
 from trueline.language.rollout import Sampling
+from trueline.language.sources import Data, labelled_by
 from trueline.language.subject import ScoreModel, history_of
 from trueline.language.topology.preferences import PREFERENCE_DATA
 
@@ -54,13 +54,18 @@ def on(path, **settings):
     return {"data": {"path": path, "as_chat": True}, "batch_size": 2, "max_steps": 1, "device": "cpu", **settings}
 
 
-def test_rows_of_a_run_tell_who_judged_them_and_others_do_not(world):
+def test_rows_of_a_run_tell_who_judged_them_and_others_are_known_by_themselves(world):
     assert labelled_by(Data(path=PAIRS), world.runs) == (ORACLE,)
     whole = world.runs / "pairs/artefacts/preferences.jsonl"
     assert labelled_by(Data(path=str(whole)), "elsewhere") == (ORACLE,)  # named by its path it is the same file
-    assert labelled_by(Data(path=(str(world.prompts), PAIRS, PAIRS)), world.runs) == (ORACLE,)
-    assert labelled_by(Data(path=str(world.prompts)), world.runs) == ()
-    assert labelled_by(Data(path="builtin:safety-dialogue"), world.runs) == ()
+    (own,) = labelled_by(Data(path=str(world.prompts)), world.runs)
+    assert labelled_by(Data(path=(str(world.prompts), PAIRS, PAIRS)), world.runs) == (own, ORACLE)
+    assert labelled_by(Data(path="builtin:safety-dialogue"), world.runs) == ("labels:builtin:safety-dialogue",)
+    copy = world.folder / "copy.jsonl"
+    copy.write_bytes(world.prompts.read_bytes())
+    assert labelled_by(Data(path=str(copy)), world.runs) == (own,)
+    copy.write_text(copy.read_text() + copy.read_text())
+    assert labelled_by(Data(path=str(copy)), world.runs) != (own,)
     whole.with_name("made.json").write_text('{"made"')
     with pytest.raises(RunError, match="nobody knows who judged its rows"):
         labelled_by(Data(path=PAIRS), world.runs)
@@ -84,6 +89,20 @@ def test_a_verdict_by_the_oracle_that_labelled_is_refused_and_findings_are_not(w
         refuse_own_judge(judge.identity, pupil, "verdict")
     refuse_own_judge(judge.identity, pupil, "respond")
     refuse_own_judge(judge.identity, trained(world, SFT, on_file(world), {"policy": tiny()}, "free"), "verdict")
+
+
+def test_two_reward_models_of_one_file_are_not_reward_and_judge(world):
+    path = world.folder / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "chosen": "a", "rejected": "b"}) + "\n")
+    for id in ("reward", "judge"):
+        trained(world, REWARD_MODEL, on(str(path)), {"policy": tiny(len(id))}, id)
+    given = {"prompts": {"path": str(world.prompts)}, "sampling": {"max_tokens": 3}, "batch_size": 4, "max_steps": 1,
+             "scorers": [{"kind": "score-model", "input": "run://reward"}]}  # fmt: skip
+    policy = trained(world, registry.load("recipe", "grpo"), given, {"policy": tiny()}, "policy")
+    settings = build(JudgeSettings, {"judge": {"kind": "score-model", "input": "run://judge"}, "root": str(world.runs)})
+    judge = open_judge(settings, open_prompts(PromptSettings(path=str(world.prompts))), Sampling())
+    with pytest.raises(EvidenceError, match="trained to please the labels that run://judge learnt, so"):
+        refuse_own_judge(judge.identity, policy, "verdict", "run://judge")
 
 
 def on_file(world):
@@ -115,7 +134,7 @@ def test_labels_go_on_through_score_models_that_go_on_and_models_that_judge(worl
     path = world.folder / "own.jsonl"
     path.write_text(json.dumps({"prompt": "x", "chosen": "a", "rejected": "b"}) + "\n")
     further = trained(world, REWARD_MODEL, on(str(path)), {"policy": load_subject(world.runs / "reward")}, "further")
-    assert further.judged_by == (ORACLE,)
+    assert further.judged_by == (ORACLE, *labelled_by(Data(path=str(path)), world.runs))
     # As a judge it is itself, and who labelled its rows: by either it is known.
     settings = build(
         JudgeSettings, {"judge": {"kind": "score-model", "input": "run://reward"}, "root": str(world.runs)}
@@ -146,4 +165,4 @@ def test_a_cost_model_keeps_the_history_of_the_policy_it_was_made_of(world):
     path.write_text(json.dumps(row) + "\n")
     model = trained(world, COST_MODEL, on(str(path), batch_size=1), {"policy": policy}, "cost")
     assert isinstance(model, ScoreModel)
-    assert model.judged_by == ("function:other",)
+    assert model.judged_by == ("function:other", *labelled_by(Data(path=str(path)), world.runs))

@@ -68,7 +68,7 @@ def test_many_replies_are_read_in_parts(monkeypatch):
     subject = nano()
     chats, replies = [chat("ab"[: k % 3]) for k in range(1, 12)], ["abc" * (k % 4) for k in range(11)]
     whole = subject.log_prob(chats, replies)
-    monkeypatch.setattr("trueline.language.subject._TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("trueline.language.batches.READ_AT_ONCE", 30)
     for a, b in zip(whole, subject.log_prob(chats, replies), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 

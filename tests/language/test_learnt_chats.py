@@ -18,8 +18,8 @@ from trueline.language.audits.replies import token_rows
 from trueline.language.online.prompts import prompts_for
 from trueline.language.online.settings import Online
 from trueline.language.recipes import SFT
-from trueline.language.records import Data, teaches_chats
 from trueline.language.rollout import chat
+from trueline.language.sources import Data, teaches_chats
 from trueline.language.subject import History
 from trueline.language.topology.preferences import PREFERENCE_DATA
 

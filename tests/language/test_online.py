@@ -7,13 +7,25 @@ import json
 import numpy as np
 import pytest
 import torch
-from token_world import COST, RECIPES, REWARD, TOKENIZER, Letters, World, chances, log, tiny, weights
+from token_world import (
+    COST,
+    RECIPES,
+    REWARD,
+    TOKENIZER,
+    Letters,
+    World,
+    chances,
+    log,
+    tiny,
+    weights,
+    whole_and_resumed,
+)
 
 from trueline.core.config import build, laid_over, to_toml
 from trueline.core.errors import CheckpointError, ConfigError, Diverged, Stopped
 from trueline.core.recipe import Checks
 from trueline.core.run import Run
-from trueline.core.subject import load_subject, save_subject
+from trueline.core.subject import load_subject
 from trueline.language import online
 from trueline.language.models import ModelRef, token_log_prob
 from trueline.language.online import (
@@ -25,6 +37,7 @@ from trueline.language.online import (
     policy_loss,
     prompts_for,
     reply_log_prob,
+    training,
     value_loss,
 )
 from trueline.language.rollout import Sampling, chat
@@ -173,6 +186,28 @@ def test_an_adaptive_weight_follows_the_measured_divergence(world):
     assert min(line["train/beta"] for line in lines) < lines[-1]["train/beta"]
 
 
+ADAPTIVE = {"max_steps": 4, "kl": {"weight": 0.1, "adaptive": {"target": 0.05, "horizon": 20.0}}}
+
+
+def test_an_adaptive_weight_is_what_replies_are_credited_with(world, monkeypatch):
+    """Each step with what the step before left."""
+    used, whole = [], training.with_kl
+    monkeypatch.setattr(training, "with_kl", lambda weights, beta: used.append(beta) or whole(weights, beta))
+    _, lines, _ = world.train("rloo", **ADAPTIVE)
+    assert used == pytest.approx([0.1, *(line["train/beta"] for line in lines[:-1])])
+    assert len(set(used)) == 4
+
+
+def test_an_adaptive_weight_is_that_of_the_divergence_in_the_loss(world, monkeypatch):
+    """With a divergence of 1 and nothing else in it, the loss is β of the step before."""
+    monkeypatch.setattr(training, "policy_loss", lambda log_prob, *_: 0.0 * log_prob.sum())
+    monkeypatch.setattr(training, "kl_loss", lambda log_prob, *_: 1.0 + 0.0 * log_prob.sum())
+    _, lines, _ = world.train("grpo", **laid_over(ADAPTIVE, {"kl": {"estimator": "k3"}}))
+    used = [line["update/policy_loss"] for line in lines]
+    assert used == pytest.approx([0.1, *(line["train/beta"] for line in lines[:-1])])
+    assert len(set(used)) == 4
+
+
 def test_a_penalty_teaches_to_end(world):
     """Replies of three tokens at most: with a penalty on cut ones and no other reward, the model learns to end."""
     settings = {**BANDIT, **CRITIC, "options": {"scale": 0.0}, "sampling": {"max_tokens": 3}, "max_steps": 40}
@@ -212,6 +247,16 @@ def test_at_ratio_one_the_policy_loss_has_the_policy_gradient():
     loss = policy_loss(log_prob, log_prob.detach(), advantage, weight, 0.2)
     loss.backward()
     torch.testing.assert_close(log_prob.grad, -advantage * weight)
+
+
+def test_every_token_of_a_step_weighs_the_same_in_minibatches_of_any_size(world, monkeypatch):
+    """dapo: replies of 12 in minibatches of 5, 5 and 2, whose three losses are averaged over all tokens of the step."""
+    seen, whole = [], training.policy_loss
+    monkeypatch.setattr(training, "policy_loss", lambda *given: seen.append(given[3]) or whole(*given))
+    world.train("grpo", max_steps=1, minibatch=5, loss_type="dapo")
+    each = torch.cat([weight[weight != 0] for weight in seen])
+    assert [len(weight) for weight in seen] == [5, 5, 2]
+    torch.testing.assert_close(each, torch.full_like(each, 3.0 / len(each)))
 
 
 def test_value_clipping_takes_the_worse_of_two_errors():
@@ -291,35 +336,19 @@ def test_the_critic_alone_learns_while_it_warms_up(world):
 # --- resumption ---
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_run_that_is_killed_and_resumed_leaves_the_same_bytes(world, name, monkeypatch):
-    settings = {"max_steps": 4, "checkpoint_steps": 1, "passes": 2, "minibatch": 3, "kl": {"weight": 0.1}}
-    config = world.config(name, **settings)
-
-    def finished(run):
-        with run:
-            save_subject(RECIPES[name].train(config, run, {"policy": tiny()}), run)
-        return (run.folder / "subject" / "model.safetensors").read_bytes(), log(run), completions(run)
-
-    whole = finished(world.run(name, config, id="whole"))
-    run = world.run(name, config, id="killed")
-    step, count = online.Trainer.one_step, []
-
-    def dying(self):
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        count.append(1)
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online.Trainer, "one_step", dying)
-        with pytest.raises(KeyboardInterrupt), run:
-            RECIPES[name].train(config, run, {"policy": tiny()})
-    assert finished(Run.reopen(run.folder)) == whole
+RESUMED = {
+    **{name: (name, {}) for name in sorted(RECIPES)},
+    "adaptive": ("lm-ppo", {"kl": {"weight": 0.1, "adaptive": {"target": 0.05, "horizon": 5.0}}}),
+    "ptx": ("rloo", {"ptx": {"batch_size": 1}}),
+}
 
 
-def completions(run):
-    return {path.name: path.read_bytes() for path in (run.folder / "artefacts").rglob("step-*.json")}
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_run_that_is_killed_and_resumed_leaves_the_same_bytes(world, case, monkeypatch):
+    name, more = RESUMED[case]
+    settings = {"max_steps": 4, "checkpoint_steps": 1, "passes": 2, "minibatch": 3, "kl": {"weight": 0.1}, **more}
+    whole, resumed = whole_and_resumed(world.runs, RECIPES[name], world.config(name, **settings), monkeypatch)
+    assert resumed == whole
 
 
 def test_prompts_that_changed_are_refused_on_resume(world):
@@ -363,6 +392,10 @@ def test_a_given_reference_is_what_the_divergence_is_measured_from(world):
     _, lines, _ = world.train("rloo", inputs={"reference": other}, kl={"weight": 0.1}, max_steps=1)
     assert lines[0]["train/kl"] > 1e-3
     assert torch.equal(weights(other), weights(kept))
+    for estimator in ("k2", "k3"):  # what is told is of the replies, whatever is learnt from
+        weight = {"weight": 0.1, "estimator": estimator}
+        _, again, _ = world.train("rloo", inputs={"reference": other}, kl=weight, max_steps=1)
+        assert again[0]["train/kl"] == lines[0]["train/kl"]
 
 
 # --- settings ---

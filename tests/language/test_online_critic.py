@@ -5,12 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_world import TOKENIZER, World, chances, log, tiny, weights
+from token_world import TOKENIZER, World, chances, tiny, weights, whole_and_resumed
 
 from trueline.core.errors import ConfigError
-from trueline.core.run import Run
-from trueline.core.subject import save_subject
-from trueline.language import online
 from trueline.language.estimators import token_weights
 from trueline.language.forward import learning_mode
 from trueline.language.models import Lora, attach_lora
@@ -116,7 +113,7 @@ def test_a_step_that_is_learnt_at_once_is_the_step_of_its_parts(world, critic):
     """The pass made ahead says the values of the rollout; cut up, values are read in passes of their own."""
     runs = [
         world.train("lm-ppo-lag", critic=critic, kl={"weight": 0.1}, optimiser={"lr": 1e-3}, **extra)
-        for extra in ({}, {"micro_batch": 2}, {"minibatch": 4})
+        for extra in ({}, {"micro_batch": 2}, {"micro_batch": 4})
     ]
     assert runs[0][2].config.get("micro_batch") is None
     for subject, lines, _ in runs[1:]:
@@ -167,27 +164,8 @@ ADAPTED = {"kind": "own", "lora": {"rank": 2}, "optimiser": {"lr": 1e-2}}
 def test_a_run_that_is_killed_and_resumed_leaves_the_same_bytes(world, monkeypatch, critic):
     settings = {"max_steps": 4, "checkpoint_steps": 1, "passes": 2, "minibatch": 3, "kl": {"weight": 0.1}}
     config = world.config("lm-ppo-lag", critic=critic, **settings)
-
-    def finished(run):
-        with run:
-            save_subject(LM_PPO_LAG.train(config, run, {"policy": tiny()}), run)
-        return (run.folder / "subject" / "model.safetensors").read_bytes(), log(run)
-
-    whole = finished(world.run("lm-ppo-lag", config, id="whole"))
-    run = world.run("lm-ppo-lag", config, id="killed")
-    step, count = online.Trainer.one_step, []
-
-    def dying(self):
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        count.append(1)
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online.Trainer, "one_step", dying)
-        with pytest.raises(KeyboardInterrupt), run:
-            LM_PPO_LAG.train(config, run, {"policy": tiny()})
-    assert finished(Run.reopen(run.folder)) == whole
+    whole, resumed = whole_and_resumed(world.runs, LM_PPO_LAG, config, monkeypatch)
+    assert resumed == whole
 
 
 def test_adapters_of_a_critic_leave_its_body_as_it_was(world):

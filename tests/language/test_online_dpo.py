@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_world import whole_and_resumed
 
 from trueline.core import registry
 from trueline.core.config import build, laid_over, to_toml
@@ -262,27 +263,8 @@ def test_accumulated_batches_make_the_step_of_their_union(world):
 
 def test_a_run_that_is_killed_and_resumed_leaves_the_same_bytes(world, monkeypatch):
     config = world.config(max_steps=4, checkpoint_steps=1, passes=2, minibatch=4)
-
-    def finished(run):
-        with run:
-            save_subject(ONLINE_DPO.train(config, run, {"policy": tiny()}), run)
-        return (run.folder / "subject" / "model.safetensors").read_bytes(), log(run)
-
-    whole = finished(world.run(config, id="whole"))
-    run = world.run(config, id="killed")
-    step, count = online_dpo._Trainer.one_step, []
-
-    def dying(self):
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        count.append(1)
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online_dpo._Trainer, "one_step", dying)
-        with pytest.raises(KeyboardInterrupt), run:
-            ONLINE_DPO.train(config, run, {"policy": tiny()})
-    assert finished(Run.reopen(run.folder)) == whole
+    whole, resumed = whole_and_resumed(world.runs, ONLINE_DPO, config, monkeypatch, tiny, online_dpo._Trainer)
+    assert resumed == whole
 
 
 CHANGES = {

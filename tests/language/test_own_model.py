@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trueline.core.run import read_evidence, read_manifest
-from trueline.language.records import split_of_text
+from trueline.language.splits import split_of_text
 from trueline.language.subject import LanguageModel
 from trueline.language.texts import records, text_world
 from trueline.language.vocabulary import tokenizer_of

@@ -22,8 +22,8 @@ from trueline.language.claims import safe_rlhf
 from trueline.language.claims.safe_rlhf import CONTEXT, PARTS, SAFE_RLHF, Settings, measure
 from trueline.language.evaluation import rollout_of
 from trueline.language.models import ModelRef
-from trueline.language.records import load
 from trueline.language.rollout import chat
+from trueline.language.sources import load
 from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.templates import prompts_tokens
 from trueline.language.texts.world import draw_prompts, split_of_prompt
@@ -208,7 +208,7 @@ def test_no_training_asks_the_oracle(seed):
     for name in ("ppo", "ppo-lag"):
         card = json.loads((folder / "trainings" / name / "subject/trueline.json").read_text())
         models = [subject_hash(folder / "trainings" / model) for model in ("help", "harm")]
-        assert card["judged_by"] == [f"model:{sha}" for sha in models]
+        assert card["judged_by"] == ["labels:builtin:safety-dialogue", *(f"model:{sha}" for sha in models)]
         limits = folder / "trainings" / name / "artefacts/limits.json"
         assert limits.is_file() == (name == "ppo-lag")
     assert json.loads(limits.read_text()) == {"train/harm": 0.05}

@@ -138,11 +138,30 @@ def test_heads_are_read_on_the_last_token_of_each_row_alone(judged, scalar, roll
         assert scores.reward[r, int(rollout.sampled[r].nonzero()[-1])] != 0
 
 
-def test_token_wise_heads_score_every_sampled_token(judged, scalar, rollout):
-    scores = ModelScorer(scalar, judged, "reward", token_wise=True).score(rollout, np.random.default_rng(0))
+def test_token_wise_heads_score_the_rise_with_every_sampled_token(judged, scalar, rollout):
+    rng = np.random.default_rng(0)
+    scores = ModelScorer(scalar, judged, "reward", {"harm": "cost"}, token_wise=True).score(rollout, rng)
     with torch.no_grad():
-        expected = scalar(rollout.tokens)[..., 0]
-    torch.testing.assert_close(scores.reward, torch.where(rollout.sampled, expected, 0.0), atol=1e-4, rtol=1e-4)
+        read = scalar(rollout.tokens)
+    for found, so_far in ((scores.reward, read[..., 0]), (scores.cost[..., 0], read[..., 1])):
+        for r, sampled in enumerate(rollout.sampled):
+            at = sampled.nonzero()[:, 0]
+            rises = torch.diff(so_far[r, at], prepend=torch.zeros(1))
+            torch.testing.assert_close(found[r, at], rises, atol=1e-4, rtol=1e-4)
+            assert not found[r, ~sampled].any()
+    whole = ModelScorer(scalar, judged, "reward").score(rollout, rng)
+    torch.testing.assert_close(scores.reward.sum(1), whole.reward.sum(1), atol=1e-4, rtol=1e-4)
+
+
+def test_token_wise_rewards_do_not_know_the_level_of_the_head(judged, scalar, rollout):
+    """The loss does not either: without it what is added is added once, however long a reply is."""
+    scorer = ModelScorer(scalar, judged, "reward", token_wise=True)
+    before = scorer.score(rollout, np.random.default_rng(0)).reward
+    with torch.no_grad():
+        scalar.linear.bias += 3.0
+    after = scorer.score(rollout, np.random.default_rng(0)).reward
+    assert len(set(rollout.sampled.sum(1).tolist())) > 1
+    torch.testing.assert_close((after - before).sum(1), torch.full((len(before),), 3.0), atol=1e-4, rtol=1e-4)
 
 
 def test_a_cost_as_a_probability_is_the_logistic_of_the_head(judged, scalar, rollout):

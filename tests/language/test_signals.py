@@ -169,6 +169,10 @@ def test_a_score_clip_bounds_what_a_token_earns_but_not_the_measured_cost():
     scores.cost[0, 1, 0] = 80.0
     assert signals_of(rollout, scores, score_clip=50.0).total[0, 1] == 50.0
     assert episode_cost(scores)[0, 0] == 80.0
+    kl = torch.where(rollout.sampled, 7.0, 0.0).double()
+    clipped = signals_of(rollout, scores, kl, score_clip=0.5).signal
+    torch.testing.assert_close(clipped[..., -1], kl)  # the divergence is no score
+    assert clipped[..., :-1].abs().max() == 0.5
 
 
 # --- advantages ---

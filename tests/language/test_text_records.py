@@ -12,9 +12,8 @@ from trueline.core import registry
 from trueline.core.config import build
 from trueline.core.errors import CheckpointError, ConfigError
 from trueline.language.data_order import DataOrder, Place
+from trueline.language.formats import FORMATS
 from trueline.language.records import (
-    FORMATS,
-    Data,
     LanguageModelling,
     Preference,
     PromptCompletion,
@@ -24,12 +23,11 @@ from trueline.language.records import (
     UnpairedPreference,
     as_preference,
     as_unpaired,
-    hold_out,
-    load,
     shared_prompt,
-    split_of_text,
 )
 from trueline.language.rollout import Message
+from trueline.language.sources import Data, load
+from trueline.language.splits import hold_out, split_of_text
 
 USER, REPLY, OTHER = Message("user", "Two and two?"), Message("assistant", "Four."), Message("assistant", "Five.")
 

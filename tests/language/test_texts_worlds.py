@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from trueline.core import registry
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.core.streams import ROUNDS, SplitRound
-from trueline.language.records import FORMATS, Data, load
+from trueline.language.formats import FORMATS
+from trueline.language.sources import Data, load
 from trueline.language.texts import (
     TEXTS,
     Injects,

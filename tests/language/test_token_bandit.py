@@ -12,10 +12,11 @@ from trueline.language.scores import Scores
 from trueline.language.signals import episode_cost, signals_of
 from trueline.rl.adam import FlatAdam
 from trueline.rl.collect import Batch, Finals
+from trueline.rl.estimates import estimate
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
-from trueline.rl.on_policy import Constrained, estimate
+from trueline.rl.on_policy import Constrained
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.updates.ppo import Ppo
 

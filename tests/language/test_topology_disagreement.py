@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from trueline.evidence.records import EvidenceError, Requirement
 from trueline.language.topology.disagreement import (
@@ -66,6 +66,10 @@ def test_variance_and_squared_bias_of_known_models():
     assert found.squared_bias == pytest.approx(float((bias**2).mean()), rel=0.02)
     two = np.stack([gold + noise[0], gold + noise[1]])
     assert spread(two, gold).variance == pytest.approx(0.5 * float(((noise[0] - noise[1]) ** 2).mean()))
+    many = rng.normal(size=20_000)
+    noise = rng.normal(size=(2, 20_000))
+    noise -= np.outer(noise @ many, many) / (many @ many)
+    assert spread(many + noise, many).squared_bias == pytest.approx(0.0, abs=0.03)  # though two are far from their mean
     assert math.isnan(spread(np.stack([gold, -gold]), gold).variance)
     with pytest.raises(EvidenceError, match="two or more"):
         spread(gold[None], gold)
@@ -103,6 +107,16 @@ def test_the_interval_covers_under_effects_of_seeds_and_of_prompts(over_seeds, o
         found = log_ratio(control, tree, 0.95, resamples=200)
         hits += found.low <= math.log(1.25) <= found.high
     assert binomtest(hits, n, 0.95, alternative="less").pvalue > RARE  # it may be too wide, not too narrow
+
+
+def test_the_interval_is_as_wide_as_what_seeds_do_not_share():
+    """Where all prompts are alike it is t's of c/c̄ − t/t̄ over seeds: what both arms of a seed share drops out."""
+    rng = np.random.default_rng(7)
+    shared, own = np.exp(0.3 * rng.normal(size=64)), 0.1 * rng.normal(size=64)
+    control, tree = (np.tile(0.2 * arm[:, None], 40) for arm in (shared + own, shared))
+    found = log_ratio(control, tree, 0.95)
+    error = np.std(control[:, 0] / control.mean() - tree[:, 0] / tree.mean(), ddof=1) / math.sqrt(64)
+    assert (found.high - found.low) / 2 == pytest.approx(t.ppf(0.975, 63) * error)
 
 
 def test_p_says_what_the_interval_says():

@@ -16,16 +16,19 @@ from trueline.core.errors import ConfigError, RunError, Stopped
 from trueline.core.run import Run
 from trueline.language.models import ModelRef
 from trueline.language.recipes import REWARD_MODEL
-from trueline.language.records import Data, Preference, TreePreference, load
+from trueline.language.records import Preference, TreePreference
 from trueline.language.rollout import Message, Reply, Sampling, chat
 from trueline.language.scorers import FunctionScorer, Judged
+from trueline.language.sources import Data, load
 from trueline.language.subject import LanguageModel
+from trueline.language.topology.pairs import Pair
 from trueline.language.topology.preferences import (
     PREFERENCE_DATA,
     Asked,
     first_is_better,
     judged,
     load_preferences,
+    rows_of,
     written,
 )
 from trueline.language.topology.trees import Leaf
@@ -178,6 +181,14 @@ def test_without_beta_the_greater_wins_and_what_is_not_judged_has_no_label():
     np.testing.assert_array_equal(found, [1.0, 0.0, np.nan, np.nan])
     noisy = first_is_better(np.array([np.nan]), np.zeros(1), 3.0, np.random.default_rng(0))
     assert np.isnan(noisy).all()
+
+
+@pytest.mark.parametrize(("better", "first", "second"), [(1.0, "chosen", "rejected"), (0.0, "rejected", "chosen")])
+def test_a_row_has_each_reply_with_its_own_reward_though_noise_chose_the_lesser(better, first, second):
+    pair = Pair(0, Leaf("ab", (1, 2)), Leaf("c", (3,)), one_tree=False)
+    (row,) = rows_of([Asked.of("x")], [pair], np.array([[2.0, 1.0]]), np.array([better]), ["t"])
+    assert {first: row[first], second: row[second]} == {first: "ab", second: "c"}
+    assert (row[f"{first}_value"], row[f"{second}_value"]) == (2.0, 1.0)
 
 
 # --- judging ---

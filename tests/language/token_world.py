@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from trueline.core import registry
@@ -9,7 +10,7 @@ from trueline.core.config import build, laid_over
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language.models import Architecture, from_scratch
-from trueline.language.online import GRPO, LM_PPO, LM_PPO_LAG, RLOO
+from trueline.language.online import GRPO, LM_PPO, LM_PPO_LAG, RLOO, Trainer
 from trueline.language.scorers import Judgement
 from trueline.language.subject import LanguageModel
 from trueline.language.vocabulary import Characters, tokenizer_of
@@ -50,6 +51,8 @@ class World:
         self.folder, self.runs, self.count = folder, folder / "runs", 0
         self.prompts = folder / "prompts.jsonl"
         self.prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("x", "y", "xy", "yx")))
+        self.text = folder / "text.jsonl"  # to be kept, for ptx
+        self.text.write_text("".join(json.dumps({"text": t}) + "\n" for t in ("abc", "dd", "cab")))
 
     def config(self, name, **settings):
         options = settings.pop("options", {})
@@ -63,6 +66,8 @@ class World:
         }
         if name in ("rloo", "grpo"):
             given["samples"] = 3
+        if "ptx" in settings:
+            given["ptx"] = {"data": {"path": str(self.text)}}
         return build(RECIPES[name].Config, laid_over(given, settings))
 
     def run(self, name, config, seed=3, id=None):
@@ -81,6 +86,39 @@ class World:
 def log(run):
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "time/elapsed_s"} for line in lines]
+
+
+def whole_and_resumed(runs, recipe, config, monkeypatch, policy=tiny, trainer=Trainer, steps=2):
+    """What a training leaves, and what one leaves that was killed after so many steps and gone on with."""
+
+    def created(id):
+        return Run.create(runs, kind="train", name=recipe.name, config=config, seed=3, id=id)
+
+    def left(run):
+        with run:
+            save_subject(recipe.train(config, run, {"policy": policy()}), run)
+        files = [run.folder / "subject" / "model.safetensors"]
+        for pattern in ("step-*.json", "round-*.jsonl", "replies.txt"):
+            files += (run.folder / "artefacts").rglob(pattern)
+        return log(run), {str(path.relative_to(run.folder)): path.read_bytes() for path in files}
+
+    one_step, count = trainer.one_step, []
+
+    def dying(self):
+        if len(count) == steps:
+            raise KeyboardInterrupt
+        count.append(1)
+        return one_step(self)
+
+    whole, killed = left(created("whole")), created("killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "one_step", dying)
+        with pytest.raises(KeyboardInterrupt), killed:
+            recipe.train(config, killed, {"policy": policy()})
+    again = Run.reopen(killed.folder)
+    resumed = left(again)
+    assert again.restored_step  # it did not begin anew
+    return whole, resumed
 
 
 def weights(subject):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trueline.core.errors import ConfigError
-from trueline.language.records import Data, Text
+from trueline.language.records import Text
 from trueline.language.rollout import Message
+from trueline.language.sources import Data
 from trueline.language.templates import Encoded, encode_chat, encode_text
 
 Learn = Literal["completion", "assistant", "all"]
 
-__all__ = ["Batch", "Codec", "Item", "Row", "filled", "mismatched", "packed", "padded"]
+__all__ = ["READ_AT_ONCE", "Batch", "Codec", "Item", "Row", "filled", "mismatched", "packed", "padded", "parts_to_read"]
+
+READ_AT_ONCE = 8192  # tokens of a forward pass that only reads
 
 
 class Row(NamedTuple):
@@ -151,13 +154,16 @@ def _row(encoded: Encoded) -> Row:
 
 
 def mismatched(items: Sequence[Item], context: int) -> list[Item]:
-    """Each item's prompt with the answer of the item before it, the first with the last one's.
+    """Each item's prompt with the answer of the nearest item before it that has another prompt.
 
-    The answer is learnt on, and cut where it leaves the context.
+    The last item comes before the first; where all prompts are one, the answer is the item's before. It is learnt on,
+    and cut where it leaves the context.
     """
     made = []
-    for one, before in zip(items, [items[-1], *items[:-1]], strict=True):
-        here, there = one.rows[0], before.rows[0]
+    asked = [one.rows[0].tokens[: one.rows[0].start].tobytes() for one in items]
+    for k, one in enumerate(items):
+        before = (items[k - back] for back in range(1, len(items)) if asked[k - back] != asked[k])
+        here, there = one.rows[0], next(before, items[k - 1]).rows[0]
         tokens = np.concatenate([here.tokens[: here.start], there.answer])[:context]
         weight = np.concatenate([np.zeros(here.start, dtype=np.float32), there.weight[there.start :]])[:context]
         made.append(Item((Row(tokens, weight, here.start),), one.labels))
@@ -241,6 +247,22 @@ def filled(lengths: Sequence[int], room: int) -> list[list[int]]:
             left -= lengths[i]
         bisect.insort(free, (max(left, 0), pack))
     return packs
+
+
+def parts_to_read(lengths: Sequence[int], context: int | None = None) -> Iterator[list[int]]:
+    """Sequences in order of length, in parts that fit one forward pass when padded; the last of a part is its longest.
+
+    What is longer than the context is in none of them.
+    """
+    fitting = (i for i, length in enumerate(lengths) if context is None or length <= context)
+    part: list[int] = []
+    for i in sorted(fitting, key=lambda i: lengths[i]):
+        if part and (len(part) + 1) * lengths[i] > READ_AT_ONCE:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def micro_batches(rows: Sequence[Row], pad: int, per_batch: int, room: int | None = None) -> Iterable[Batch]:

@@ -43,12 +43,12 @@ from trueline.language.online.prompts import Asked
 from trueline.language.online.rehearsal import facts_of, foreseen, judges_bytes
 from trueline.language.optimiser import AdamW
 from trueline.language.recipes import SFT
-from trueline.language.records import Data, exposed, load
 from trueline.language.rehearsal import DryRun
 from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
 from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
 from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scores
+from trueline.language.sources import Data, exposed, load
 from trueline.language.subject import LanguageModel, ScoreModel, judges_behind
 from trueline.language.subject import load as load_model
 from trueline.language.supervised import FineTuning, device_of
@@ -395,7 +395,7 @@ class _Rounds:
             trained_on=exposed(self.config.prompts, self.run.folder.parent),
             chats=True,
         )
-        parent = self.run.manifest["inputs"].get("policy", {}).get("run")
+        parent = self.run.parent()
         return LanguageModel(self.policy.model, self.policy.tokenizer, parent, history)
 
     def _folder(self, round: int) -> Path:

@@ -28,7 +28,8 @@ from trueline.core.errors import ConfigError
 from trueline.core.subject import Subject
 from trueline.evidence.records import Estimate, EvidenceError
 from trueline.evidence.statistics import asymptotic_sequence, mean_sequence, paired_difference
-from trueline.language.online import READ_AT_ONCE, reply_log_prob
+from trueline.language.batches import READ_AT_ONCE
+from trueline.language.online import reply_log_prob
 from trueline.language.rollout import Replies, Reply, Rollout, Sampler, Sampling, chat
 from trueline.language.sampler import Auto, replies_of
 from trueline.language.scorers import Judged, Judgement, Scoring, opened

@@ -72,7 +72,8 @@ class Lora(Config):
 
     rank: int = Field(16, ge=1)  # r
     alpha: float = Field(16.0, gt=0)  # α
-    dropout: float = Field(0.0, ge=0, lt=1)  # of the adapters' input
+    # Of the adapters' input, where a likelihood is learnt; answers are compared and policies learn without any dropout.
+    dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ()  # names of linear layers; none given: every one but the output head
 
 

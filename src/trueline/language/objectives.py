@@ -502,7 +502,7 @@ class Simpo(_Direct):
 class Kto(_Direct):
     """Kahneman–Tversky optimisation (Ethayarajh et al. 2024): answers that are good or bad by themselves.
 
-    z₀ is estimated over the whole step, from each prompt with the answer of the item before it.
+    z₀ is estimated over the whole step, from each prompt with the answer of the nearest item before it of another one.
     """
 
     accepts: ClassVar[tuple[str, ...]] = (*PAIRS, "unpaired-preference")

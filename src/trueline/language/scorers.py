@@ -35,6 +35,7 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError, nearest
 from trueline.core.run import resolve
 from trueline.core.subject import Subject, describe, load_subject
+from trueline.language.batches import parts_to_read
 from trueline.language.models import context_of
 from trueline.language.objectives import separator
 from trueline.language.rollout import Reply, Rollout, Sampling
@@ -67,7 +68,6 @@ __all__ = [
     "trouble_of",
 ]
 
-TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 REFERENCE = "run://"  # what the name of a run begins with
 PASSING = (408, 429)  # refusals that pass: asked too slowly, asked too often
 
@@ -179,8 +179,11 @@ class ModelScorer:
         token_wise: bool = False,
         probability: bool = False,
     ) -> None:
-        """costs: names of costs, and the head of each; token_wise: every token's score, else the last one's alone.
+        """costs: names of costs, and the head of each.
 
+        token_wise: a token earns or costs by how much the score of the reply so far rises with it, and the first one
+        that score itself, so that a reply comes to the score of its end. The scores themselves cannot be summed: what
+        compares beginnings of two replies does not know their common level, which long replies would earn more often.
         probability: a cost is σ(c), which a cost model learns as the chance that a reply is unsafe, in place of c.
         """
         self.model, self.token_wise, self.probability = model.eval(), token_wise, probability
@@ -199,7 +202,7 @@ class ModelScorer:
         """Scores of every row; one that the model cannot read whole, or scores by no number, is missing."""
         length = rollout.attended.sum(dim=1)
         found = rollout.log_prob.new_full((*rollout.tokens.shape, len(self.model.heads)), torch.nan)
-        for rows in _chunks(length.tolist(), context_of(self.model.body)):
+        for rows in parts_to_read(length.tolist(), context_of(self.model.body)):
             width = int(length[rows].max())
             read = self.model(rollout.tokens[rows, :width].to(self.model.device))
             found[rows, :width] = read.to(found)
@@ -210,6 +213,9 @@ class ModelScorer:
         zero = torch.zeros_like(rollout.log_prob)
         reward = zero if self.reward is None else found[..., self.model.heads.index(self.reward)]
         whole = torch.stack([reward, *wanted], dim=-1)
+        if self.token_wise:
+            so_far = torch.where(rollout.sampled[..., None], whole, 0.0)
+            whole = so_far - torch.nn.functional.pad(so_far[:, :-1], (0, 0, 1, 0))
         missing = (~whole.isfinite() & at[..., None]).any(dim=2).any(dim=1)
         kept = at & ~missing[:, None]
         whole = torch.where(kept[..., None], whole, 0.0)
@@ -222,16 +228,6 @@ def _same_tokens(model: LanguageModel | ScoreModel, judged: Judged, what: str) -
             f"the {what} and the policy have different tokenizers, so one cannot read the other's tokens. "
             "Train both from models with the same tokenizer."
         )
-
-
-def _chunks(lengths: Sequence[int], context: int) -> list[list[int]]:
-    """Rows that fit the context, in parts of like length that fit one forward pass."""
-    parts: list[list[int]] = []
-    for r in sorted((r for r, length in enumerate(lengths) if length <= context), key=lambda r: (lengths[r], r)):
-        if not parts or (len(parts[-1]) + 1) * lengths[r] > TOKENS_AT_ONCE:
-            parts.append([])
-        parts[-1].append(r)
-    return parts
 
 
 # --- the sequence-to-sequence reward model ---
@@ -290,7 +286,7 @@ class Seq2SeqScorer:
         reward = torch.zeros_like(rollout.log_prob)
         missing = torch.ones_like(rollout.ended)
         longest = (length + len(self.separator) + count).tolist()
-        for rows in _chunks(longest, context_of(self.model.model)):
+        for rows in parts_to_read(longest, context_of(self.model.model)):
             found = self._read(rollout, rows, max(longest[r] for r in rows))
             for at, r in enumerate(rows):
                 given = found[at, : int(count[r])]
@@ -477,7 +473,7 @@ class ScalarModel(_Weighted):
     input: str = "reward"  # role of the input subject, or run://ID of a finished run
     reward: str | None = None  # head that is the reward; none: "reward", or no reward where a cost is named
     costs: Mapping[str, str] = {}  # names of costs, and the head of each
-    token_wise: bool = False  # a score on every token, for a model that was trained so
+    token_wise: bool = False  # every token's rise of the score, for a model that was trained token by token
     # A cost is σ(c), the chance that a reply is unsafe, in place of c: limits are then rates, as audits state them.
     probability: bool = False
 

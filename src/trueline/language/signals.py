@@ -111,7 +111,8 @@ def credited(score: Tensor, sampled: Tensor, credit: Literal["to-go", "total"]) 
 
     score [R, L, ...], sampled [R, L] -> [R, L, ...]. A score that reads later tokens is no consequence of the tokens
     before it alone: what follows a token would leave out what it did to earlier scores (corrections L2). The whole sum
-    is a consequence of every token. At γ = 1 each token is then credited with all of it.
+    is a consequence of every token. At γ = λ = 1 each token is then credited with all of it; with a smaller λ as
+    far as the critic foresees it.
     """
     if credit == "to-go":
         return score

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.progress import stage
+from trueline.language.batches import parts_to_read
 from trueline.language.models import ModelRef, load_folder, load_model, merged, quiet, token_log_prob
 from trueline.language.rollout import Chat, Reply, Sampler, Sampling
 from trueline.language.sampler import Auto, replies_of
@@ -23,7 +24,7 @@ from trueline.language.templates import encode_reply
 
 if TYPE_CHECKING:
     from trueline.language.elasticity.tuning import Stage, TuneProtocol
-    from trueline.language.records import Data
+    from trueline.language.sources import Data
 
 __all__ = [
     "History",
@@ -38,7 +39,6 @@ __all__ = [
     "values_before",
 ]
 
-_TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 _CARD = "trueline.json"
 
 
@@ -112,7 +112,7 @@ class LanguageModel:
         found: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
         was_training = self.model.training
         self.model.eval()
-        for chunk in _chunks([len(row.tokens) for row in rows]):
+        for chunk in parts_to_read([len(row.tokens) for row in rows]):
             width = len(rows[chunk[-1]].tokens)
             padded = [[*rows[r].tokens, *[self.tokenizer.pad_token_id] * (width - len(rows[r].tokens))] for r in chunk]
             log_prob = token_log_prob(self.model, torch.tensor(padded, device=self.model.device)).double().cpu().numpy()
@@ -285,15 +285,3 @@ def _card(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise RunError(f"{path} is damaged. Put it back, or train the model again.") from None
-
-
-def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in order of length, in parts that fit one forward pass when padded; the last of a part is its longest."""
-    part: list[int] = []
-    for r in sorted(range(len(lengths)), key=lambda r: lengths[r]):
-        if part and (len(part) + 1) * lengths[r] > _TOKENS_AT_ONCE:
-            yield part
-            part = []
-        part.append(r)
-    if part:
-        yield part

@@ -61,8 +61,10 @@ from trueline.language.objectives import (
 )
 from trueline.language.optimiser import AdamW, Optimiser
 from trueline.language.parallel import Sharded, cut_like, cut_up, dealt, sum_gradients, sums, whole
-from trueline.language.records import Data, Table, exposed, hold_out, labelled_by, load, teaches_chats
+from trueline.language.records import Table
 from trueline.language.rehearsal import SHOWN, DryRun, shown
+from trueline.language.sources import Data, exposed, labelled_by, load, teaches_chats
+from trueline.language.splits import hold_out
 from trueline.language.subject import History, LanguageModel, ScoreModel
 from trueline.language.templates import TEMPLATES
 from trueline.rl.parallel import followed, followers_states, learners, stop_together
@@ -464,7 +466,7 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self._learning = False  # whether the model is in the mode of a step
         self.window: dict[str, list[float]] = {}  # sums and counts since the last line of the log
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         root = run.folder.parent
         self.history = self.made.history.taught(
             judged_by=labelled_by(config.data, root),

@@ -30,8 +30,8 @@ from trueline.language.elasticity.reversion import Crossing, Exam, Path, even_ma
 from trueline.language.elasticity.tuning import Tunable, TuneProtocol
 from trueline.language.models import Lora, ModelRef
 from trueline.language.optimiser import AdamW
-from trueline.language.records import BUILTIN, Data, teaches_chats
 from trueline.language.rollout import Chat, Replies, Reply
+from trueline.language.sources import BUILTIN, Data, teaches_chats
 from trueline.language.subject import LanguageModel
 
 __all__ = ["Elastic", "Elasticity", "ElasticityConfig", "base_model"]

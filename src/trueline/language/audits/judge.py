@@ -23,7 +23,6 @@ from trueline.core.run import resolve
 from trueline.core.subject import load_subject, subject_hash
 from trueline.evidence.records import EvidenceError, NotMeasurable, Split
 from trueline.language.audits.prompts import Prompts, text_of
-from trueline.language.records import BUILTIN, Data, labelled_by
 from trueline.language.rollout import Chat, Reply, Rollout, Sampling
 from trueline.language.scorers import (
     REFERENCE,
@@ -38,6 +37,7 @@ from trueline.language.scorers import (
     Scoring,
     identity,
 )
+from trueline.language.sources import BUILTIN, LABELS, Data, labelled_by
 from trueline.language.subject import LanguageModel, history_of
 from trueline.language.templates import encode_reply
 
@@ -331,6 +331,8 @@ def pleased_by(plan: Plan, root: str = "runs", models: bool = True) -> dict[str,
 
 def _named(own: str, identities: Sequence[str], called: str) -> str:
     """An identity as a reader knows it; where it stands for the labels that a judge learnt, with that judge."""
+    if own.startswith(LABELS):
+        return f"the labels that {called or 'this judge'} learnt"
     if not called:
         return own
     return called if own == identities[0] else f"{own}, which labelled what {called} learnt"

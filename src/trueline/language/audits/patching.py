@@ -133,7 +133,7 @@ class PatchingConfig(PromptSettings):
     orders: int = Field(8, ge=1)  # random choices of sites that the best ones are compared with
     partners: int = Field(4, ge=1)  # prompts among which a partner is looked for, for each prompt
     recovered_at_least: float | None = Field(None, ge=-1, le=1)  # required of the best sites; none: only reported
-    advantage_at_least: float | None = Field(0.0, ge=-2, le=2)  # required over random sites; none: only reported
+    advantage_at_least: float | None = Field(None, ge=-2, le=2)  # required over random sites; none: only reported
     confidence: float = Field(0.95, gt=0.5, lt=1)  # of the intervals that verdicts are read from
 
     @model_validator(mode="after")
@@ -158,6 +158,9 @@ class Patching:
     together. *Recovered* is the share of the margin between the two answers that comes back, clipped to [−1, 1]; its
     advantage is over as many sites drawn at random. A model whose answer rests on a small mechanism gives it back with
     few sites; nothing is said of prompts without such a partner, and a model that answers all alike has no cases.
+
+    The best sites are found on the very pair that they are measured on, so that a model with random weights has an
+    advantage too. Nothing is required unless asked for: compare with a model that is known to have no mechanism.
     """
 
     name = "interpretability/patching"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.language.audits.prompts import FilePrompts, Prompt, PromptSettings, case_of, text_of
 from trueline.language.audits.replies import ShowsWeights, Source, chats_of, check_known, fitting, reading, tokenised
+from trueline.language.batches import parts_to_read
 from trueline.language.rollout import Chat
 from trueline.language.texts import Paraphrases
 from trueline.rl.audits.layouts import requirement
@@ -23,7 +24,6 @@ __all__ = ["LinearProbe", "Probe", "ProbeConfig", "last_states"]
 
 Array = NDArray[np.float64]
 
-_TOKENS_AT_ONCE = 8192  # of a forward pass that only reads
 _FEWEST = 10  # prompts of a class below which nothing can be fitted
 
 
@@ -55,7 +55,7 @@ def last_states(subject: ShowsWeights, chats: Sequence[Chat]) -> Array:
     """
     rows = tokenised(subject, chats)
     found: dict[int, Tensor] = {}
-    for part in _parts([len(row) for row in rows]):
+    for part in parts_to_read([len(row) for row in rows]):
         width = max(len(rows[r]) for r in part)
         pad = subject.tokenizer.pad_token_id
         tokens = torch.tensor([[*rows[r], *[pad] * (width - len(rows[r]))] for r in part], device=subject.model.device)
@@ -70,18 +70,6 @@ def last_states(subject: ShowsWeights, chats: Sequence[Chat]) -> Array:
             found.setdefault(layer, torch.empty((len(rows), kept.shape[1]), dtype=torch.float64))[part] = kept
     stacked: Array = torch.stack([found[layer] for layer in range(len(found))]).numpy()
     return stacked
-
-
-def _parts(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows in order of length, in parts that fit one forward pass when padded."""
-    part: list[int] = []
-    for r in sorted(range(len(lengths)), key=lambda r: lengths[r]):
-        if part and (len(part) + 1) * lengths[r] > _TOKENS_AT_ONCE:
-            yield part
-            part = []
-        part.append(r)
-    if part:
-        yield part
 
 
 class ProbeConfig(PromptSettings):
@@ -131,6 +119,9 @@ class Probe:
     each request, which can only be memorised; it is asked in other words, since a label of a request that was never met
     is nothing that could be known. *Selectivity* is the accuracy in other words less that of the control task: a probe
     that would say anything of anything has none.
+
+    Accuracy is about fresh prompts. Accuracy in other words, control accuracy and selectivity are about the prompts
+    that the probes were fitted on, which cases draw with replacement: their intervals are given the fit.
 
     The depth that verdicts are about is the one with the highest accuracy on one half of the training prompts of a
     probe fitted on the other half; curves show every depth.

@@ -1,7 +1,7 @@
 """Where an audit's prompts come from: a world of text, or a file that is split in advance.
 
 A world numbers its prompts and splits the numbers (`texts/world.py`). Of a file every prompt's own hash says whether it
-is for training, findings or verdicts, and of which round (`records.split_of_text`), so that data loading can leave out
+is for training, findings or verdicts, and of which round (`splits.split_of_text`), so that data loading can leave out
 what audits draw from (corrections E3).
 """
 
@@ -22,8 +22,9 @@ from trueline.core.run import resolve
 from trueline.core.streams import ROUNDS, Split
 from trueline.evidence.records import Case, EvidenceError
 from trueline.language.online import PROMPTS
-from trueline.language.records import BUILTIN, Data, load, read_rows, split_of_text
 from trueline.language.rollout import Chat, Message, chat
+from trueline.language.sources import BUILTIN, Data, load, read_rows
+from trueline.language.splits import split_of_text
 from trueline.language.texts import TextWorld, draw_prompts, text_world
 
 __all__ = [

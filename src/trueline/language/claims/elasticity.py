@@ -37,8 +37,8 @@ from trueline.language.elasticity.reversion import Crossing, Exam, Path, even_ma
 from trueline.language.elasticity.tuning import TuneProtocol, copied, items_in, tuned, tuning_on
 from trueline.language.models import ModelRef
 from trueline.language.optimiser import AdamW
-from trueline.language.records import Data
 from trueline.language.rollout import Chat, Reply, Sampling, chat
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel
 from trueline.language.texts import draw_prompts, text_world
 

@@ -47,10 +47,10 @@ from trueline.language.evaluation import divergence
 from trueline.language.models import ModelRef
 from trueline.language.online import LM_PPO, LM_PPO_LAG, OnlinePpo, OnlinePpoLag
 from trueline.language.recipes import COST_MODEL, REWARD_MODEL, SFT
-from trueline.language.records import Data
 from trueline.language.rollout import Rollout, Sampling, chat
 from trueline.language.sampler import Auto, replies_of
 from trueline.language.scorers import Judged, ScalarModel, opened
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.supervised import CostModelling, FineTuning, RewardModelling
 from trueline.language.texts.safety_dialogue import SafetyDialogue

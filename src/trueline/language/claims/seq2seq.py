@@ -54,10 +54,10 @@ from trueline.language.evaluation import Answers, answered, rollout_of, values_o
 from trueline.language.models import ModelRef
 from trueline.language.online import LM_PPO, OnlinePpo
 from trueline.language.recipes import DPO, REWARD_MODEL, SEQ2SEQ_RM, SFT
-from trueline.language.records import Data
 from trueline.language.rollout import Reply, Rollout, Sampler, Sampling, chat
 from trueline.language.sampler import Auto
 from trueline.language.scorers import Judged, Rewriter, ScalarModel, Scoring, opened
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.supervised import (
     FineTuning,

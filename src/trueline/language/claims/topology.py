@@ -365,7 +365,8 @@ def _trained(
     config = build(recipe.Config, given, where=recipe.name)
     runs = folder / "runs"
     shutil.rmtree(runs, ignore_errors=True)
-    with Run.create(runs, kind="train", name=recipe.name, config=config, seed=seed, id="r") as run:
+    run = Run.create(runs, kind="train", name=recipe.name, config=config, seed=seed, id="r")
+    with run, run.interruptible():
         subject = recipe.train(config, run, inputs)
     shutil.rmtree(runs, ignore_errors=True)
     return subject

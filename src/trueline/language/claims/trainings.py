@@ -101,7 +101,7 @@ def trained(
         run = Run.create(
             folder.parent, kind="train", name=recipe.name, config=config, seed=seed, inputs=given, id=folder.name
         )
-    with run:
+    with run, run.interruptible():
         subjects = {role: load_subject(path) for role, path in given.items()}
         subject: Any
         if lowest is None:

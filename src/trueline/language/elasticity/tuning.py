@@ -26,7 +26,7 @@ from trueline.language.forward import Models, learning_mode
 from trueline.language.models import Lora, attach_lora, context_of, end_tokens, merged
 from trueline.language.objectives import Likelihood, Packing
 from trueline.language.optimiser import AdamW, Optimiser
-from trueline.language.records import Data
+from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel
 from trueline.language.supervised import FineTuning, prepare
 
@@ -137,7 +137,9 @@ def _stages(
     subject: LanguageModel, items: Sequence[Item], protocol: TuneProtocol, rng: np.random.Generator
 ) -> Iterator[Stage]:
     trained, seed = copied(subject), int(rng.integers(2**63))
-    if protocol.lora is not None:
+    if protocol.lora is None:
+        trained.model.float()  # in a shorter type most of a step would be rounded away (`check_learns`)
+    else:
         trained.model = attach_lora(trained.model, protocol.lora, seed)
     model, objective, size = trained.model, protocol.loss, protocol.batch_size
     device = model.device

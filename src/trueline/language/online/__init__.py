@@ -17,7 +17,7 @@ Everything random comes from the run's streams; a run that is killed and resumed
 """
 
 from trueline.language.online.critic import Critic, SharedCritic
-from trueline.language.online.losses import READ_AT_ONCE, policy_loss, reply_log_prob, value_loss
+from trueline.language.online.losses import policy_loss, reply_log_prob, value_loss
 from trueline.language.online.prompts import PROMPTS, failing_prompts, prompts_for
 from trueline.language.online.recipes import GRPO, LM_PPO, LM_PPO_LAG, RLOO, OnlineRecipe
 from trueline.language.online.settings import (
@@ -36,7 +36,6 @@ __all__ = [
     "LM_PPO",
     "LM_PPO_LAG",
     "PROMPTS",
-    "READ_AT_ONCE",
     "RLOO",
     "SAFE_RLHF_HANDLER",
     "Critic",

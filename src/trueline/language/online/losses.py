@@ -16,9 +16,8 @@ from trueline.language.losses import log_prob_of
 from trueline.language.signals import kl_of
 from trueline.rl.updates.surrogate import clipped_surrogate
 
-__all__ = ["READ_AT_ONCE", "kl_loss", "parts_of_like_length", "policy_loss", "reply_log_prob", "value_loss"]
+__all__ = ["kl_loss", "parts_of_like_length", "policy_loss", "reply_log_prob", "value_loss"]
 
-READ_AT_ONCE = 8192  # tokens of a forward pass that only reads
 WORTH_A_PASS = 2048  # tokens from which on a pass of its own costs less than the padding it saves
 
 

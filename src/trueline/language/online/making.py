@@ -19,10 +19,10 @@ from trueline.language.objectives import Likelihood
 from trueline.language.online.critic import Critic, critic_for, learnt_by_itself
 from trueline.language.online.prompts import Asked, prompts_for
 from trueline.language.online.settings import Online, OnlinePpo, limits_of
-from trueline.language.records import load
 from trueline.language.sampler import check_for_training
 from trueline.language.scorers import Judged, opened, referred
 from trueline.language.scores import Scorer
+from trueline.language.sources import load
 from trueline.language.subject import LanguageModel, ScoreModel
 
 __all__ = ["Made"]

@@ -15,8 +15,8 @@ from trueline.core.run import resolve
 from trueline.language.data_order import DataOrder
 from trueline.language.models import context_of
 from trueline.language.online.settings import Online
-from trueline.language.records import Data, load
 from trueline.language.rollout import Chat, Message, chat
+from trueline.language.sources import Data, load
 from trueline.language.subject import LanguageModel, tell_if_plain
 from trueline.language.templates import prompts_tokens
 
@@ -52,7 +52,7 @@ def check_prompts(data: Data) -> None:
 def prompts_for(config: Online, policy: LanguageModel, root: Path) -> Asked:
     """The prompts that leave room for a reply; plain ones are a user's turn, whatever `prompts.as_chat` says.
 
-    Raises ConfigError where none does, and as `check_prompts` and `records.load`.
+    Raises ConfigError where none does, and as `check_prompts` and `sources.load`.
     """
     check_prompts(config.prompts)
     tell_if_plain(policy)

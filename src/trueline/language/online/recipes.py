@@ -39,10 +39,10 @@ from trueline.language.online.prompts import PROMPTS, check_prompts, failing_pro
 from trueline.language.online.rehearsal import rehearsed
 from trueline.language.online.settings import Online, OnlineGrpo, OnlinePpo, OnlinePpoLag, OnlineRloo, limits_of
 from trueline.language.online.training import Trainer
-from trueline.language.records import load
 from trueline.language.rehearsal import DryRun
 from trueline.language.sampler import check_for_training
 from trueline.language.scorers import Endpoint, references, taken_by
+from trueline.language.sources import load
 from trueline.language.subject import LanguageModel
 
 __all__ = ["GRPO", "LM_PPO", "LM_PPO_LAG", "RLOO", "OnlineRecipe"]

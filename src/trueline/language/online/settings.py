@@ -14,11 +14,11 @@ from trueline.language.estimators import Gae, Grpo, LossType, Rloo
 from trueline.language.models import ModelRef
 from trueline.language.online.critic import Critic, SharedCritic
 from trueline.language.optimiser import AdamW
-from trueline.language.records import Data
 from trueline.language.rollout import Sampling
 from trueline.language.sampler import Auto, Samplers, Vllm
 from trueline.language.scorers import Scoring
 from trueline.language.signals import LARGEST_ERROR, Kl
+from trueline.language.sources import Data
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
 

@@ -22,30 +22,23 @@ from trueline.core.files import write_text
 from trueline.core.progress import progress, stage
 from trueline.core.run import Run, stop_asked
 from trueline.core.subject import Subject
-from trueline.language.batches import padded
+from trueline.language.batches import READ_AT_ONCE, padded
 from trueline.language.data_order import DataOrder
 from trueline.language.estimators import Grpo, Rloo, token_weights
 from trueline.language.forward import learning_mode, plain, token_scores
 from trueline.language.models import reference
 from trueline.language.online.critic import SharedCritic, last_hidden, learnt_by_itself
-from trueline.language.online.losses import (
-    READ_AT_ONCE,
-    kl_loss,
-    parts_of_like_length,
-    policy_loss,
-    reply_log_prob,
-    value_loss,
-)
+from trueline.language.online.losses import kl_loss, parts_of_like_length, policy_loss, reply_log_prob, value_loss
 from trueline.language.online.making import Made
 from trueline.language.online.settings import Online, OnlinePpo
 from trueline.language.optimiser import Optimiser
 from trueline.language.parallel import draws_of, span, sum_gradients, sums
-from trueline.language.records import exposed
 from trueline.language.rollout import Chat, Rollout
 from trueline.language.sampler import replies_of
 from trueline.language.scorers import identity, prompts_of, reference_records, trouble_of
 from trueline.language.scores import Scores
 from trueline.language.signals import Signals, adapted, episode_cost, signals_of, with_kl
+from trueline.language.sources import exposed
 from trueline.language.subject import LanguageModel, judges_behind, values_before
 from trueline.language.supervised import checkpoint_activations, device_of
 from trueline.rl.handlers.constraint import HandlerState, Weights, unconstrained
@@ -128,7 +121,7 @@ class Trainer:
         self.step, self.cut, self.missing = 0, 0, 0
         self.unscored = 0  # steps since the last one in which a reply was scored
         self.fresh = torch.ones(self.replies, dtype=torch.bool)  # which replies of a step are to prompts of the data
-        self.parent = run.manifest["inputs"].get("policy", {}).get("run")
+        self.parent = run.parent()
         run.manifest["inputs"] |= reference_records(config.scorers, root)  # so that a resume finds the same models
         hashes = {role: given["sha256"] for role, given in run.manifest["inputs"].items()}
         self.judged_by = (

@@ -74,7 +74,7 @@ class TextWorld(Protocol):
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Formats of `language/records.py` that it makes."""
+        """Formats of `language/formats.py` that it makes."""
         ...
 
     @property

@@ -2,7 +2,7 @@
 
     trueline train preference-data --input policy=SFT-RUN  ->  run://ID/preferences.jsonl
 
-Rows from trees have the layout `tree-preference` of records.py, the others `preference`. What the judge gave stands
+Rows from trees have the layout `tree-preference` of formats.py, the others `preference`. What the judge gave stands
 beside, in columns that no trainer reads.
 """
 
@@ -27,11 +27,12 @@ from trueline.core.progress import progress
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.language.models import ModelRef, context_of
-from trueline.language.records import MADE, Data, Text, load
+from trueline.language.records import Text
 from trueline.language.rollout import Chat, Rollout, Sampling, chat
 from trueline.language.sampler import Auto, Samplers
 from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scorer
+from trueline.language.sources import MADE, Data, load
 from trueline.language.subject import LanguageModel, judges_behind, tell_if_plain
 from trueline.language.supervised import device_of
 from trueline.language.templates import prompts_tokens
@@ -201,7 +202,7 @@ class PreferenceData:
     parent: str | None = None
 
     def save(self, folder: Path) -> None:
-        """JSON lines that `records.load` reads, and beside them how they were made."""
+        """JSON lines that `sources.load` reads, and beside them how they were made."""
         write_text(folder / FILE, "".join(to_json(row) + "\n" for row in self.rows))
         write_json(folder / MADE, {"made": self.made, "parent": self.parent})
 
@@ -292,12 +293,12 @@ class PreferenceRecipe:
             "unlabelled": unlabelled,  # ties, and replies that were not judged
             "tokens": tokens,
             "counts": dict(counts),
-            # What these labels know: whoever learns from them learns to please it (`records.labelled_by`).
+            # What these labels know: whoever learns from them learns to please it (`sources.labelled_by`).
             "judged_by": sorted(
                 {*(name for one in config.judges for name in identity(one, hashes)), *judges_behind(models)}
             ),
         }
-        whole = PreferenceData(tuple(rows), made, run.manifest["inputs"].get("policy", {}).get("run"))
+        whole = PreferenceData(tuple(rows), made, run.parent())
         whole.save(run.artefact(FILE).parent)
         return whole
 
