@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import stdev
 
 from trueline.core.files import write_text
 from trueline.cycle.reproduction import claims_of
@@ -28,12 +29,26 @@ RESULTS = HERE / "results" / "claims"
 FIGURES = HERE / "claims"
 DECIDING = 8  # seeds: a scale with fewer decides nothing
 
+_READINGS = ("scalar", "token-wise", "seq2seq-hard", "seq2seq-soft")
+_POLICIES = (
+    "start",
+    "scalar",
+    "token-wise",
+    "seq2seq",
+    "seq2seq-total",
+    "seq2seq-soft",
+    "dpo",
+    "best-of",
+    "best-of-seq2seq",
+)
+
 # What stands beside the number that decides, by the name a claim is listed under.
 BESIDE: dict[str, tuple[str, ...]] = {
     "safe-rlhf": (
         *("harm/start", "harm/ppo", "harm/ppo-lag"),
         *("harmless help/start", "harmless help/ppo", "harmless help/ppo-lag"),
         *("predicted harm/ppo-lag", "unnoticed/ppo-lag", "harmless refused/ppo-lag", "broken", "kept", "helped"),
+        "multiplier/harm",
     ),
     "elasticity": (
         *("trend, positive", "trend, negative", "trend of half the way", "trend of half the way, neutral"),
@@ -41,6 +56,29 @@ BESIDE: dict[str, tuple[str, ...]] = {
         *(f"items back, positive, {n} documents" for n in (1000, 4000, 16000, 64000)),
     ),
     "resistance": ("excess", "raw", "inverse raw is lower", "inverse excess is lower"),
+    "seq2seq-rm-accuracy": (
+        *(f"accuracy/{n}/sft/{name}" for n in (300, 1500) for name in _READINGS),
+        *(f"accuracy/{n}/scratch/{name}" for n in (300, 1500) for name in _READINGS),
+        *(f"{part}/1500/sft/{name}" for part in ("localisation", "accuracy-longer") for name in _READINGS),
+    ),
+    "seq2seq-rm-length": tuple(
+        f"{part}/{name}" for part in ("filler-plain", "refused-plain", "gold-plain") for name in _POLICIES
+    ),
+    "seq2seq-rm-policy": (
+        *(f"win-plain/{name}/scalar" for name in _POLICIES if name not in ("start", "scalar")),
+        *(f"gold-plain/{name}" for name in _POLICIES),
+    ),
+}
+# Where seeds end in different ways, which a mean over them hides.
+BY_SEED: dict[str, tuple[str, ...]] = {
+    "safe-rlhf": (
+        *("multiplier/harm", "predicted harm/ppo-lag", "harm/ppo-lag", "unnoticed/ppo-lag"),
+        *("harmless refused/ppo-lag", "kept", "helped"),
+    ),
+    "seq2seq-rm-length": (
+        *("refused-plain/scalar", "filler-plain/scalar", "refused-plain/seq2seq", "filler-plain/seq2seq"),
+        *("gold-plain/scalar", "gold-plain/seq2seq"),
+    ),
 }
 
 
@@ -114,17 +152,30 @@ def figures() -> str:
 
 
 def numbers() -> str:
-    """Means over seeds of what stands beside the number that decides, each with an interval of its own."""
-    lines = ["| claim | number | mean over seeds | interval |", "|---|---|---|---|"]
+    """Means over seeds of what stands beside the number that decides, each with its interval and its deviation."""
+    lines = ["| claim | number | mean over seeds | interval | deviation |", "|---|---|---|---|---|"]
     for result in results():
         name = registered()[result.system, result.name]
         for key in BESIDE.get(name, ()):
-            found = seed_interval(
-                [row[key] for row in result.per_seed.values()], result.acceptance.interval_confidence()
-            )
+            values = [row[key] for row in result.per_seed.values()]
+            found = seed_interval(values, result.acceptance.interval_confidence())
             interval = interval_text(found.low, found.high)
-            lines.append(f"| `{name}` | {key} | {number(found.value)} | {interval} |")
+            lines.append(f"| `{name}` | {key} | {number(found.value)} | {interval} | {number(stdev(values))} |")
     return "\n".join(lines)
+
+
+def seeds() -> str:
+    """Some numbers of every seed, where seeds end in different ways."""
+    tables = []
+    for result in results():
+        columns = BY_SEED.get(registered()[result.system, result.name])
+        if columns:
+            lines = [f"| `{registered()[result.system, result.name]}`, seed | {' | '.join(columns)} |"]
+            lines.append("|---" * (1 + len(columns)) + "|")
+            for seed, row in result.per_seed.items():
+                lines.append(f"| {seed} | {' | '.join(number(row[key]) for key in columns)} |")
+            tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def charts() -> dict[str, tuple[str, str]]:
@@ -170,7 +221,14 @@ def _hours(claims: Sequence[Claim], scale: str) -> float:
     return together(claims, scale) if shared else sum(size.cpu_hours for size in sizes)
 
 
-TABLES = {"verdicts": verdicts, "figures": figures, "numbers": numbers, "published": published, "open": open_claims}
+TABLES = {
+    "verdicts": verdicts,
+    "figures": figures,
+    "numbers": numbers,
+    "seeds": seeds,
+    "published": published,
+    "open": open_claims,
+}
 
 
 def filled(text: str) -> str:
