@@ -41,6 +41,7 @@ _POLICIES = (
     "best-of",
     "best-of-seq2seq",
 )
+_PAIRS = (250, 1000, 4000)
 
 # What stands beside the number that decides, by the name a claim is listed under.
 BESIDE: dict[str, tuple[str, ...]] = {
@@ -68,6 +69,19 @@ BESIDE: dict[str, tuple[str, ...]] = {
         *(f"win-plain/{name}/scalar" for name in _POLICIES if name not in ("start", "scalar")),
         *(f"gold-plain/{name}" for name in _POLICIES),
     ),
+}
+BESIDE |= {
+    f"tree-rm-{name}": (
+        *(
+            f"{level}/{n}/{arm}/disagreement"
+            for level in ("simple", "complex")
+            for n in _PAIRS
+            for arm in ("tree", control)
+        ),
+        *(f"complex/{n}/{arm}/accuracy" for n in _PAIRS for arm in ("tree", control)),
+        *(f"complex/{_PAIRS[0]}/{arm}/tokens" for arm in ("tree", control)),
+    )
+    for name, control in (("structure", "independent-trees"), ("labels", "chain-labels"), ("tokens", "chain-tokens"))
 }
 # Where seeds end in different ways, which a mean over them hides.
 BY_SEED: dict[str, tuple[str, ...]] = {
