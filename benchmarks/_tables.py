@@ -22,6 +22,7 @@ SCRIPTS = {
     "off_policy_step": "SAC-Lag, gradient steps, ",
     "seeds_together": "PPO-Lag, ",
     "sampler_throughput": "replies drawn, ",
+    "supervised_step": "tokens learnt, ",
     "startup": "",
 }
 
