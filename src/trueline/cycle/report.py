@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trueline.core.config import dotted
 from trueline.core.files import write_text
 from trueline.core.run import Run
 from trueline.cycle.gate import sentence
@@ -105,18 +106,9 @@ def _baselines(rounds: list[Round]) -> dict[str, tuple[float, float]]:
 
 
 def _settings(record: RoundRecord) -> dict[str, Any]:
-    flat: dict[str, Any] = {"preset": record.plan.preset} if record.plan.preset else {}
-
-    def walk(table: Any, prefix: str) -> None:
-        for key, value in table.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                flat[prefix + key] = value
-
-    walk(record.plan.config, "")
-    flat |= {f"input {role}": reference for role, reference in record.plan.inputs.items()}
-    return flat
+    plan = record.plan
+    inputs = {f"input {role}": reference for role, reference in plan.inputs.items()}
+    return {**({"preset": plan.preset} if plan.preset else {}), **dotted(plan.config), **inputs}
 
 
 def _required(rounds: list[Round]) -> list[Evidence]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from trueline.core.config import build
+from trueline.core.config import build, dotted
 from trueline.core.errors import BadWorld, Diverged, RunError, Stopped
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config, check_inputs
@@ -288,7 +288,7 @@ def changes(before: Plan, after: Plan) -> tuple[str, ...]:
     said = []
     if before.recipe != after.recipe:
         said.append(f"Trained with {after.recipe} in place of {before.recipe}.")
-    old, new = _flat(before.config), _flat(after.config)
+    old, new = dotted(before.config), dotted(after.config)
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             was = f" (was {_word(old[key])})" if key in old else ""
@@ -298,13 +298,6 @@ def changes(before: Plan, after: Plan) -> tuple[str, ...]:
             start = after.inputs.get(role)
             said.append(f"Started from {start} as its {role}." if start else f"Started without a {role}.")
     return tuple(said)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _word(value: Any) -> str:

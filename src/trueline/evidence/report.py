@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from trueline.core.config import dotted
 from trueline.core.files import to_json
 from trueline.evidence import plots
 from trueline.evidence.plots import IntervalRow, PlanePoint, Segment, number
@@ -177,7 +178,7 @@ def _page(data: ReportData) -> dict[str, Any]:
         "findings": _findings(rounds),
         "finding_refs": _finding_refs(rounds),
         "changes": [_change(before, now) for before, now in zip([None, *rounds], rounds, strict=False)],
-        "manifest": list(_flat(data.manifest)),
+        "manifest": [(key, "" if value is None else str(value)) for key, value in dotted(data.manifest).items()],
         "not_measured": list(dict.fromkeys([*data.limits, *_silent(rounds), *left_out])),
         "state_of": _state,
     }
@@ -478,14 +479,6 @@ def _setting(value: Any) -> str:
 
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "" if value is None else str(value)
 
 
 def _silent(rounds: Sequence[Round]) -> list[str]:

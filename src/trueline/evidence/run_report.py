@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trueline.core import run as core_run
+from trueline.core.config import dotted
 from trueline.core.errors import RunError
 from trueline.core.files import inside
 from trueline.core.metrics import read_metrics
@@ -34,7 +35,7 @@ def build_run_report(folder: Path | str) -> str:
         number=max((e.round for e in evidence), default=0),
         name="this run",
         recipe=manifest["name"],
-        plan=dict(_settings(folder / "config.toml")),
+        plan=settings_of(folder / "config.toml"),
         curves=[replace(curve, limits=limits.get(curve.name, {})) for curve in read_curves(folder / "metrics.jsonl")],
         evidence=verdicts,
         respond=[e for e in evidence if e.split == "respond"],
@@ -102,17 +103,10 @@ def _ended(folder: Path, manifest: Mapping[str, Any]) -> str:
     return f"{manifest['status']} {manifest['reason']}".rstrip()
 
 
-def _settings(path: Path) -> Iterable[tuple[str, Any]]:
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.toml by dotted key.  Raises RunError for a file that is missing or damaged."""
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunError(f"{path} is missing or damaged. Put it back to report this run.") from None
-    return _dotted(config)
-
-
-def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    return dotted(config)

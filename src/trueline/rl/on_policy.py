@@ -27,6 +27,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.saute import Saute
@@ -387,9 +388,7 @@ class Trainer:
             self.collector.start()
         else:
             self.load_state_dict(followed(self.run, saved, self.learners))
-        if self.limited:
-            # For whoever draws the curves of this run: which of them was to stay under which height.
-            self.run.write_json("limits.json", self._stated())
+        write_limits(self.run, self._stated() if self.limited else {})
         self.watching = self._watching()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trueline.core.errors import RunError
 from trueline.core.metrics import read_metrics
-from trueline.core.run import is_locked, read_manifest
+from trueline.core.run import Run, is_locked, read_manifest
 
 __all__ = [
     "FINAL_EPISODES",
@@ -22,9 +22,11 @@ __all__ = [
     "read_limits",
     "stopped_because",
     "why_finished",
+    "write_limits",
 ]
 
 FINAL_EPISODES = "final_episodes.json"  # artefact: the final policy's episodes, where a run evaluated itself
+LIMITS = "limits.json"  # artefact: what was limited in training, and to what
 LOGGED = "training episodes of the last tenth"
 _NO_STEP = 0.0  # update/case of a solver that found no step within its trust region which meets every limit
 
@@ -48,9 +50,15 @@ class Reached(NamedTuple):
     basis: str  # what it is the mean of
 
 
+def write_limits(run: Run, limits: Mapping[str, float]) -> None:
+    """Leaves the limits that a training is for, by the name of what is logged, to whoever draws or judges the run."""
+    if limits:
+        run.write_json(LIMITS, dict(limits))
+
+
 def read_limits(folder: Path) -> dict[str, float]:
     """The limit a run was trained for, by the name of what is logged and held against it; {} where there is none."""
-    path = folder / "artefacts" / "limits.json"
+    path = folder / "artefacts" / LIMITS
     if not path.exists():
         return {}
     try:

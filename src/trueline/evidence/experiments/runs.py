@@ -28,7 +28,7 @@ from trueline.evidence.experiments.endings import (
 from trueline.evidence.over_seeds import seed_interval, stratified_bootstrap_iqm
 from trueline.evidence.records import Estimate
 from trueline.evidence.report import TrainCurve
-from trueline.evidence.run_report import _settings, read_curves
+from trueline.evidence.run_report import read_curves, settings_of
 
 __all__ = [
     "GroupRow",
@@ -108,7 +108,7 @@ def read_run(folder: Path) -> RunRecord:
         seed=manifest["seed"],
         status=manifest["status"],
         why=stopped_because(folder),
-        settings=dict(_settings(folder / "config.toml")),
+        settings=settings_of(folder / "config.toml"),
         limits=limited,
         curves=curves,
         inputs={role: given["sha256"] for role, given in manifest["inputs"].items()},

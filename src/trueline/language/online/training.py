@@ -22,6 +22,7 @@ from trueline.core.files import write_text
 from trueline.core.progress import progress, stage
 from trueline.core.run import Run, stop_asked
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.language.batches import READ_AT_ONCE, padded
 from trueline.language.data_order import DataOrder
 from trueline.language.estimators import Grpo, Rloo, token_weights
@@ -215,8 +216,7 @@ class Trainer:
         saved = self.group.from_first(self.run.restore())
         if saved is not None:
             self.load_state_dict(followed(self.run, saved, self.group))
-        if self.limited:
-            self.run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        write_limits(self.run, {f"train/{name}": limit for name, limit in self.limited.items()})
         if self.prompts.dropped:
             stage(f"left out {self.prompts.dropped} prompts that fill the context")
         with progress(self.steps, self.run.manifest["name"]) as bar:

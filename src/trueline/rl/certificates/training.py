@@ -31,6 +31,7 @@ from trueline.core.config import Config
 from trueline.core.errors import RunError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.adam import FlatAdam, Group
 from trueline.rl.certificates.certifiable import certifiable
 from trueline.rl.certificates.certificate import examined, outside_loss, violation_loss
@@ -237,7 +238,7 @@ class Trainer:
             self.stepping.reset()
         else:
             self.load_state_dict(saved)
-        run.write_json("limits.json", {f"train/{name}": d for name, d in self.limited.items()})
+        write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited) as finish:
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
             if not self.proven:

@@ -36,6 +36,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.augmentation.augment import Augmentation
 from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
 from trueline.rl.augmentation.world import Augmented
@@ -406,10 +407,8 @@ class Trainer:
             self.stepping.reset()
         else:
             self.load_state_dict(saved)
-        if self.limited:
-            # For whoever draws the curves of this run: which of them was to stay under which height.
-            own = {f"train/{name}": limit for name, limit in self.limited.items()}
-            run.write_json("limits.json", own if self.rules is None else stated(self.rules))
+        own = {f"train/{name}": limit for name, limit in self.limited.items()}
+        write_limits(run, own if self.rules is None else stated(self.rules))
         limit_on = config.limit_on if isinstance(config, Constrained) else Expected()
         with closing(self.env), evaluated(config, run, self.limited, limit_on) as finish:
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)

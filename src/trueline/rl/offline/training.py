@@ -35,6 +35,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run, resolve
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -399,9 +400,8 @@ class Trainer:
         config, run, saved = self.config, self.run, self.run.restore()
         if saved is not None:
             self.load_state_dict(saved)
-        if self.limited and config.evaluation is not None:
-            # Without evaluations nothing is measured that a limit could be held against.
-            run.write_json("limits.json", {f"eval/{name}": limit for name, limit in self.limited.items()})
+        if config.evaluation is not None:  # else nothing is measured that a limit could be held against
+            write_limits(run, {f"eval/{name}": limit for name, limit in self.limited.items()})
         with evaluated(config, run, self.limited) as finish:
             if config.evaluation is not None:
                 self._score_evaluations()

@@ -28,6 +28,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
@@ -330,9 +331,7 @@ class Trainer:
             self.stepping.reset()
         else:
             self.load_state_dict(saved)
-        if self.limited:
-            # For whoever draws the curves of this run: which of them was to stay under which height.
-            run.write_json("limits.json", {f"train/{name}": d for name, d in self.limited.items()})
+        write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited) as finish:
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
             policy = self.policy()

@@ -26,6 +26,7 @@ from torch import Tensor
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.run import Run
 from trueline.core.subject import Subject
+from trueline.evidence.experiments.endings import write_limits
 from trueline.rl import worlds
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch, Collector
@@ -459,9 +460,7 @@ class TeamTrainer:
             self.collector.start()
         else:
             self.load_state_dict(saved)
-        if self.limited:
-            # For whoever draws the curves of this run: which of them was to stay under which height.
-            run.write_json("limits.json", {f"train/{name}": limit for name, limit in self.limited.items()})
+        write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited, made=self._judged) as finish:
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
             self.averaged.settle()
