@@ -23,6 +23,7 @@ SCRIPTS = {
     "seeds_together": "PPO-Lag, ",
     "sampler_throughput": "replies drawn, ",
     "supervised_step": "tokens learnt, ",
+    "online_step": "tokens drawn and learnt, ",
     "startup": "",
 }
 
