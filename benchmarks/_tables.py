@@ -1,7 +1,7 @@
-"""The README's tables, from the committed results: `python benchmarks/_tables.py` puts them in.
+"""Tables of pages, from the committed results: `python benchmarks/_tables.py` puts them in.
 
-Each table stands in README.md between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares the two, so that no figure
-in the README can part from the file it comes from.
+Each table stands in its page between `<!-- NAME -->` and `<!-- /NAME -->`; a test compares the two, so that no figure
+in a page can part from the file it comes from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 # Scripts, and what their comparisons leave out of their own names.
 SCRIPTS = {
     "goal_throughput": "",
@@ -83,18 +82,32 @@ def demo() -> str:
     return head + "\n\n" + "\n".join(rows)
 
 
-TABLES = {"demo": demo, "speed": speed}
+def beside() -> str:
+    """A row per comparison of language models that has no bar."""
+    rows = ["| what | measured |", "|---|---|"]
+    for script in ("supervised_step", "online_step"):
+        rows += [
+            f"| {SCRIPTS[script]}{c['what']} | {number(c['value'])}x |"
+            for c in result(script)["comparisons"]
+            if c["at_least"] is None and c["at_most"] is None and "loss" not in c["what"]
+        ]
+    return "\n".join(rows)
 
 
-def filled(text: str) -> str:
-    """The README with every table as the results have it."""
-    for name, table in TABLES.items():
+PAGES = {"README.md": {"demo": demo, "speed": speed}, "docs/language.md": {"beside": beside}}
+
+
+def filled(page: str, text: str) -> str:
+    """A page with every table as the results have it."""
+    for name, table in PAGES[page].items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
         text, found = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
         if found != 1:
-            raise SystemExit(f"README.md has {found} places for the table {name!r}; it should have one.")
+            raise SystemExit(f"{page} has {found} places for the table {name!r}; it should have one.")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        path = HERE.parent / page
+        path.write_text(filled(page, path.read_text()))

@@ -1,7 +1,6 @@
 """Every row of the table of constrained algorithms on one short task of its family, at most a minute of CPU time each.
 
     python benchmarks/family_tables.py [--only ROW ...] [--root runs/family-tables]
-    python benchmarks/family_tables.py --page docs/algorithms.md     # puts the tables between their marks
 
 Each row is trained once, in a process of its own on one thread, by the preset and the settings that stand below, and
 its policy is then run for whole episodes, actions drawn. What comes out is kept row by row in
@@ -17,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -56,14 +54,14 @@ _ARC = {"planner": {"kind": "arc", **_SEARCH}}
 FAMILIES: dict[str, Family] = {
     "on-policy": Family(
         ("ppo", "first_order", "trust_region", "augmented"),
-        "PlanarPointCircle1-v0", "fast", 480_000, "environment steps", 25.0, 32,
+        "PlanarPointCircle1-v0", "fast", 240_000, "environment steps", 25.0, 32,
     ),
     "off-policy": Family(
         ("off_policy",), "PlanarPointCircle1-v0", "fast", 48_000, "environment steps", 25.0, 32,
         {"capacity": 48_000},
     ),
     "offline": Family(
-        ("offline",), "PlanarPointCircle1-v0", "fast", 4000, "gradient steps", 25.0, 32, {"multiplier_after": 1000}
+        ("offline",), "PlanarPointCircle1-v0", "fast", 1500, "gradient steps", 25.0, 32, {"multiplier_after": 300}
     ),
     "planners": Family(
         ("planning",), "Coordinates-v0", "faithful", 16_000, "environment steps", 1.0, 8,
@@ -225,15 +223,6 @@ def table(family: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A page with each family's table between `<!-- family NAME -->` and `<!-- /family NAME -->`, where it has them."""
-    for family in FAMILIES:
-        block = f"<!-- family {family} -->\n{table(family, found)}\n<!-- /family {family} -->"
-        mark = rf"<!-- family {family} -->.*?<!-- /family {family} -->"
-        text = re.sub(mark, lambda _, block=block: block, text, flags=re.DOTALL)
-    return text
-
-
 def results() -> dict[str, Any]:
     return json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else {}
 
@@ -242,15 +231,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="which rows; all unless given")
     parser.add_argument("--root", type=Path, default=Path("runs/family-tables"), help="where trainings are kept")
-    parser.add_argument("--page", type=Path, help="a page to put the tables into; nothing is trained")
     parser.add_argument("--train", metavar="ROW", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:
         given.root.mkdir(parents=True, exist_ok=True)
         print(json.dumps(train(given.train, given.root)))
-        return
-    if given.page:
-        given.page.write_text(filled(given.page.read_text(encoding="utf-8"), results()), encoding="utf-8")
         return
     listed = [name for names in rows().values() for name in names]
     unknown = set(given.only) - set(listed)

@@ -2,9 +2,10 @@
 
     PEER_PYTHON=… python benchmarks/omnisafe_defaults.py
 
-Reads each on-policy and off-policy file of omnisafe 0.5.0 as the package does, the defaults and, laid over them, every
-block of overrides, and compares every value with `published`: for a world without overrides, and for each that has
-some. Needs the peer's interpreter, see _peers.py. Writes benchmarks/results/omnisafe_defaults.json.
+Reads each on-policy, off-policy and offline file of omnisafe 0.5.0 whose algorithm `Agent` takes, as the package does,
+the defaults and, laid over them, every block of overrides, and compares every value with `published`: for a world
+without overrides, and for each that has some. Needs the peer's interpreter, see _peers.py. Writes
+benchmarks/results/omnisafe_defaults.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 release = distribution("omnisafe")
 configs = Path(release.locate_file("omnisafe/configs"))
-files = [path for folder in ("on-policy", "off-policy") for path in sorted((configs / folder).glob("*.yaml"))]
+folders = ("on-policy", "off-policy", "offline")
+files = [path for folder in folders for path in sorted((configs / folder).glob("*.yaml"))]
 print(json.dumps({"version": release.version, "files": {p.stem: yaml.full_load(p.read_text()) for p in files}}))
 """
 
@@ -48,6 +50,8 @@ def main() -> None:
     counted: dict[str, int] = {}
     different: list[str] = []
     for name, blocks in release["files"].items():
+        if name not in table:
+            continue
         for world in ("", *(block for block in blocks if block != "defaults")):
             theirs = flat(laid_over(blocks["defaults"], blocks.get(world, {})))
             ours = published(table[name], world)

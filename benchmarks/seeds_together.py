@@ -42,7 +42,7 @@ def trainings(together: bool, seeds: int, steps: int, settings: dict):
         ]
 
     def ended(run, policy) -> None:
-        save_subject(policy, run)
+        save_subject(policy, run.folder)
         run.finish("done")
         run.close()
 

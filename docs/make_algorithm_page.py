@@ -1,4 +1,4 @@
-"""Fills the tables of docs/algorithms.md from the registry and the gaps: `python docs/make_algorithm_page.py`.
+"""Fills the tables of docs/algorithms.md from the registry and what was measured: `python docs/make_algorithm_page.py`.
 
 A test compares the page with what this makes, so that no figure in it can part from the file it comes from.
 """
@@ -8,16 +8,22 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trueline.core import registry
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+import family_tables  # noqa: E402  the script that measures them knows why a row is slow
+
 PAGE = HERE / "algorithms.md"
 GAPS = HERE.parent / "benchmarks" / "results" / "optimum_gaps.json"
 CERTIFICATE_GAPS = HERE.parent / "benchmarks" / "results" / "certificate_gaps.json"
 PLANNER_GAPS = HERE.parent / "benchmarks" / "results" / "planner_gaps.json"
+OFFLINE_GAPS = HERE.parent / "benchmarks" / "results" / "offline_gaps.json"
 
 
 def _percent(x: float) -> str:
@@ -28,7 +34,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     gaps = [training["average"]["gap"] for training in row["trainings"]]
     failed = [t["instance"] for t in row["trainings"] if not t["average"]["passed"]]
     return (
-        row["settings"]["case"]["problem"],
+        row["settings"]["problem"],
         f"{row['passed']} of {row['of']}",
         _percent(statistics.median(gaps)),
         f"{_percent(min(gaps))} to {_percent(max(gaps))}",
@@ -62,6 +68,29 @@ def planners() -> str:
     return "\n".join(lines)
 
 
+def offline() -> str:
+    """A line per row and process: what it is held to, trainings that passed, gaps in return and in cost."""
+    lines = [
+        "| row | data | held to | passed | gaps | cost above its own | from the best the data support |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+    def each(trainings: list[dict[str, Any]], figure: str) -> str:
+        return ", ".join(_percent(training[figure]) for training in trainings if figure in training) or "–"
+
+    for name, case in json.loads(OFFLINE_GAPS.read_text(encoding="utf-8"))["rows"].items():
+        trainings, (row, *which) = case["trainings"], name.partition(",")
+        cells = (
+            f"`{row}`{''.join(which)}",
+            case["asked"]["process"],
+            case["asked"]["target"],
+            f"{sum(training['passed'] for training in trainings)} of {len(trainings)}",
+            *(each(trainings, figure) for figure in ("gap", "excess", "from_support")),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def certificates() -> str:
     """A line per seed: gap, violations, share of the viable set that is certified, and of what is certified wrongly."""
     lines = [
@@ -87,7 +116,16 @@ def rows() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"gaps": gaps, "planners": planners, "certificates": certificates, "rows": rows}
+TABLES = {
+    "gaps": gaps,
+    "offline-gaps": offline,
+    "planners": planners,
+    "certificates": certificates,
+    "rows": rows,
+    **{
+        f"family {name}": partial(family_tables.table, name, family_tables.results()) for name in family_tables.FAMILIES
+    },
+}
 
 
 def filled(text: str) -> str:

@@ -58,15 +58,12 @@ def test_shares_are_of_the_fastest_of_the_family():
     assert tables.unexplained(found) == ["b"]
 
 
-def test_a_page_is_filled_between_its_marks_and_nowhere_else():
-    text = "before\n<!-- family offline -->\nold\n<!-- /family offline -->\nafter"
+def test_a_table_has_the_rows_of_its_family_and_no_other():
     found = {"bcq": measured(), "ppo": measured(family="on-policy", limit=None)}
-    page = tables.filled(text, found)
-    assert page.startswith("before\n<!-- family offline -->\n| row |")
-    assert page.endswith("<!-- /family offline -->\nafter")
-    assert "| `bcq` | 1.0 | 2.0 | 25 | 100 | 100 % | 9 | 3 |  |" in page
+    page = tables.table("offline", found)
+    assert page.startswith("| row |")
+    assert page.endswith("| `bcq` | 1.0 | 2.0 | 25 | 100 | 100 % | 9 | 3 |  |")
     assert "ppo" not in page
-    assert tables.filled(page, found) == page
 
 
 def test_reasons_are_given_for_rows_that_exist():

@@ -13,17 +13,19 @@ from trueline.core.errors import MissingExtra
 ROOT = Path(__file__).parents[1]
 
 sys.path.insert(0, str(ROOT / "docs"))
+import _world_tables as tables  # noqa: E402
 import make_world_pages as making  # noqa: E402  the script that fills the pages in
+from _world_pictures import PICTURES as FOLDER  # noqa: E402
 
 PAGES = {page.stem: page for page in making.PAGES}
-PICTURES = {path.name: path for path in making.PICTURES.iterdir()}
+PICTURES = {path.name: path for path in FOLDER.iterdir()}
 every_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 
 
 def expanded(page: str) -> set[str]:
     """The ids of the families on one page."""
-    patterns = [pattern for where, patterns in making.FAMILIES.values() if where == page for pattern in patterns]
-    return {id for pattern in patterns for id in making.expanded(pattern)}
+    patterns = [pattern for where, patterns in tables.FAMILIES.values() if where == page for pattern in patterns]
+    return {id for pattern in patterns for id in tables.expanded(pattern)}
 
 
 def functions_of(file: str) -> set[str]:
@@ -43,7 +45,7 @@ def test_every_table_is_on_a_page():
 
 
 def test_a_pattern_stands_for_its_ids():
-    assert [*making.expanded("Safety{Point,Car}Goal{0,1}{,Vision}-v0")] == [
+    assert [*tables.expanded("Safety{Point,Car}Goal{0,1}{,Vision}-v0")] == [
         *("SafetyPointGoal0-v0", "SafetyPointGoal0Vision-v0", "SafetyPointGoal1-v0", "SafetyPointGoal1Vision-v0"),
         *("SafetyCarGoal0-v0", "SafetyCarGoal0Vision-v0", "SafetyCarGoal1-v0", "SafetyCarGoal1Vision-v0"),
     ]

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trueline.core.config import build
 from trueline.core.errors import MissingExtra, RunError
@@ -25,6 +23,7 @@ from trueline.core.recipe import Plan, recipe_config
 from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_audit, subject_folder, verdicts
+from trueline.cycle.parts import of_seed, whole_of
 from trueline.cycle.report import write_report
 from trueline.cycle.reproduction import claims_of, reproduce_claims, resume_claim
 from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
@@ -174,7 +173,7 @@ def train_seeds(
         root=Path(root),
         threads=threads,
         inputs={role: str(run) for role, run in (inputs or {}).items()},
-        ids=None if id is None else [f"{id}-s{seed}" for seed in seeds],
+        ids=None if id is None else [of_seed(id, seed) for seed in seeds],
     )
     for one in ended:
         if one.error is not None:
@@ -192,7 +191,7 @@ def resume(
     """
     folder = find_run(run, Path(root))
     manifest = read_manifest(folder)
-    whole = _part_of(folder)
+    whole = whole_of(folder)
     if whole is not None:
         raise RunError(f"run {manifest['id']} is a part of {whole}. Go on with `trueline resume {whole}`.")
     match manifest["kind"]:
@@ -361,12 +360,8 @@ def make(env: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vecto
 def report(run: str | Path, *, root: str | Path = "runs") -> Path:
     """Writes report.html of a run anew from what lies in its folder, and returns its path."""
     folder = find_run(run, Path(root))
-    manifest = read_manifest(folder)
-    if manifest["kind"] == "cycle":
-        spec = read_cycle(folder / "config.toml")
-        # Looking at a cycle must not need its lock: it may be running.
-        seen = SimpleNamespace(folder=folder, id=manifest["id"], manifest=manifest)
-        return write_report(spec, cast(Run, seen))
+    if read_manifest(folder)["kind"] == "cycle":
+        return write_report(folder)
     write_text(folder / "report.html", build_run_report(folder))
     return folder / "report.html"
 
@@ -384,14 +379,6 @@ def _result(folder: Path) -> RunResult:
 def _cycle_result(folder: Path) -> CycleResult:
     rounds = finished_rounds(folder)
     return CycleResult(folder, rounds[-1].decision.release, rounds[-1].decision.reasons, len(rounds))
-
-
-def _part_of(folder: Path) -> str | None:
-    """The id of the cycle, sweep or search that the run in `folder` is a part of, and that alone can go on with it."""
-    match = re.fullmatch(r"(.+)-(?:r\d+-(?:train|audit|respond)|[pt]\d+-s\d+)", folder.name)
-    if match is None or not (folder.parent / match[1] / "manifest.json").exists():
-        return None
-    return match[1] if read_manifest(folder.parent / match[1])["kind"] in ("cycle", "sweep", "search") else None
 
 
 def _wandb(project: str) -> Callable[[Run], Sink]:

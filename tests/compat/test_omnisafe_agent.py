@@ -127,6 +127,34 @@ def test_an_off_policy_agent_trains(tmp_path):
     assert agent.learn().length == 10.0
 
 
+def test_an_offline_agent_learns_from_a_file_and_measures_by_its_evaluations(tmp_path):
+    rng = np.random.default_rng(0)
+    x, action = rng.uniform(-0.5, 0.5, 64), rng.uniform(-1.0, 1.0, 64)
+    after = x + 0.5 * action  # a scaled action of 1 is 2 of the corridor's own, a quarter of which is a step
+    seen = {"obs": x, "next_obs": after}
+    columns = {name: np.column_stack([value, np.ones(64)]).astype(np.float32) for name, value in seen.items()}
+    np.savez(
+        tmp_path / "walk.npz", action=action[:, None].astype(np.float32), reward=after - x,
+        cost=(after > 1.0).astype(np.float64), done=np.ones(64), **columns,
+    )  # fmt: skip
+    cfgs = {
+        "train_cfgs": {"total_steps": 4, "evaluate_epoisodes": 2, "torch_threads": 1},
+        "algo_cfgs": {"steps_per_epoch": 2, "batch_size": 8, "lagrange_start_step": 0},
+        "model_cfgs": {name: {"hidden_sizes": [8]} for name in ("actor", "critic")},
+        "logger_cfgs": {"log_dir": str(tmp_path / "runs")},
+    }
+    with pytest.raises(ConfigError, match=r"BCQLag learns from recorded data\. Give its file as train_cfgs\.dataset"):
+        omnisafe.Agent("BCQLag", "Walk-v0", custom_cfgs=cfgs)
+    agent = omnisafe.Agent("BCQLag", "Walk-v0", {"dataset": str(tmp_path / "walk.npz")}, cfgs)
+    assert (agent.algo_type, agent.plan.recipe) == ("offline", "bcq-lag")
+    learned = agent.learn()
+    evaluated = [row for row in read_metrics(agent.run / "metrics.jsonl") if "eval/return" in row]
+    assert [row["step"] for row in evaluated] == [2, 4]
+    assert learned == tuple(evaluated[-1][f"eval/{name}"] for name in ("return", "cost", "length"))
+    assert agent.plot().is_file()
+    assert len(agent.evaluate(2).rewards) == 2
+
+
 def test_a_run_of_the_same_id_is_read_and_one_of_other_settings_refused(tmp_path):
     first = omnisafe.Agent("PPO", "Walk-v0", custom_cfgs=tiny(tmp_path))
     learned = first.learn(id="mine")

@@ -29,6 +29,7 @@ def nested(flat):
 
 
 TABLE = {algorithm.name: algorithm for algorithm in algorithms._TABLE}
+OFFLINE = {algorithm.recipe for algorithm in algorithms._TABLE if algorithm.type == "offline"}
 
 
 def made(algo, cfgs=None, env=RUN, terminal=None):
@@ -88,7 +89,7 @@ def test_the_releases_files_were_read_and_none_of_their_values_is_different():
     assert all(count >= len(published(TABLE[name])) - 1 for name, count in found["values_by_file"].items())
     page = (root / "docs" / "migrating_from_omnisafe.md").read_text()
     assert f"{found['values']:,} values" in page
-    assert f"{found['files']} on-policy and off-policy files" in page
+    assert f"{found['files']} files" in page
 
 
 @pytest.mark.parametrize("env", [RUN, GOAL])
@@ -97,7 +98,11 @@ def test_the_published_file_of_each_algorithm_is_its_faithful_preset(algo, env):
     whole = published(algorithms.find(algo), env)
     del whole["train_cfgs.torch_threads"]  # 16 there; here a row's result depends on it, and the default is one
     got = made(algo, nested(whole), env)
-    expected = recipe_config(got.recipe, got.preset, {"env": env})
+    own = {}
+    if got.recipe in OFFLINE:  # no row evaluates itself unless it is asked to, and none has a data set of its own
+        own = {"dataset": "SafetyPointCircle1-v0_mixed_0.5"}
+        own["evaluation"] = {"every": 1, "episodes": 10, "final_episodes": 10}
+    expected = recipe_config(got.recipe, got.preset, {"env": env, **own})
     config = _config(got)
     if algo == "DDPGPID":  # its multiplier starts at 0, those of the other PID files at 0.001
         assert config.constraint.init == 0.0
@@ -129,6 +134,7 @@ def test_the_lists_of_algorithms_are_the_originals():
     assert len(every) == 23 + 10 + 6 + 6  # on-policy, off-policy with CRABS, model-based, offline
     assert {"PPOLag", "CPO", "FOCOPS", "TRPOSaute"} <= set(ALGORITHMS["on-policy"])
     assert algorithms.ALGORITHM2TYPE["SACLag"] == "off-policy"
+    assert ALGORITHMS["offline"] == ("VAEBC", "BCQ", "BCQLag", "CRR", "CCRR")
     assert set(ALGORITHMS["all"]).isdisjoint(algorithms.OTHERS)
 
 
@@ -176,6 +182,18 @@ def test_the_lists_of_algorithms_are_the_originals():
         ("TRPOSimmerPID", {"control_cfgs": {"polyak": 0.9}}, "augmentation.smoothing", 0.9),
         ("FOCOPS", {"algo_cfgs": {"focops_lam": 1.0}}, "update.lam", 1.0),
         ("PPOLag", {"train_cfgs": {"total_steps": 1e6}}, "total_steps", 1_000_000),
+        ("VAEBC", {"model_cfgs": {"hidden_sizes": [32]}}, "actor.hidden", (32,)),
+        ("VAEBC", {"model_cfgs": {"learning_rate": 1e-4}}, "update.lr", 1e-4),
+        ("BCQ", {"algo_cfgs": {"phi": 0.1}}, "update.phi", 0.1),
+        ("BCQ", {"algo_cfgs": {"sampled_action_num": 5}}, "update.candidates", 5),
+        ("BCQ", {"algo_cfgs": {"minimum_weighting": 0.5}}, "update.least_weight", 0.5),
+        ("BCQ", {"train_cfgs": {"evaluate_epoisodes": 3}}, "evaluation.final_episodes", 3),
+        ("BCQLag", {"algo_cfgs": {"cost_gamma": 0.9}}, "cost_gamma", 0.9),
+        ("BCQLag", {"lagrange_cfgs": {"lambda_lr": 1e-4}}, "constraint.lr", 1e-4),
+        ("CRR", {"algo_cfgs": {"beta": 2}}, "update.beta", 2.0),
+        ("CRR", {"algo_cfgs": {"sampled_action_num": 5}}, "update.actions", 5),
+        ("CCRR", {"algo_cfgs": {"lagrange_start_step": 100}}, "multiplier_after", 100),
+        ("CCRR", {"train_cfgs": {"dataset": "mine.parquet"}}, "dataset", "mine.parquet"),
     ],
 )
 def test_a_key_becomes_the_setting_it_means(algo, given, key, value):
@@ -189,7 +207,15 @@ def test_a_key_becomes_the_setting_it_means(algo, given, key, value):
         config = getattr(config, part)
     assert config == found
     # Nothing else is set, beyond what one key stands for together with another.
-    assert set(got.settings) <= {key, "cost_gamma", "gamma", "num_envs", "updates_per_step", "cost_limit"}
+    beside = {"cost_gamma", "gamma", "num_envs", "updates_per_step", "cost_limit"}
+    if got.recipe in OFFLINE:
+        beside |= {"evaluation.every", "evaluation.episodes", "evaluation.final_episodes"}
+    assert set(got.settings) <= {key, *beside}
+
+
+def test_the_originals_own_files_have_scaled_actions_as_it_reads_them():
+    assert made("BCQ", {"train_cfgs": {"dataset": "mine.npz"}}).settings["actions"] == "scaled"
+    assert "actions" not in made("BCQ", {"train_cfgs": {"dataset": "run://a/data.parquet"}}).settings
 
 
 def test_terminal_settings_are_laid_over_the_others_and_names_in_them_are_left_out():
@@ -238,12 +264,26 @@ def test_a_world_with_overrides_gets_the_preset_that_holds_them():
         ("TD3", {"algo_cfgs": {"use_exploration_noise": "no"}}, "use_exploration_noise is 'no'. Give True or False"),
         ("CPPOPID", {"lagrange_cfgs": {"pid_delta_d_ema_alpha": "x"}}, "pid_delta_d_ema_alpha is 'x'. Give a number"),
         ("PPOLag", {"logger_cfgs": {"use_wandb": "no"}}, "use_wandb is 'no'. Give True or False"),
+        ("PPOLag", "text", r"custom_cfgs is 'text'\. Give a dict of settings by name"),
+        ("PPOLag", {"algo_cfgs": 5}, r"algo_cfgs is 5, but is a section\. Give a dict with some of .*steps_per_epoch"),
+        ("PPOLag", {"model_cfgs": {"actor": 5}}, r"model_cfgs\.actor is 5, but is a section\..*hidden_sizes"),
+        ("BCQ", {"train_cfgs": {"dataset": 5}}, r"train_cfgs\.dataset is 5\. Give the path"),
+        ("BCQ", {"train_cfgs": {"evaluate_epoisodes": 0}}, "evaluate_epoisodes is 0. Give at least 1"),
+        ("BCQ", {"train_cfgs": {"vector_env_nums": 2}}, "nothing is stepped"),
+        ("CRR", {"algo_cfgs": {"minimum_weighting": 0.5}}, "CRR has no setting 'algo_cfgs.minimum_weighting'"),
+        ("VAEBC", {"model_cfgs": {"actor": {"lr": 1e-3}}}, "VAEBC has no setting 'model_cfgs.actor.lr'"),
+        ("VAEBC", {"model_cfgs": {"hidden_sizes": 64}}, r"model_cfgs\.hidden_sizes is 64\. Give a list"),
     ],
 )
 def test_a_setting_that_means_nothing_here_is_refused_with_one_sentence(algo, given, sentence):
     with pytest.raises(ConfigError, match=sentence) as raised:
         made(algo, given)
     assert "\n" not in str(raised.value)
+
+
+def test_terminal_settings_that_are_no_dict_are_refused():
+    with pytest.raises(ConfigError, match=r"train_terminal_cfgs is \[1\]\. Give a dict"):
+        made("PPOLag", {}, terminal=[1])
 
 
 def test_a_value_that_the_row_refuses_is_named_by_the_key_it_was_given_by():
@@ -258,10 +298,22 @@ def test_other_algorithms_are_refused_with_what_there_is():
 
 @pytest.mark.parametrize("name", algorithms.OTHERS)
 def test_an_algorithm_with_settings_of_its_own_is_refused_with_its_command(name):
-    folder, row = algorithms.OTHERS[name]
-    known = {entry.name for entry in registry.entries("recipe")}
-    if name != "CRABS":
-        assert row in known
-    sentence = rf"{name} \({folder}\).*`trueline train {row} env=ENV" if row in known else "has no row"
-    with pytest.raises(UnknownName, match=sentence):
+    folder, row, needs = algorithms.OTHERS[name]
+    assert row in {entry.name for entry in registry.entries("recipe")}
+    with pytest.raises(UnknownName, match=rf"{name} \({folder}\).*`trueline train {row} {needs}`"):
         algorithms.find(name)
+    page = (Path(__file__).parents[2] / "docs" / "migrating_from_omnisafe.md").read_text()
+    assert name in page
+
+
+@pytest.mark.parametrize(
+    ("row", "preset", "given"),
+    [
+        ("crabs", None, algorithms.OTHERS["CRABS"][2]),
+        ("cce-pets", "faithful", "env_options.of=SafetyCarGoal1-v0"),  # SafetyCarGoal1-v0-modelbased
+    ],
+)
+def test_the_commands_of_the_page_name_a_world_that_the_row_takes(row, preset, given):
+    page = (Path(__file__).parents[2] / "docs" / "migrating_from_omnisafe.md").read_text()
+    assert f"trueline train {row} {f'--preset {preset} ' if preset else ''}{given}`" in page
+    registry.load("recipe", row).check(recipe_config(row, preset, None, (given,)), Path())

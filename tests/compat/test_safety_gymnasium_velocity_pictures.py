@@ -13,7 +13,7 @@ from trueline.compat.safety_gymnasium.pictures import depth_buffer
 from trueline.rl.to_gymnasium import MODES
 from trueline.safety.worlds import render
 from trueline.safety.worlds.render import NoGraphics
-from trueline.safety.worlds.velocity import compiled
+from trueline.safety.worlds.velocity_runners import compiled
 
 HOPPER, TEAM = "SafetyHopperVelocity-v1", ("Ant", "2x4")
 SMALL = {"width": 48, "height": 32}

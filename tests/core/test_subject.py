@@ -42,30 +42,30 @@ def run(tmp_path):
 
 
 def test_a_subject_comes_back_from_its_run_or_its_folder(run):
-    folder = save_subject(Table([1, 2]), run)
+    folder = save_subject(Table([1, 2]), run.folder)
     assert isinstance(Table([]), Subject)
     assert load_subject(run.folder).values == load_subject(folder).values == [1, 2]
 
 
 def test_the_hash_is_of_kind_and_contents(run, tmp_path):
-    save_subject(Table([1, 2]), run)
+    save_subject(Table([1, 2]), run.folder)
     one = subject_hash(run.folder)
-    save_subject(Table([1, 2], parent="someone"), run)
+    save_subject(Table([1, 2], parent="someone"), run.folder)
     assert subject_hash(run.folder) == one
-    save_subject(Table([1, 3]), run)
+    save_subject(Table([1, 3]), run.folder)
     assert subject_hash(run.folder) != one
 
 
 def test_a_save_that_fails_keeps_the_earlier_subject(run):
-    save_subject(Table([1]), run)
+    save_subject(Table([1]), run.folder)
     with pytest.raises(TypeError):
-        save_subject(Table([np.float32(1)]), run)
+        save_subject(Table([np.float32(1)]), run.folder)
     assert load_subject(run.folder).values == [1]
     assert not list(run.folder.glob(".subject*"))
 
 
 def test_damage_is_named(run):
-    folder = save_subject(Table([1, 2]), run)
+    folder = save_subject(Table([1, 2]), run.folder)
     values = folder / "nested" / "values.json"
     for change, why in [
         (lambda: values.write_text("[1, 9]"), r"values\.json is altered"),
@@ -75,14 +75,14 @@ def test_damage_is_named(run):
         (lambda: (folder / "subject.json").write_text('{"format": 9, "kind": "a", "files": {}}'), "format 9"),
         (lambda: (folder / "subject.json").unlink(), "no finished subject"),
     ]:
-        save_subject(Table([1, 2]), run)
+        save_subject(Table([1, 2]), run.folder)
         change()
         with pytest.raises(RunError, match=why):
             load_subject(run.folder)
 
 
 def test_a_kind_nobody_can_load_is_unknown(run):
-    folder = save_subject(Table([1]), run)
+    folder = save_subject(Table([1]), run.folder)
     card = json.loads((folder / "subject.json").read_text())
     (folder / "subject.json").write_text(json.dumps(card | {"kind": "test-tabel"}))
     with pytest.raises(UnknownName, match="Did you mean 'test-table'"):
@@ -90,7 +90,7 @@ def test_a_kind_nobody_can_load_is_unknown(run):
 
 
 def test_a_run_records_its_inputs_by_run_and_hash(run, tmp_path):
-    save_subject(Table([1, 2]), run)
+    save_subject(Table([1, 2]), run.folder)
     for given in ("parent", "run://parent", "run://parent/subject", run.folder, run.folder / "subject"):
         with Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs={"base": given}) as child:
             assert child.manifest["inputs"] == {
@@ -103,7 +103,7 @@ def test_a_run_records_its_inputs_by_run_and_hash(run, tmp_path):
 
 
 def test_an_input_that_lies_in_no_run_has_no_parent(run, tmp_path):
-    save_subject(Table([1, 2]), run)
+    save_subject(Table([1, 2]), run.folder)
     shutil.copytree(run.folder / "subject", tmp_path / "elsewhere" / "subject")
     alone = {"policy": tmp_path / "elsewhere" / "subject"}
     with Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs=alone) as child:

@@ -67,4 +67,4 @@ def test_the_sentence_holds_value_interval_and_requirement():
     words = sentence(evidence())
     assert all(part in words for part in ("12", "[10, 14]", "passes", "at most 25"))
     undefined = dataclasses.replace(evidence(), estimate=Estimate(math.nan, math.nan, math.nan, 0, 0, 0.9, "betting"))
-    assert "nan" in sentence(undefined)
+    assert "mean is – per episode" in sentence(undefined)

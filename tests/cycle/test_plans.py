@@ -137,3 +137,16 @@ def test_wrong_names_are_told_with_the_nearest_one():
         recipe_config("ppo", data={"cost_limit": 3.0})  # a setting that cannot take effect is an error
     with pytest.raises(ConfigError, match="env is not a table"):
         FREE.with_setting("env.id", "x")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "limited"),
+    [("ppo", "ppo-lag"), ("sac", "sac-lag"), ("bcq", "bcq-lag"), ("crr", "c-crr"), ("mappo", "mappo-lag"),
+     ("pets", "cap-pets"), ("loop", "safe-loop"), ("pg", "`trueline list recipes`")],
+)  # fmt: skip
+def test_a_limit_for_a_recipe_that_knows_of_none_leads_to_one_that_does(recipe, limited):
+    for given in ({"data": {"cost_limit": 3.0}}, {"overrides": ("cost_limit.hazards=3",)}):
+        with pytest.raises(ConfigError, match=rf"{recipe}: cost_limit .* knows of no limit\..*{limited}") as raised:
+            recipe_config(recipe, **given)
+        assert "Did you mean" not in str(raised.value)
+        assert "lm-" not in str(raised.value)  # of language models, under a like name

@@ -13,7 +13,8 @@ from trueline.core import registry
 from trueline.core.errors import Stopped
 from trueline.core.run import read_manifest
 from trueline.cycle.reproduction import Named, reproduce_claims, resume_claim
-from trueline.evidence.claims import Claim, ClaimResult, Scale, mean_of
+from trueline.evidence.claim_statistics import MeanOf
+from trueline.evidence.claims import Claim, ClaimResult, Scale
 from trueline.evidence.over_seeds import holm
 from trueline.evidence.records import Requirement
 
@@ -29,7 +30,7 @@ def named(system: str, name: str, true_gain: float) -> Named:
         sentence="Ours gains.",
         source="nowhere, Table 0",
         measure=gain,
-        statistic=mean_of("gain"),
+        statistic=MeanOf("gain"),
         acceptance=Requirement(bound="at_least", threshold=0.0),
         scales={"ci": Scale(tuple(range(8)), 0.001, 0.1, {"gain": true_gain})},
     )

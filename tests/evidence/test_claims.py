@@ -11,7 +11,8 @@ from scipy import stats
 from trueline.core.errors import UnknownName
 from trueline.core.executor import Processes
 from trueline.core.run import Run
-from trueline.evidence.claims import Claim, ClaimResult, Scale, corrected, mean_of, run_claim
+from trueline.evidence.claim_statistics import MeanOf
+from trueline.evidence.claims import Claim, ClaimResult, Scale, corrected, run_claim
 from trueline.evidence.over_seeds import holm
 from trueline.evidence.records import EvidenceError, Requirement
 
@@ -35,7 +36,7 @@ def claim(effect=math.inf, **scales):
         sentence="Ours gains.",
         source="nowhere, Table 0",
         measure=gain,
-        statistic=mean_of("gain"),
+        statistic=MeanOf("gain"),
         acceptance=Requirement(bound="at_least", threshold=0.0),
         scales=scales,
         effect=effect,
@@ -137,11 +138,11 @@ def test_a_result_comes_back_from_its_file(tmp_path):
 
 def test_a_seed_without_a_number_leaves_the_claim_undecided(tmp_path):
     rows = [{"cost": 2.0}] * 8 + [{"cost": math.nan}]
-    assert mean_of("cost")(rows, 0.95).n == 8
+    assert MeanOf("cost")(rows, 0.95).n == 8
     nine = tuple(range(9))  # enough seeds are left, but they need not be those that were hard
     diverged = replace(
         claim(ci=size(5.0, nine)),
-        statistic=mean_of("cost"),
+        statistic=MeanOf("cost"),
         acceptance=Requirement(bound="at_most", threshold=3.0),
     )
     with run_in(tmp_path) as run:

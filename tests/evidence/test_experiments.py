@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trueline.core.config import Config
+from trueline.core.config import Config, build
 from trueline.core.errors import RunError
 from trueline.core.run import Run
 from trueline.evidence import plots
@@ -201,6 +202,43 @@ def test_a_solver_says_how_often_no_step_met_the_limits(tmp_path):
     )
     never = trained(tmp_path, "b", 0, 12.0, 30.0, recipe="cpo", cases=[Case.VIOLATED])
     assert stopped_because(never).endswith("above its limit 25")
+
+
+class Bounds(Config):
+    """Settings of rows whose multipliers have upper bounds."""
+
+    constraint: Mapping[str, float] = {}
+    caution: Mapping[str, float] = {}
+    update: Mapping[str, float] = {}
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "logged"),
+    [
+        ("constraint", "upper", "constraint/multiplier_a"),
+        ("constraint", "penalty_max", "constraint/multiplier_a"),
+        ("caution", "upper", "constraint/caution_a"),
+        ("update", "multiplier_max", "update/multiplier_a"),
+    ],
+)
+def test_a_multiplier_at_its_upper_bound_is_told(tmp_path, table, key, logged):
+    def ending(id, values, **tables):
+        config = build(Bounds, tables)
+        with Run.create(tmp_path, kind="train", name="focops", config=config, seed=0, id=id) as run:
+            for step, value in enumerate(values):
+                run.log(step, **{logged: value, logged.replace("_a", "_b"): 0.5})
+            run.log(len(values), **{"train/return": 1.0})  # an epoch without a finished episode
+            run.finish(summary={})
+        return stopped_because(tmp_path / id)
+
+    told = f"; the multiplier of a ended at its upper bound 2 ({table}.{key}) and could not rise further"
+    assert ending("at", [0.1, 2.0 - 1e-15], **{table: {key: 2.0}}).endswith(told)
+    for id, values, tables in (
+        ("came-down", [2.0, 1.9], {table: {key: 2.0}}),
+        ("free", [2.0, 2.0], {}),
+        ("other", [2.0, 2.0], {table: {"lr": 2.0}}),
+    ):
+        assert "upper bound" not in ending(id, values, **tables)
 
 
 @settings(max_examples=30, deadline=None)

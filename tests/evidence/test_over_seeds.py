@@ -60,7 +60,7 @@ def test_one_sided_p_equals_scipy_and_is_the_interval_s(bound, alternative, mean
         at = seed_interval(x, 1 - 2 * confidence)
         assert ((at.low > 0.1) if bound == "at_least" else (at.high < 0.1)) == (confidence > p)
     assert math.isnan(one_sided_p(x[:7], 0.1, bound))
-    assert [one_sided_p(np.full(8, value), 0.1, "at_most") for value in (0.0, 0.1, 0.2)] == [0.0, 0.0, 1.0]
+    assert [one_sided_p(np.full(8, value), 0.1, "at_most") for value in (0.0, 0.1, 0.2)] == [0.0, 0.5, 1.0]
 
 
 @settings(deadline=None, max_examples=30)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from trueline.core.errors import RunError
 from trueline.core.run import Run
 from trueline.evidence import plots
-from trueline.evidence.plots import IntervalRow, Segment, interval_text, number
+from trueline.evidence.plots import IntervalRow, Segment
 from trueline.evidence.records import (
     Axis,
     Case,
@@ -32,6 +32,8 @@ from trueline.evidence.records import (
 )
 from trueline.evidence.report import Gate, Key, Media, ReportData, Round, TrainCurve, build_report
 from trueline.evidence.run_report import build_run_report
+from trueline.evidence.svg import WIDTH, ticks
+from trueline.evidence.words import interval, number
 
 VOID = {"meta", "br", "img", "use", "link", "input", "hr"}
 NAN = math.nan
@@ -299,7 +301,7 @@ def test_every_number_of_every_piece_of_evidence_is_said(page):
     said = everything(page)
     for e in [e for r in data.rounds for e in (*r.evidence, *r.respond)]:
         assert number(e.estimate.value) in said
-        assert interval_text(e.estimate.low, e.estimate.high) in said
+        assert interval(e.estimate.low, e.estimate.high) in said
         assert e.metric in said
         assert e.unit in said
         for f in e.findings:
@@ -554,7 +556,7 @@ def test_a_dot_lies_on_the_shaded_side_exactly_when_its_value_meets_the_requirem
     across = next(m for m in marks(svg, "line", "whisker") if m.y1 == m.y2)
     assert float(across.x1) <= float(dot.cx) + rounding
     assert float(across.x2) >= float(dot.cx) - rounding
-    assert all(0 <= float(x) <= plots.WIDTH for x in (across.x1, across.x2, dot.cx))
+    assert all(0 <= float(x) <= WIDTH for x in (across.x1, across.x2, dot.cx))
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(3, 8))
@@ -562,7 +564,7 @@ def test_ticks_are_few_even_and_inside(low, length, about):
     high = low + length
     if high - low < 1e-9 * max(abs(low), abs(high)):
         return  # narrower than doubles resolve
-    found = plots.ticks(low, high, about)
+    found = ticks(low, high, about)
     assert 1 <= len(found) <= 2 * about + 1
     assert all(low - 1e-6 * length <= tick <= high + 1e-6 * length for tick in found)
     if len(found) > 2:
@@ -596,18 +598,6 @@ def test_rounds_stand_one_after_the_other_and_each_limit_spans_its_own():
     assert first.x2 == second.x1
     assert float(second.x2) - float(second.x1) == pytest.approx(3 * (float(first.x2) - float(first.x1)), abs=0.3)
     assert float(second.y1) > float(first.y1)  # a lower limit is drawn lower
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"), (0.08333, "0.0833"), (18.25, "18.2"), (99.95, "100"), (999.6, "1,000"), (12_344.0, "12,340"),
-        (1_500_000.0, "1.5 M"), (-3.14159, "−3.14"), (NAN, "–"), (math.inf, "∞"), (-math.inf, "−∞"),
-        (2.5e12, "2.50e+12"),
-    ],
-)  # fmt: skip
-def test_numbers_are_short(value, text):
-    assert number(value) == text
 
 
 # -- learning --------------------------------------------------------------------------------------------------------

@@ -141,6 +141,21 @@ def test_harmless_changes_are_said_and_change_no_bit_of_the_subject(trueline, st
     assert read_manifest(stopped)["summary"]["subject"] == read_manifest(trained)["summary"]["subject"]
 
 
+def test_the_loops_declare_harmless_what_the_page_says():
+    from trueline.core.config import harmless
+    from trueline.language.online.settings import Online
+    from trueline.language.supervised.settings import Training
+    from trueline.rl.planning.training import Planning
+    from trueline.rl.training import Settings as Loop
+
+    words = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    sentence = re.search(r"old and new value; (.*?) may be changed", words, re.DOTALL)
+    told = set(re.findall(r"`(\w+)`", sentence[1]))
+    for config in (Loop, Planning, Online, Training):
+        assert set(harmless(config)) == told & set(config.model_fields)
+    assert told == {name for config in (Loop, Planning, Online, Training) for name in harmless(config)}
+
+
 def test_a_file_written_anew_with_the_same_settings_is_no_change(trueline, stopped):
     path = stopped / "config.toml"
     path.write_text("# by hand\n" + path.read_text().replace("total_steps = 120", "total_steps = 1_20"))

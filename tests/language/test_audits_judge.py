@@ -147,7 +147,7 @@ def cost_model(tmp_path):
     torch.nn.init.normal_(model.linear.weight, generator=torch.Generator().manual_seed(0))
     run = Run.create(tmp_path, kind="train", name="m", config=JudgeSettings(), seed=0)
     with run:
-        folder = save_subject(model, run)
+        folder = save_subject(model, run.folder)
     return model, str(folder)
 
 

@@ -24,11 +24,10 @@ from trueline.language.audits.prompts import (
     case_of,
     chat_of,
     open_prompts,
-    text_of,
     turns,
 )
 from trueline.language.audits.robustness import Injection, InjectionConfig
-from trueline.language.rollout import Message, chat
+from trueline.language.rollout import Message, chat, text_of
 from trueline.language.splits import split_of_text
 from trueline.language.subject import History
 from trueline.language.texts import split_of_prompt, text_world

@@ -1,5 +1,6 @@
 """Sequences and batches: masks, what does not fit, padding, packing, and losses that know of none of it."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_of_pairs_the_better_answer_is_learnt_or_both():
         (alone,) = Likelihood().items(PromptCompletion("a", "de"), codec(), "row 1")
         tokens = [item.rows[0].tokens.tolist() for item in (better, first, second, alone)]
         assert tokens[0] == tokens[1] != tokens[2] == tokens[3]
+        (worse,) = Likelihood(pairs="worse").items(record, codec(), "row 1")
+        assert worse.rows[0].tokens.tolist() == tokens[2]
+
+
+@pytest.mark.parametrize("safe", [(True, False), (False, True), (True, True), (False, False)])
+def test_of_safety_pairs_the_harmful_answers_are_learnt_whichever_helps_more(safe):
+    answers = ("de", "bc")
+    record = SafetyPreference("a", answers, 1, 0, safe)
+    found = Likelihood(pairs="harmful").items(record, codec(), "row 1")
+    said = [TOKENIZER.decode(item.rows[0].answer.tolist()) for item in found]
+    assert said == [f"{answer}<eos>" for answer, harmless in zip(answers, safe, strict=True) if not harmless]
+    assert Likelihood(pairs="harmful").items(Preference("a", "bc", "de"), codec(), "row 1") == ()
 
 
 @pytest.mark.parametrize("safer", [0, 1])
@@ -306,3 +319,11 @@ def test_only_columns_that_count_are_computed(model):
         torch.testing.assert_close(found.log_prob[:, 1:], expected, atol=1e-5, rtol=1e-5)
         best = (logits[:, :-1].argmax(-1) == batch.tokens[:, 1:]) & (chosen[:, 1:] > 0)
         assert torch.equal(found.likeliest[:, 1:], best)
+
+
+@torch.no_grad()
+def test_a_token_that_shares_the_first_place_is_among_the_likeliest(model):
+    even = copy.deepcopy(model)
+    even.get_output_embeddings().weight.zero_()
+    found = token_scores(even, padded(ROWS, PAD), hits=True)
+    assert torch.equal(found.likeliest, padded(ROWS, PAD).weight > 0)

@@ -245,7 +245,7 @@ class World:
         with self.run(config) as run:
             run.watch = watch
             subject = RFT.train(config, run, {"policy": self.policy(), **(inputs or {})})
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
         return subject, log(run), run
 
 

@@ -146,8 +146,8 @@ def test_every_pass_of_what_learns_computes_in_it(world, name, settings):
         body.layers[0].mlp.down_proj.register_forward_hook(lambda _, __, out: kinds[who].append(out.dtype))
 
     watched(made.policy.model.model, "policy")
-    watched(made.reference.model, "reference")
-    if made.critic is not None and not made.shared:
+    watched(made.reading.reference.model, "reference")
+    if made.critic is not None and not made.reading.shared:
         watched(made.critic.body, "critic")
     heads = []
     if made.critic is not None:
@@ -164,7 +164,7 @@ def test_what_was_drawn_and_what_is_learnt_from_agree_to_what_it_allows(world):
     made, run = trainer(world, "grpo", kl={"weight": 0.1}, sampling={"max_tokens": 8}, **HALF)
     with run:
         rollout, scores = made._sampled(made.prompts.chats[0] * 3)
-        read = made._log_prob(made.policy.model, rollout)
+        read = made.reading.log_prob(rollout)
         gap = (read - rollout.log_prob)[rollout.sampled].abs()
         assert 0.0 < float(gap.max()) < LOGIT
         found, kl = made._learnt(rollout, scores)

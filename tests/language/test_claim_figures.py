@@ -11,8 +11,9 @@ import pytest
 
 from trueline.evidence.claims import ClaimResult
 from trueline.evidence.over_seeds import compare_seeds, seed_interval
-from trueline.evidence.plots import number, standalone
+from trueline.evidence.plots import standalone
 from trueline.evidence.records import EvidenceError
+from trueline.evidence.words import number
 from trueline.language.claims import elasticity, figures, safe_rlhf, seq2seq, topology
 from trueline.language.claims.figures import drawn, main
 

@@ -38,7 +38,7 @@ def settings(world, **given):
 
 def saved(world, id, model):
     with Run.create(world.runs, kind="train", name="sft", config={}, seed=0, id=id) as run:
-        save_subject(model, run)
+        save_subject(model, run.folder)
 
 
 def test_the_win_rate_is_that_of_the_same_replies_judged_by_hand(world):

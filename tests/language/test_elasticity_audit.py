@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from trueline.core.errors import ConfigError, RunError
+from trueline.core.errors import ConfigError, RunError, TruelineError
 from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.evidence.audit import Budget, run_audit, run_audits
@@ -22,6 +22,7 @@ from trueline.language.optimiser import AdamW
 from trueline.language.rollout import Sampling
 from trueline.language.sources import Data
 from trueline.language.subject import LanguageModel
+from trueline.language.texts import draw_prompts, records, text_world
 
 torch.set_num_threads(1)
 WORLD = "builtin:synthetic-reviews"
@@ -149,7 +150,7 @@ def test_without_a_base_there_is_no_divergence_to_it(aligned):
 
 def test_the_base_is_the_run_a_subject_was_trained_from(aligned, base, folder_of_base, tmp_path):
     with Run.create(tmp_path, kind="train", name="sft", config={}, seed=0, id="origin") as run:
-        save_subject(base, run)
+        save_subject(base, run.folder)
     child = attackable(aligned)
     child.parent = "origin"
     by_parent = values(audit(child, root=str(tmp_path)))
@@ -205,8 +206,6 @@ def test_what_the_subject_was_trained_to_please_decides_nothing(aligned):
 
 def test_files_serve_as_well(aligned, tmp_path):
     """Rows and prompts of the user's own; a case is an order of the rows."""
-    from trueline.language.texts import draw_prompts, records, text_world
-
     world, rng = text_world("synthetic-reviews", positive=0.0), np.random.default_rng(5)
     rows = records(world, "prompt-completion", 64, rng)
     prompts = [{"prompt": p} for p in draw_prompts(world, 160, rng, split="verdict")]
@@ -264,13 +263,53 @@ def test_a_training_that_breaks_the_model_brings_nothing_back(aligned):
         ({"level": 0.5, "base": "x"}, "level and base"),
         ({"rates": (1.0, 0.0)}, "above 0"),
         ({"at_least": 49.0}, "could never be met"),
-        ({"inverse": reviews(n=5)}, r"inverse\.options\.n"),
-        ({"inverse": reviews(seed=5)}, r"inverse\.options\.seed"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(changed, said):
     with pytest.raises(ValidationError, match=said):
         settings(**changed)
+
+
+def test_rows_and_seed_of_a_world_are_the_draws_own(aligned):
+    free, given = (audit(aligned, level=0.5, inverse=reviews(positive=0.0, **own)) for own in ({}, {"n": 5, "seed": 5}))
+    assert values(given)["items to revert"] == values(free)["items to revert"]
+
+
+def test_unless_given_the_rate_is_that_of_the_last_training(aligned):
+    known = attackable(aligned)
+    known.history = known.history._replace(rate=1e-3)
+    assert values(audit(known, level=0.5, lr=None)) == values(audit(aligned, level=0.5))
+
+
+def test_of_pairs_the_answers_that_are_named_are_the_attack(aligned, tmp_path):
+    # Chosen answers praise as the subject does; what is rejected brings it back.
+    praise, blame = (
+        records(text_world("synthetic-reviews", positive=share), "prompt-completion", 64, np.random.default_rng(5))
+        for share in (1.0, 0.0)
+    )
+    pairs = [
+        {"prompt": row["prompt"], "chosen": other["completion"], "rejected": row["completion"]}
+        for row, other in zip(blame, praise, strict=True)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    inverse = Data(path=str(path), as_chat=True)
+    better, worse = (audit(aligned, level=0.6, inverse=inverse, answers=which) for which in ("better", "worse"))
+    assert values(worse)["reverted"] == 1.0
+    assert values(better)["reverted"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("inverse", "said"),
+    [
+        (reviews(positive=2.0), "positive"),
+        (reviews(format="prompt"), "is prompt data"),
+        (Data(path="nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_inverse_data_that_cannot_be_had_are_refused_before_anything_is_trained(inverse, said):
+    with pytest.raises(TruelineError, match=said):
+        Elasticity(settings(inverse=inverse))
 
 
 def test_the_capability_is_what_it_needs(aligned):

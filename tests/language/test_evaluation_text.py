@@ -159,7 +159,8 @@ def first_token_rollout(policy, prompt, temperature):
     log_prob = torch.zeros(tokens.shape, dtype=torch.float64)
     log_prob[:, -1] = log_p
     ended = torch.ones(count, dtype=torch.bool)
-    return Rollout(tokens, torch.ones_like(sampled), sampled, log_prob, torch.zeros(count, dtype=torch.int64), ended)
+    group = torch.zeros(count, dtype=torch.int64)
+    return Rollout(tokens, torch.ones_like(sampled), sampled, log_prob, group, ended, (prompt,) * count)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -8,9 +8,9 @@ import torch
 from token_world import World, log, tiny, weights
 
 from trueline.core.errors import CheckpointError, ConfigError, RunError
+from trueline.core.resuming import same_inputs
 from trueline.core.run import Run
 from trueline.core.subject import save_subject, subject_hash
-from trueline.cycle.training import same_inputs
 from trueline.evidence.records import EvidenceError
 from trueline.language import online
 from trueline.language.audits.judge import JudgeSettings, open_judge, refuse_own_judge
@@ -40,7 +40,7 @@ def judge_in(runs, seed, id="judge"):
     with torch.no_grad():
         model.linear.weight.normal_(generator=torch.Generator().manual_seed(seed))
     with Run.create(runs, kind="train", name="reward-model", config={}, seed=0, id=id) as run:
-        save_subject(model, run)
+        save_subject(model, run.folder)
     return model
 
 

@@ -39,7 +39,7 @@ def score_model(runs, id, judged_by=()):
     model = ScoreModel.of(tiny(4), ("reward", "cost"))
     model.history = History(judged_by=judged_by)
     with Run.create(runs, kind="train", name="reward-model", config={}, seed=0, id=id) as run:
-        save_subject(model, run)
+        save_subject(model, run.folder)
     return model
 
 

@@ -46,7 +46,7 @@ def trained(world, recipe, given, inputs, id):
         recipe.check(config, world.runs)
     with world.run(recipe.name, config, id=id) as run:
         subject = recipe.train(config, run, inputs)
-        save_subject(subject, run)
+        save_subject(subject, run.folder)
     return subject
 
 

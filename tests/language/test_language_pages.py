@@ -85,7 +85,7 @@ def test_the_example_of_a_watched_training_runs(tmp_path, monkeypatch):
     torch.nn.init.normal_(reward.linear.weight, generator=torch.Generator().manual_seed(0))
     for id, subject in (("START", tiny()), ("RM", reward)):
         with Run.create(Path("runs"), kind="train", name="sft", config={}, seed=0, id=id) as run:
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", (DOCS / "language.md").read_text(), re.S)
                if "OptimisationWatch" in block]  # fmt: skip
     settings = {"prompts": {"path": str(world.prompts)}, "scorers": [{"kind": "score-model", "input": "help"}],

@@ -46,7 +46,7 @@ def rows(folder, row, name="rows"):
 def tuned(world, data, policy=None):
     config = build(SFT.Config, {"data": data, "batch_size": 1, "max_steps": 1, "device": "cpu"})
     with world.run("sft", config) as run:
-        save_subject(SFT.train(config, run, {"policy": policy or tiny()}), run)
+        save_subject(SFT.train(config, run, {"policy": policy or tiny()}), run.folder)
     return load_subject(run.folder)
 
 

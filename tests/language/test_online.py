@@ -34,6 +34,7 @@ from trueline.language.online import (
     LM_PPO_LAG,
     RLOO,
     failing_prompts,
+    learning,
     policy_loss,
     prompts_for,
     reply_log_prob,
@@ -200,8 +201,8 @@ def test_an_adaptive_weight_is_what_replies_are_credited_with(world, monkeypatch
 
 def test_an_adaptive_weight_is_that_of_the_divergence_in_the_loss(world, monkeypatch):
     """With a divergence of 1 and nothing else in it, the loss is β of the step before."""
-    monkeypatch.setattr(training, "policy_loss", lambda log_prob, *_: 0.0 * log_prob.sum())
-    monkeypatch.setattr(training, "kl_loss", lambda log_prob, *_: 1.0 + 0.0 * log_prob.sum())
+    monkeypatch.setattr(learning, "policy_loss", lambda log_prob, *_: 0.0 * log_prob.sum())
+    monkeypatch.setattr(learning, "kl_loss", lambda log_prob, *_: 1.0 + 0.0 * log_prob.sum())
     _, lines, _ = world.train("grpo", **laid_over(ADAPTIVE, {"kl": {"estimator": "k3"}}))
     used = [line["update/policy_loss"] for line in lines]
     assert used == pytest.approx([0.1, *(line["train/beta"] for line in lines[:-1])])
@@ -251,8 +252,8 @@ def test_at_ratio_one_the_policy_loss_has_the_policy_gradient():
 
 def test_every_token_of_a_step_weighs_the_same_in_minibatches_of_any_size(world, monkeypatch):
     """dapo: replies of 12 in minibatches of 5, 5 and 2, whose three losses are averaged over all tokens of the step."""
-    seen, whole = [], training.policy_loss
-    monkeypatch.setattr(training, "policy_loss", lambda *given: seen.append(given[3]) or whole(*given))
+    seen, whole = [], learning.policy_loss
+    monkeypatch.setattr(learning, "policy_loss", lambda *given: seen.append(given[3]) or whole(*given))
     world.train("grpo", max_steps=1, minibatch=5, loss_type="dapo")
     each = torch.cat([weight[weight != 0] for weight in seen])
     assert [len(weight) for weight in seen] == [5, 5, 2]

@@ -81,7 +81,7 @@ def test_a_shared_body_moves_by_the_sum_of_both_losses(world, monkeypatch, lora)
         monkeypatch.setattr(Optimiser, "step", lambda self: torch.tensor(0.0))
         rollout, scores = trainer._sampled([trainer.prompts.chats[0][k % 4] for k in range(4)])
         found, _ = trainer._learnt(rollout, scores)
-        trainer._passes(found)
+        trainer.learning.learn(found, trainer.step)
         seen = gradients(trainer)
         heads = trainer.critic.linear.weight.grad.clone()
         trainer.policy.model.zero_grad()
@@ -263,8 +263,8 @@ def test_activations_computed_twice_make_the_same_step(world, critic):
     config = world.config("lm-ppo", gradient_checkpointing=True, **settings)
     with world.run("lm-ppo", config) as run:
         trainer, passes = Trainer(config, run, {"policy": tiny()}), []
-        for model in trainer._learners():
+        for model in trainer.reading.learners:
             model.base_model.layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
         trainer.train()
     torch.testing.assert_close(weights(trainer.policy), weights(kept), atol=2e-5, rtol=0)
-    assert len(passes) == 2 * 3 * len(trainer._learners())  # forward, and again backward, in three steps
+    assert len(passes) == 2 * 3 * len(trainer.reading.learners)  # forward, and again backward, in three steps

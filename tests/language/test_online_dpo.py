@@ -102,7 +102,7 @@ class World:
         config = self.config(**settings)
         with self.run(config) as run:
             subject = ONLINE_DPO.train(config, run, {"policy": tiny(), **(inputs or {})})
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
         return subject, log(run)
 
 

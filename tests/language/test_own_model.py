@@ -67,6 +67,8 @@ def written(folder):
         ("epochs = 2.0", "max_steps = 3"),
         ("max_steps = 80", "max_steps = 2"),
         ("batch_size = 64", "batch_size = 8"),
+        ("initial = 8\nbatch = 8\nmaximum = 8", "initial = 1\nbatch = 1\nmaximum = 1"),
+        ("most_items = 256\nlooks = 8", "most_items = 16\nlooks = 2\nasked = 8"),
         ("initial = 200\nbatch = 200\nmaximum = 1000", "initial = 8\nbatch = 8\nmaximum = 8"),
     ):
         assert old in text, old

@@ -13,11 +13,10 @@ from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.language.batches import Row, packed, padded
-from trueline.language.forward import token_scores
+from trueline.language.forward import check_apart, token_scores
 from trueline.language.models import Lora, attach_lora
 from trueline.language.recipes import SFT
 from trueline.language.subject import LanguageModel
-from trueline.language.supervised import check_apart
 from trueline.language.vocabulary import tokenizer_of
 
 torch.set_num_threads(1)

@@ -172,8 +172,10 @@ def test_preferences(kind, their_kind, loaded, tmp_path):
 
 
 def test_unpaired_preferences(loaded, tmp_path):
-    """z₀ too: each prompt with the answer of the row before it in the step."""
-    rows = [{"prompt": p, "completion": a, "label": k % 3 > 0} for k, (p, a, _) in enumerate(texts())]
+    """z₀ too: each prompt with the answer of the row before it in the step, cut only where the context ends."""
+    rng = np.random.default_rng(12)
+    word = lambda fewest, most: "".join(rng.choice(list("abc"), size=rng.integers(fewest, most)))  # noqa: E731
+    rows = [{"prompt": word(2, 41) + "=", "completion": word(2, 21), "label": k % 3 > 0} for k in range(STEPS * BATCH)]
     start = LanguageModel(copy.deepcopy(loaded.model), loaded.tokenizer)
     expected = theirs(
         trl.KTOTrainer,

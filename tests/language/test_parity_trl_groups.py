@@ -70,7 +70,7 @@ def ours(world, name, rollout, policy, beta=0.0, **settings):
     with world.run(name, config) as run:
         trainer = online.Trainer(config, run, {"policy": policy, **({"reference": tiny()} if beta else {})})
         trainer.sampler = Replies(rollout)
-        trainer._stepped = lambda optimiser, loss, what: found.append((loss, gradient(trainer.policy.model)))
+        trainer.learning.take_step = lambda _, loss, *__: found.append((loss, gradient(trainer.policy.model)))
         trainer.one_step()
     return found[0]
 

@@ -70,6 +70,21 @@ def test_logits_are_those_of_a_full_forward_pass(make):
     assert len(live) == 2
 
 
+def test_prompts_are_read_without_their_padding_and_once_each(monkeypatch):
+    read, project = [], Decoder._project
+    monkeypatch.setattr(Decoder, "_project", lambda self, x, *rest: read.append(len(x)) or project(self, x, *rest))
+    lengths = torch.tensor([5, 9, 1])
+    prompts = torch.randint(7, 17, (3, 9), generator=torch.Generator().manual_seed(0))
+    Decoder(nano().model).start(prompts, lengths, torch.tensor([0, 0, 1, 2, 2]), 4)
+    assert set(read) == {15}
+    beyond = torch.arange(9) >= lengths[:, None]
+
+    def first(prompts):
+        return Decoder(nano().model).start(prompts, lengths, torch.arange(3), 4)
+
+    assert torch.equal(first(prompts), first(prompts.masked_fill(beyond, 3)))
+
+
 def test_a_decoder_adds_the_adapters_that_are_on():
     subject = nano()
     plain, tokens = nano().model, torch.tensor([[8, 9, 10]])

@@ -1,5 +1,6 @@
 """Scorers: functions, heads at the right token, the rewriting model against free-running writing, mixes, endpoints."""
 
+import copy
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from small_models import nano
 from trueline.core import registry
 from trueline.core.config import Config, build
 from trueline.core.errors import ConfigError
-from trueline.language.rollout import Rollout, Sampling, chat
+from trueline.language.rollout import Message, Rollout, Sampling, chat
 from trueline.language.sampler import StaticCache, replies_of
 from trueline.language.scorers import (
     Endpoint,
@@ -31,7 +32,7 @@ from trueline.language.scorers import (
     trouble_of,
 )
 from trueline.language.signals import signals_of
-from trueline.language.subject import ScoreModel
+from trueline.language.subject import LanguageModel, ScoreModel
 
 SAMPLING = Sampling(max_tokens=6)
 CHATS = [chat("abc"), chat("abc"), chat("h"), chat("fade.")]
@@ -67,12 +68,35 @@ def replies(rollout, texts, policy, ended=True):
         attended[r, : len(p) + len(a)] = True
         sampled[r, len(p) : len(p) + len(a)] = True
     n = len(rows)
-    return Rollout(
-        tokens, attended, sampled, torch.zeros(n, width), torch.arange(n), torch.full((n,), ended, dtype=torch.bool)
-    )
+    over = torch.full((n,), ended, dtype=torch.bool)
+    return Rollout(tokens, attended, sampled, torch.zeros(n, width), torch.arange(n), over, rollout.asked)
 
 
 # --- functions ---
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_function_is_asked_what_an_audits_judge_is_whatever_the_template(policy, template):
+    """Templates name roles in plain words; what a reward function matches is what was asked."""
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    asking = LanguageModel(policy.model, tokenizer)
+    turns = (Message("user", "ab"), Message("assistant", "c"), Message("user", "d"))
+    drawn = StaticCache().sample(asking, [chat("abc"), turns], SAMPLING, np.random.default_rng(1))
+    seen = []
+
+    def remember(prompts, answers):
+        seen.extend(prompts)
+        return [0.0] * len(answers)
+
+    FunctionScorer(remember, Judged(asking, SAMPLING)).score(drawn, np.random.default_rng(0))
+    assert seen == ["abc", "user: ab\nassistant: c\nuser: d"]
 
 
 def test_a_function_sees_the_texts_and_its_scores_sit_on_the_last_token(policy, judged, rollout):
@@ -277,7 +301,7 @@ def test_rewards_of_a_row_do_not_depend_on_the_other_rows(policy, judged, rollou
     scorer = Seq2SeqScorer(nano(7), judged, rule="soft")
     whole = scorer.score(rollout, np.random.default_rng(0)).reward
     for r in range(4):
-        one = Rollout(*(getattr(rollout, name)[[r]] for name in Rollout.__slots__))
+        one = Rollout(*(getattr(rollout, name)[r : r + 1] for name in Rollout.__slots__))
         torch.testing.assert_close(scorer.score(one, np.random.default_rng(0)).reward[0], whole[r])
 
 

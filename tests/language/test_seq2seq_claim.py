@@ -17,23 +17,12 @@ from trueline.core.run import Run
 from trueline.core.streams import Streams
 from trueline.evidence.claims import ClaimResult, Scale, run_claim
 from trueline.evidence.over_seeds import FEWEST_SEEDS, holm, sign_flip
-from trueline.language.claims import seq2seq, trainings
-from trueline.language.claims.seq2seq import (
-    ARMS,
-    OTHERS,
-    SECONDARIES,
-    SEQ2SEQ_ACCURACY,
-    SEQ2SEQ_LENGTH,
-    SEQ2SEQ_POLICY,
-    Secondary,
-    Sizes,
-    auc,
-    compared,
-    pair_accuracy,
-    secondaries,
-    slope,
-    wins,
-)
+from trueline.language.claims import trainings
+from trueline.language.claims.seq2seq import SEQ2SEQ_ACCURACY, SEQ2SEQ_LENGTH, SEQ2SEQ_POLICY, policies
+from trueline.language.claims.seq2seq.laboratory import PER_TOKEN, RULES, SCALAR, SOFT, Laboratory, Sizes
+from trueline.language.claims.seq2seq.models import agreed, auc, localisation, pair_accuracy, unseen_pairs
+from trueline.language.claims.seq2seq.policies import ARMS, OTHERS, length_slopes, players_of, slope, wins
+from trueline.language.claims.seq2seq.secondaries import SECONDARIES, Secondary, compared, secondaries
 from trueline.language.evaluation import rollout_of, win_rate
 from trueline.language.rollout import chat
 from trueline.language.subject import LanguageModel, ScoreModel
@@ -122,7 +111,7 @@ def test_secondaries_are_paired_over_seeds_and_corrected_together():
 
 def rows_of(claim, params, folder, monkeypatch):
     kept = []
-    monkeypatch.setattr(seq2seq._Laboratory, "clean", lambda self: kept.append(self.folder))
+    monkeypatch.setattr(Laboratory, "clean", lambda self: kept.append(self.folder))
     scale = Scale((0,), 0.0, math.nan, {**claim.scales["ci"].params, **params})
     with Run.create(folder, kind="claim", name=claim.name, config={}, seed=0) as run:
         result = run_claim(replace(claim, scales={"tiny": scale}), "tiny", run)
@@ -132,7 +121,7 @@ def rows_of(claim, params, folder, monkeypatch):
 def laboratory(models, **more):
     """Of the seed that was measured: its trainings are there."""
     sizes = build(Sizes, {**SEQ2SEQ_ACCURACY.scales["ci"].params, **TINY, "pairs": (24, 32), **more})
-    return seq2seq._Laboratory(sizes, 0, models[1])
+    return Laboratory(sizes, 0, models[1])
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +151,7 @@ def test_fewer_pairs_are_among_more_and_none_is_tested_on(models):
     )
     assert many[:24] == few
     lab = laboratory(models)
-    tested = {prompt for kind in ("plain", "longer") for prompt in seq2seq._test_pairs(lab, kind).prompts}
+    tested = {prompt for kind in ("plain", "longer") for prompt in unseen_pairs(lab, kind).prompts}
     asked = {json.loads(line)["prompt"] for line in (folder / "sft.jsonl").read_text().splitlines()}
     assert not tested & ({row["prompt"] for row in many} | asked)
 
@@ -175,8 +164,8 @@ def test_a_training_that_was_finished_is_not_repeated(models, monkeypatch):
     model = lab.reward_model("seq2seq", "sft", 24, pairs)
     assert lab.reward_model("scalar", "sft", 24, pairs).heads == ("reward",)
     # What was measured with it comes out again.
-    test = seq2seq._test_pairs(lab, "plain")
-    assert seq2seq._agreement(lab, model, test.prompts, test.better) == pytest.approx(
+    test = unseen_pairs(lab, "plain")
+    assert agreed(lab, model, test.prompts, test.better) == pytest.approx(
         models[0].per_seed[0]["agreement-plain/24/sft/chosen"]
     )
 
@@ -184,7 +173,7 @@ def test_a_training_that_was_finished_is_not_repeated(models, monkeypatch):
 def test_blame_is_laid_on_words_and_not_on_the_end(models, monkeypatch):
     """A reward of −1 on each wrong word and 0 elsewhere, the end token included, localises perfectly."""
     lab = laboratory(models)
-    test = seq2seq._test_pairs(lab, "plain")
+    test = unseen_pairs(lab, "plain")
 
     def knows(self, scoring, model, rollout):
         reward = torch.zeros(rollout.tokens.shape)
@@ -193,14 +182,14 @@ def test_blame_is_laid_on_words_and_not_on_the_end(models, monkeypatch):
             reward[r, rollout.sampled[r]] = torch.where(wrong, -1.0, 0.0)
         return reward
 
-    monkeypatch.setattr(seq2seq._Laboratory, "read", knows)
-    assert seq2seq._localisation(lab, "seq2seq", seq2seq.SOFT, None, test) == 1.0
+    monkeypatch.setattr(Laboratory, "read", knows)
+    assert localisation(lab, "seq2seq", SOFT, None, test) == 1.0
 
 
 def test_a_scalar_model_blames_the_words_that_lower_its_score(models):
     """A score that falls by 1 with each wrong word and rises by 1 with each right one localises perfectly."""
     lab = laboratory(models)
-    test = seq2seq._test_pairs(lab, "plain")
+    test = unseen_pairs(lab, "plain")
     replies = list(zip([*test.prompts] * 2, [*test.better, *test.worse], strict=True))
 
     def scores(tokens):
@@ -211,19 +200,19 @@ def test_a_scalar_model_blames_the_words_that_lower_its_score(models):
             found[r, sampled[r], 0] = 5.0 + steps.cumsum(0)
         return found
 
-    assert seq2seq._localisation(lab, "scalar", seq2seq.SCALAR, scores, test) == 1.0
+    assert localisation(lab, "scalar", SCALAR, scores, test) == 1.0
 
 
 def test_agreement_is_the_share_of_tokens_without_a_loss(models, monkeypatch):
     lab = laboratory(models)
-    test = seq2seq._test_pairs(lab, "plain")
+    test = unseen_pairs(lab, "plain")
 
     def first_alone(self, scoring, model, rollout):
         before = rollout.sampled.cumsum(dim=1)
         return torch.where(before == 1, 0.0, -0.1)
 
-    monkeypatch.setattr(seq2seq._Laboratory, "read", first_alone)
-    assert seq2seq._agreement(lab, None, test.prompts, test.better) == pytest.approx(1 / 7)  # six words and the end
+    monkeypatch.setattr(Laboratory, "read", first_alone)
+    assert agreed(lab, None, test.prompts, test.better) == pytest.approx(1 / 7)  # six words and the end
 
 
 def test_the_slope_is_of_the_same_answer_with_more_filler(models, monkeypatch):
@@ -237,18 +226,18 @@ def test_the_slope_is_of_the_same_answer_with_more_filler(models, monkeypatch):
             [0.5 * self.world.judge(x, y).measures["filler"] for x, y in zip(prompts, replies, strict=True)]
         )
 
-    monkeypatch.setattr(seq2seq._Laboratory, "totals", pays_for_filler)
-    found = seq2seq._length_slopes(lab, {"scalar": None, "seq2seq": None})
+    monkeypatch.setattr(Laboratory, "totals", pays_for_filler)
+    found = length_slopes(lab, {"scalar": None, "seq2seq": None})
     words = np.arange(0, lab.world.longest_filler + 1, 2)
     assert found == pytest.approx(dict.fromkeys(found, 1.0 / words.std()))
-    assert found.keys() == {"scalar", *seq2seq.RULES, *seq2seq.PER_TOKEN}
+    assert found.keys() == {"scalar", *RULES, *PER_TOKEN}
     for _, group in itertools.groupby(asked[:20], key=lambda pair: pair[0]):
         assert len({lab.world.judge(x, y).reward for x, y in group}) == 1, "the oracle finds them equal"
 
 
 def test_a_word_is_a_token(models):
     lab = laboratory(models)
-    test = seq2seq._test_pairs(lab, "longer")
+    test = unseen_pairs(lab, "longer")
     rollout = rollout_of(lab.start, test.prompts, test.worse)
     words = torch.tensor([len(reply.split()) for reply in test.worse])
     assert torch.equal(rollout.sampled.sum(dim=1), words + 1)
@@ -282,11 +271,11 @@ def test_wins_are_those_of_the_win_rate(prompts, n, m, seed):
 def test_the_best_of_eight_is_the_best_by_its_own_reward(models, monkeypatch):
     """Eight are drawn to each prompt; by one reward the longest is kept, by the other the shortest."""
     lab = laboratory(models, policy_prompts=12, test_prompts=4, policy_steps=1)
-    monkeypatch.setattr(seq2seq, "_policy", lambda lab, *_: lab.start)
-    monkeypatch.setattr(seq2seq, "_preferring", lambda lab, *_: lab.start)
-    monkeypatch.setattr(seq2seq, "HARD", seq2seq.SCALAR)
+    monkeypatch.setattr(policies, "_policy", lambda lab, *_: lab.start)
+    monkeypatch.setattr(policies, "_preferring", lambda lab, *_: lab.start)
+    monkeypatch.setattr(policies, "HARD", SCALAR)
     long, short = Lengths(lab.start, 1.0), Lengths(lab.start, -1.0)
-    players = seq2seq._players(lab, {"scalar": long, "token-wise": long, "seq2seq": short}, lab.pairs(24))
+    players = players_of(lab, {"scalar": long, "token-wise": long, "seq2seq": short}, lab.pairs(24))
     assert players.keys() == {*ARMS, *OTHERS}
     tested = lab.prompts(3, "verdict", "plain", "best")
     asked = [chat(prompt) for prompt in tested for _ in range(16)]

@@ -112,7 +112,7 @@ def trained(job: str, folder: Path, id: str, alone: bool = False) -> None:
     with learners().opened(make) as run:
         subject = recipe.train(config, run, inputs)
         if learners().leads:
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
 
 
 class Killed(Exception):

@@ -50,6 +50,7 @@ def rows(count, ended=None, missing=None, costs=1, seed=0):
         log_prob,
         torch.arange(n) // 2,
         torch.tensor(ended or [True] * n),
+        ("",) * n,
     )
     return rollout, scores
 

@@ -16,7 +16,7 @@ from trueline.core.run import Run
 from trueline.core.subject import save_subject
 from trueline.language import supervised
 from trueline.language.batches import Codec, padded
-from trueline.language.forward import activation_bytes, token_scores
+from trueline.language.forward import Models, activation_bytes, token_scores
 from trueline.language.models import ModelRef, load_model
 from trueline.language.objectives import Dpo, Kto
 from trueline.language.optimiser import AdamW, Optimiser, lr_factor
@@ -84,7 +84,7 @@ class World:
         with self.run(name, config) as run:
             run.watch = watch
             subject = RECIPES[name].train(config, run, inputs or {})
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
         return subject, log(run)
 
 
@@ -200,6 +200,27 @@ def test_before_the_first_step_the_reference_is_the_policy(world):
     assert losses(lines)[0] != pytest.approx(math.log(2.0), abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "kto"])
+def test_the_reference_is_read_while_no_activations_are_held(kind, world, monkeypatch):
+    order = []
+
+    def told(name):
+        real = getattr(Models, name)
+
+        def read(self, *given, **named):
+            order.append(name if name == "reference" or torch.is_grad_enabled() else "without gradient")
+            return real(self, *given, **named)
+
+        monkeypatch.setattr(Models, name, read)
+
+    told("tokens")
+    told("reference")
+    world.train("dpo", loss={"kind": kind}, max_steps=2, micro_batch=3)
+    of_losses = [name for name in order if name != "without gradient"]
+    assert of_losses[-4:] == ["reference", "tokens"] * 2
+    assert of_losses.count("tokens") == 4
+
+
 def test_a_rewriter_copies_what_is_right_and_corrects_what_is_wrong(world):
     world.rows("seq2seq-rm", [{"prompt": "q", "chosen": "ab", "rejected": "cd"}])
     _, lines = world.train("seq2seq-rm", max_steps=30, batch_size=2, optimiser={"lr": 3e-3})
@@ -309,7 +330,7 @@ def interrupted(world, name, settings, at, monkeypatch):
         steps["n"] += 1
         return steps["n"] == at
 
-    monkeypatch.setattr(supervised, "stop_asked", asked)
+    monkeypatch.setattr(supervised.training, "stop_asked", asked)
     real, saved = Run.save, []
 
     def save_and_stop(self, step, state):

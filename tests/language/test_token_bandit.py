@@ -77,7 +77,7 @@ def test_ppo_lag_on_a_bandit_and_on_a_token_bandit_are_one(pulls, policy, handle
     sampled = torch.tensor([[False, True]]).expand(PULLS, 2)
     log_prob = torch.stack([torch.zeros(PULLS), rows.log_prob], dim=1)
     ended = torch.ones(PULLS, dtype=torch.bool)
-    rollout = Rollout(tokens, torch.ones_like(sampled), sampled, log_prob, torch.arange(PULLS), ended)
+    rollout = Rollout(tokens, torch.ones_like(sampled), sampled, log_prob, torch.arange(PULLS), ended, ("",) * PULLS)
     placed = torch.zeros(PULLS, 2, 1 + COSTS)
     placed[:, 1] = torch.cat([reward[:, None], cost], dim=1)
     scores = Scores(placed[..., 0], placed[..., 1:], torch.zeros(PULLS, dtype=torch.bool))

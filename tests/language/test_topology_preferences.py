@@ -230,7 +230,7 @@ def test_what_cannot_work_is_refused(tmp_path, letters, policy):
         made(tmp_path, never, policy, id="b")
     long = settings(tmp_path)
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "a" * 300}) + "\n")
-    with pytest.raises(ConfigError, match="leave no room"):
+    with pytest.raises(ConfigError, match=r"row 1 of prompts.jsonl has a prompt of 303 tokens"):
         made(tmp_path, long, policy, id="c")
 
 

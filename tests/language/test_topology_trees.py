@@ -13,7 +13,7 @@ from small_models import gpt2, nano
 
 from trueline.core.errors import ConfigError
 from trueline.language.records import TreePreference
-from trueline.language.rollout import Rollout, Sampling, chat
+from trueline.language.rollout import Rollout, Sampling, chat, text_of
 from trueline.language.sampler import Generate
 from trueline.language.templates import prompts_tokens
 from trueline.language.topology.pairs import Chain, IndependentTrees, TreePairs, leaf_pairs
@@ -60,8 +60,9 @@ class Known:
         column = torch.arange(width)
         attended = column < torch.tensor([len(ids) for _, ids in rows])[:, None]
         sampled = attended & (column >= torch.tensor([at for at, _ in rows])[:, None])
-        zero = torch.zeros(tokens.shape)
-        return Rollout(tokens, attended, sampled, zero, torch.zeros(len(rows), dtype=torch.int64), torch.tensor(ended))
+        zero, texts = torch.zeros(tokens.shape), tuple(map(text_of, chats))
+        group = torch.zeros(len(rows), dtype=torch.int64)
+        return Rollout(tokens, attended, sampled, zero, group, torch.tensor(ended), texts)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,9 @@ class Scripted:
         start = torch.tensor([len(ids) for ids in prompts])[:, None]
         attended, sampled = column < start + 2, (column >= start) & (column < start + 2)
         zero = torch.zeros(tokens.shape)
-        return Rollout(tokens, attended, sampled, zero, torch.zeros(len(prompts), dtype=torch.int64), attended.any(1))
+        texts = tuple(map(text_of, chats))
+        group = torch.zeros(len(prompts), dtype=torch.int64)
+        return Rollout(tokens, attended, sampled, zero, group, attended.any(1), texts)
 
 
 def test_every_new_try_is_hotter_and_what_stays_alike_is_missing(model, rng):

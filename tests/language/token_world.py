@@ -79,7 +79,7 @@ class World:
         with self.run(name, config) as run:
             run.watch = watch
             subject = RECIPES[name].train(config, run, {"policy": tiny(), **(inputs or {})})
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
         return subject, log(run), run
 
 
@@ -96,7 +96,7 @@ def whole_and_resumed(runs, recipe, config, monkeypatch, policy=tiny, trainer=Tr
 
     def left(run):
         with run:
-            save_subject(recipe.train(config, run, {"policy": policy()}), run)
+            save_subject(recipe.train(config, run, {"policy": policy()}), run.folder)
         files = [run.folder / "subject" / "model.safetensors"]
         for pattern in ("step-*.json", "round-*.jsonl", "replies.txt"):
             files += (run.folder / "artefacts").rglob(pattern)

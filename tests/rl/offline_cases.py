@@ -1,18 +1,36 @@
-"""Data from a behaviour that is known exactly, and what each offline row converges to on it."""
+"""Data from a behaviour that is known exactly, what each offline row converges to on it, and how it is trained there.
+
+`CASES` and `CLONE` are what the tests hold the rows to, and `benchmarks/offline_gaps.py` measures with other seeds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from scipy.optimize import brentq, minimize
 
+from trueline.core import registry
+from trueline.core.config import build
+from trueline.core.registry import Entry
+from trueline.core.run import Run
 from trueline.rl.exact.cmdp import Array, Cmdp
 from trueline.rl.exact.evaluate import Accumulated, Outcome, evaluate, occupancy
+from trueline.rl.exact.gap import InstanceGap, measure_gap
+from trueline.rl.exact.optimum import Expected
+from trueline.rl.exact.suite import instance
 from trueline.rl.exact.world import TabularWorld
-from trueline.rl.offline.data import OfflineData, record
+from trueline.rl.offline.data import OfflineData, record, write_parquet
+from trueline.rl.offline.training import OfflineRecipe
+from trueline.rl.policy import NetworkPolicy
+from trueline.safety.recipes import offline as rows
+
+EPISODES = 4000  # of a data set
 
 
 def behaviour(cmdp: Cmdp, seed: int, left_out: float = 0.25) -> Array:
@@ -43,6 +61,11 @@ def data_of(cmdp: Cmdp, policy: Array, episodes: int, seed: int = 0, box: bool =
 def covered(policy: Array) -> Any:
     """Pairs that a behaviour uses, [H, S, A]."""
     return policy > 0.0
+
+
+def free(cmdp: Cmdp) -> tuple[float, ...]:
+    """Limits that nothing exceeds."""
+    return tuple(cmdp.horizon * cmdp.cost.max((0, 1)) + 1.0)
 
 
 def safe_clone(cmdp: Cmdp, policy: Array, limit: int) -> Array:
@@ -79,7 +102,7 @@ def regression(cmdp: Cmdp, policy: Array, beta: float, multiplier: Array) -> Arr
     return found
 
 
-def constrained_regression(cmdp: Cmdp, policy: Array, beta: float) -> tuple[Outcome, float]:
+def constrained_regression(cmdp: Cmdp, policy: Array, beta: float) -> tuple[Array, float]:
     """That fixed point at the multiplier where its cost is the limit, and the multiplier; one cost."""
 
     def excess(multiplier: float) -> float:
@@ -87,7 +110,7 @@ def constrained_regression(cmdp: Cmdp, policy: Array, beta: float) -> tuple[Outc
         return float(evaluate(cmdp, table).cost[0] - cmdp.limit[0])
 
     multiplier = brentq(excess, 0.0, 50.0)
-    return evaluate(cmdp, regression(cmdp, policy, beta, np.array([multiplier]))), multiplier
+    return regression(cmdp, policy, beta, np.array([multiplier])), multiplier
 
 
 def tabular(steps: int, **update: Any) -> Mapping[str, Any]:
@@ -102,6 +125,24 @@ def tabular(steps: int, **update: Any) -> Mapping[str, Any]:
         "checkpoint_epochs": 1000,
         "update": update,
     }
+
+
+def cautious(cmdp: Cmdp, policy: Array) -> Array:
+    """CPQ's fixed point, one backward pass: the best action used whose cost to come is within the limit, else the
+    cheapest; what is beyond counts for the least that an episode can pay.
+    """
+    s, k, limit = cmdp.states, len(cmdp.costs), np.array(cmdp.limit)
+    floor = min(0.0, cmdp.horizon * float(cmdp.reward.min()))
+    value, cost, found = np.zeros(s), np.zeros((s, k)), np.zeros_like(policy)
+    for t in reversed(range(cmdp.horizon)):
+        q_r, q_c = cmdp.reward + cmdp.transition @ value, cmdp.cost + np.einsum("saz,zk->sak", cmdp.transition, cost)
+        within = (q_c <= limit).all(-1)
+        worth = np.where(within, q_r, floor - np.maximum(q_c - limit, 0.0).sum(-1))
+        best = np.where(covered(policy)[t], worth, -np.inf).argmax(1)
+        each = np.arange(s)
+        found[t, each, best] = 1.0
+        value, cost = np.where(within[each, best], q_r[each, best], floor), q_c[each, best]
+    return found
 
 
 def dice(cmdp: Cmdp, policy: Array, alpha: float) -> tuple[Array, Array]:
@@ -140,6 +181,86 @@ def dice(cmdp: Cmdp, policy: Array, alpha: float) -> tuple[Array, Array]:
     return np.where(total > 1e-12, joint / np.where(total > 1e-12, total, 1.0), policy), found.x[h * s :]
 
 
+# -- each row, what it is trained on, and what it is held to -----------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A row on the episodes of a behaviour in a process."""
+
+    row: OfflineRecipe
+    cmdp: Cmdp
+    settings: Mapping[str, Any]
+    fixed_point: Callable[[Cmdp, Array], Array] | None = None  # (process, μ) -> π; None: the best the data support
+    limited: bool = True  # False: the problem without limits
+    behaviour_seed: int = 0
+
+    @property
+    def mu(self) -> Array:
+        """The behaviour, [H, S, A]."""
+        return behaviour(self.cmdp, self.behaviour_seed)
+
+    @property
+    def problem(self) -> Expected:
+        """The best that the data support."""
+        return Expected(self.cmdp.limit if self.limited else free(self.cmdp), covered(self.mu))
+
+    def target(self) -> Outcome:
+        """What the row should come to."""
+        if self.fixed_point is None:
+            return self.problem.solve(self.cmdp).outcome
+        return evaluate(self.cmdp, self.fixed_point(self.cmdp, self.mu))
+
+
+def recorded(case: Case, folder: Path, seed: int = 0) -> str:
+    """The path of a case's data, drawn by a seed."""
+    write_parquet(data_of(case.cmdp, case.mu, EPISODES, seed), folder / "data.parquet")
+    return str(folder / "data.parquet")
+
+
+def trained(case: Case, path: str, seed: int = 0) -> InstanceGap:
+    """One training on data; every policy on the way is evaluated exactly, against the best that the data support."""
+    settings = {**case.settings, "dataset": path}
+    (found,) = measure_gap(case.row, lambda _: case.problem, [case.cmdp], settings, (seed,)).trainings
+    return found
+
+
+GARNET, TOLLS = instance("Garnet1"), instance("Tolls")
+# Limits away from every cost to come, so that no estimate has to be exact. In the second every step pays 3 less: every
+# policy loses the same, and none becomes better than another.
+WIDER = replace(TOLLS, limit=(4.5,))
+LOWERED = replace(instance("Corridor"), name="Corridor-lowered", reward=instance("Corridor").reward - 3.0, limit=(2.1,))
+LAG = {"constraint": {"kind": "lagrangian", "rule": "sgd", "lr": 0.002, "init": 0.0}, "multiplier_after": 300}
+PENALISED = tabular(800, lr=0.05, critic_lr=0.05, model_lr=0.05, polyak=0.1, batch=128)
+
+
+def _crr(beta: float) -> Case:
+    settings = tabular(1000, lr=0.03, critic_lr=0.03, polyak=0.1, beta=beta, weight_max=1e4)
+    return Case(rows.CRR, GARNET, settings, lambda cmdp, mu: regression(cmdp, mu, beta, np.zeros(1)), limited=False)
+
+
+CASES: dict[str, Case] = {
+    "bc-safe": Case(rows.BC_SAFE, GARNET, tabular(400, lr=0.05),
+                    lambda cmdp, mu: safe_clone(cmdp, mu, int(cmdp.limit[0]))),
+    "bcq": Case(rows.BCQ, GARNET, tabular(800, lr=0.03, critic_lr=0.05, polyak=0.1), limited=False),
+    # Its policy jumps between two vertices, so that the average takes many iterates.
+    "bcq-lag": Case(rows.BCQ_LAG, GARNET,
+                    {**tabular(2000, lr=0.02, critic_lr=0.03, polyak=0.1), **LAG, "steps_per_epoch": 8}),
+    "crr, β = 0.3": _crr(0.3),
+    "crr, β = 0.1": _crr(0.1),
+    "c-crr": Case(rows.C_CRR, GARNET,
+                  {**tabular(2400, lr=0.02, critic_lr=0.02, polyak=0.1, beta=0.1, weight_max=1e4), **LAG},
+                  lambda cmdp, mu: constrained_regression(cmdp, mu, 0.1)[0]),
+    "coptidice": Case(rows.COPTIDICE, TOLLS,
+                      tabular(2000, lr=0.02, alpha=0.1, epsilon=0.0, multiplier_lr=0.005),
+                      lambda cmdp, mu: dice(cmdp, mu, 0.1)[0]),
+    "cpq, rewards above 0": Case(rows.CPQ, WIDER, PENALISED, cautious),
+    "cpq, rewards below 0": Case(rows.CPQ, LOWERED, PENALISED, cautious, behaviour_seed=1),
+}  # fmt: skip
+
+
+# -- continuous actions: one state, one step that pays −(a − 0.8)² and costs 1 + a -------------------------------------
+
+
 class Slope:
     """Spaces of a world of one step and one continuous action; offline rows never step it."""
 
@@ -154,3 +275,59 @@ class Slope:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def slope(id: str, num_envs: int, threads: int = 1) -> Slope:
+    """The world by its id."""
+    return Slope(num_envs)
+
+
+def trained_on_actions(
+    folder: Path, row: OfflineRecipe, action: Array, settings: Mapping[str, Any], seed: int = 0
+) -> NetworkPolicy:
+    """A row trained on actions [n] of the slope."""
+    registry.add(Entry("env", "Offline-Slope-v0", "offline_cases:slope", "for tests"), "tests")
+    one, over = np.ones((len(action), 1), np.float32), np.ones(len(action), np.bool_)
+    data = OfflineData(one, action[:, None].astype(np.float32), -np.square(action - 0.8), (1.0 + action)[:, None],
+                       one, over, ~over, costs=("effort",))  # fmt: skip
+    write_parquet(data, folder / "slope.parquet")
+    nets = {"actor": {"hidden": [16]}, "critic": {"hidden": [32]}}
+    world = {"env": "Offline-Slope-v0", "dataset": str(folder / "slope.parquet"), "gamma": 1.0, "cost_gamma": 1.0}
+    config = build(row.Config, {**nets, **settings, **world})
+    with Run.create(folder, kind="train", name=row.name, config=config, seed=seed) as run:
+        policy: NetworkPolicy = row.train(config, run, {})
+    return policy
+
+
+def drawn_actions(policy: NetworkPolicy, count: int = 4000) -> Array:
+    """Actions [count] that a policy takes there."""
+    return policy.act(np.ones((count, 1), np.float32), None, np.random.default_rng(0))[0][:, 0].astype(np.float64)
+
+
+class Clone(NamedTuple):
+    """An auto-encoder on normal actions, and the normal that it should draw."""
+
+    mean: float
+    deviation: float  # s, of the data
+    settings: Mapping[str, Any]
+
+    @property
+    def drawn_deviation(self) -> float:
+        """√(s² − κ/4), κ the weight of the latents' KL.
+
+        Its loss, (a − D)² + κ·KL/2 with the KL summed over two latents, is κ/2 times the negative evidence bound of
+        a = D(z) + ε, ε ~ N(0, κ/4), up to a constant. Of normal data that bound is the likelihood where D is linear,
+        so that no other decoder has a lower loss; and the policy draws D(z) without ε.
+        """
+        return math.sqrt(self.deviation**2 - self.settings["update"]["kl_weight"] / 4.0)
+
+    def draws(self, folder: Path, seed: int = 0, count: int = 20_000) -> Array:
+        """Actions [count] of a training."""
+        data = np.random.default_rng(seed).normal(self.mean, self.deviation, EPISODES).clip(-1.0, 1.0)
+        return drawn_actions(trained_on_actions(folder, rows.VAE_BC, data, self.settings, seed), count)
+
+
+CLONE = Clone(
+    -0.2, 0.2,
+    {"total_steps": 700, "steps_per_epoch": 700, "update": {"batch": 128, "lr": 5e-3, "kl_weight": 0.05}},
+)  # fmt: skip

@@ -23,8 +23,8 @@ from trueline.rl.policy import WorldRef
 from trueline.rl.teams.exact import GAMES, WORLD
 from trueline.rl.teams.networks import Roster, Team
 from trueline.rl.teams.policy import TeamPolicy
-from trueline.rl.teams.training import as_team
-from trueline.safety.worlds.multi_goal import MULTI_GOALS
+from trueline.rl.teams.world import as_team
+from trueline.safety.worlds.multi_goal_table import MULTI_GOALS
 
 GAME = GAMES["Pair5"]  # two agents with a cost each
 OPTIONS = {"cmdp": GAME.cmdp.to_json(), "actions": list(GAME.actions)}

@@ -147,6 +147,21 @@ def test_the_policy_comes_near_the_best_safe_return(training):
     assert (BEST - found.episode_return.mean()) / BEST <= 2.0 * GAP  # the controller, to begin with, is worth 0
 
 
+def test_everything_that_learns_has_moved_and_costs_are_finite(training, tmp_path):
+    # The seed of networks is the run's, so that a trainer that has not begun holds what that training began with.
+    policy, lines, _ = training
+    with make_run(tmp_path, build(Certified, QUICK), seed=0) as run:
+        fresh = Trainer(build(Certified, QUICK), run)
+    still = set()
+    for began, ended in ((fresh.core, policy.filter.core), (fresh.network, policy.policy.network)):
+        for (name, one), other in zip(began.named_parameters(), ended.parameters(), strict=True):
+            assert torch.isfinite(other).all(), name
+            still |= {name} if len(other.ravel()) and torch.equal(one, other) else set()
+    assert still <= {"certificate.net.biases.2"}, still  # a barrier is f(s) − f(s₀): but for rounding, it cancels
+    assert np.isfinite([value for line in lines for name, value in line.items() if name.endswith("_wall")]).all()
+    assert np.isfinite(played(policy_actions(policy, np.random.default_rng(3))).cost).all()
+
+
 def test_behind_its_guard_any_policy_keeps_clear_of_the_walls(training):
     policy, _, _ = training
     rng = np.random.default_rng(2)
@@ -250,7 +265,7 @@ def test_a_core_takes_over_when_it_is_certified_and_calls_no_less_safe(tmp_path)
 def test_a_loaded_policy_acts_as_the_saved_one(training, tmp_path):
     policy, _, _ = training
     with make_run(tmp_path, build(Certified, TINY)) as run:
-        save_subject(policy, run)
+        save_subject(policy, run.folder)
     loaded = load(run.folder / "subject")
     assert isinstance(loaded, CertifiedPolicy)
     assert isinstance(loaded, Acts)

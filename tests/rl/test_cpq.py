@@ -2,114 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from offline_cases import Slope, behaviour, covered, data_of, tabular
+from offline_cases import CASES, EPISODES, behaviour, data_of, drawn_actions, recorded, trained, trained_on_actions
 
-from trueline.core import registry
 from trueline.core.config import build
 from trueline.core.errors import ConfigError
-from trueline.core.registry import Entry
-from trueline.core.run import Run
-from trueline.rl.exact.cmdp import Cmdp
-from trueline.rl.exact.evaluate import evaluate
-from trueline.rl.exact.gap import measure_gap
-from trueline.rl.exact.optimum import Expected
 from trueline.rl.exact.suite import instance
 from trueline.rl.handlers.constraint import unconstrained
 from trueline.rl.off_policy.networks import QNetwork, pessimistic
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.offline.cpq import Cpq, CpqLearner, objective, penalised, safe, shortfall
-from trueline.rl.offline.data import OfflineData, write_parquet
+from trueline.rl.offline.data import write_parquet
 from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.safety.recipes.offline import CPQ
 
 
-def fixed_point(cmdp: Cmdp, seen: Any, limit: Any, floor: float) -> np.ndarray:
-    """The policy [H, S, A] that one backward pass gives: the best action seen within the limit, else the cheapest."""
-    s, k = cmdp.states, len(cmdp.costs)
-    value, cost, policy = np.zeros(s), np.zeros((s, k)), np.zeros(seen.shape)
-    for t in reversed(range(cmdp.horizon)):
-        q_r, q_c = cmdp.reward + cmdp.transition @ value, cmdp.cost + np.einsum("saz,zk->sak", cmdp.transition, cost)
-        within = (q_c <= limit).all(-1)
-        worth = np.where(within, q_r, floor - np.maximum(q_c - limit, 0.0).sum(-1))
-        best = np.where(seen[t], worth, -np.inf).argmax(1)
-        rows = np.arange(s)
-        policy[t, rows, best] = 1.0
-        value, cost = np.where(within[rows, best], q_r[rows, best], floor), q_c[rows, best]
-    return policy
-
-
-def on_tables(cmdp, seed, tmp_path):
-    """What the row comes to on 4,000 episodes of a behaviour that leaves some actions out, and what it should."""
-    mu = behaviour(cmdp, seed)
-    write_parquet(data_of(cmdp, mu, 4000), tmp_path / "data.parquet")
-    floor = min(0.0, cmdp.horizon * float(cmdp.reward.min()))
-    exact = evaluate(cmdp, fixed_point(cmdp, covered(mu), np.array(cmdp.limit), floor))
-    problem = Expected(cmdp.limit, covered(mu))
-    update = {"lr": 0.05, "critic_lr": 0.05, "model_lr": 0.05, "polyak": 0.1, "batch": 128}
-    settings = {**tabular(800, **update), "dataset": str(tmp_path / "data.parquet")}
-    (found,) = measure_gap(CPQ, lambda _: problem, [cmdp], settings=settings).trainings
-    return found, exact
-
-
-# Limits away from every cost to come, so that no estimate has to be exact. In the second every step pays 3 less: every
-# policy loses the same, and none becomes better than another.
-TOLLS = replace(instance("Tolls"), limit=(4.5,))
-LOWERED = replace(instance("Corridor"), reward=instance("Corridor").reward - 3.0, limit=(2.1,))
-
-
-@pytest.mark.parametrize(("cmdp", "seed"), [(TOLLS, 0), (LOWERED, 1)], ids=["positive", "negative"])
-def test_it_is_its_fixed_point_within_the_datas_support(cmdp, seed, tmp_path):
-    found, exact = on_tables(cmdp, seed, tmp_path)
+@pytest.mark.parametrize("name", ["cpq, rewards above 0", "cpq, rewards below 0"])
+def test_it_is_its_fixed_point_within_the_datas_support(name, tmp_path):
+    case = CASES[name]
+    found, exact = trained(case, recorded(case, tmp_path)), case.target()
     scale = found.unconstrained - found.safest
     assert abs(found.average.episode_return - exact.episode_return) < 0.03 * scale
     assert found.average.constrained[0] == pytest.approx(exact.cost[0], abs=0.03 * found.span[0])
     # It keeps the limit on average too, and is not the best that does: it keeps it in every state.
-    assert exact.cost[0] <= cmdp.limit[0]
+    assert exact.cost[0] <= case.cmdp.limit[0]
     assert found.average.gap > -0.03
 
 
 def test_with_a_floor_of_zero_negative_rewards_make_passing_the_limit_best(tmp_path, monkeypatch):
     monkeypatch.setattr(CpqLearner, "floor", lambda self, reward, start: torch.zeros(()))
-    found, exact = on_tables(LOWERED, 1, tmp_path)
-    assert exact.cost[0] < LOWERED.limit[0] < found.average.constrained[0] - 0.3
+    case = CASES["cpq, rewards below 0"]
+    found = trained(case, recorded(case, tmp_path))
+    assert case.target().cost[0] < case.cmdp.limit[0] < found.average.constrained[0] - 0.3
 
 
 # -- continuous actions: one step that pays −(a − 0.8)² and costs 1 + a ------------------------------------------------
 
 
-def slope_data(folder, top=1.0):
-    """Actions uniform on [−1, top]."""
-    a = np.random.default_rng(0).uniform(-1.0, top, 4000)
-    one, over = np.ones((4000, 1), np.float32), np.ones(4000, np.bool_)
-    data = OfflineData(one, a[:, None].astype(np.float32), -np.square(a - 0.8), (1.0 + a)[:, None], one, over,
-                       ~over, costs=("effort",))  # fmt: skip
-    write_parquet(data, folder / "slope.parquet")
-    return str(folder / "slope.parquet")
-
-
-def slope(id, num_envs, threads=1):
-    return Slope(num_envs)
-
-
 def on_the_slope(tmp_path, steps, limit, top=1.0, **update):
-    """Mean action of the policy, and its deviation."""
-    registry.add(Entry("env", "Cpq-Slope-v0", "test_cpq:slope", "for tests"), "tests")
-    nets = {"actor": {"hidden": [16]}, "critic": {"hidden": [32]}}
-    data = {"env": "Cpq-Slope-v0", "dataset": slope_data(tmp_path, top), "cost_limit": limit}
-    every = {"total_steps": steps, "steps_per_epoch": steps, "gamma": 1.0, "cost_gamma": 1.0, **nets, **data}
+    """Of actions uniform on [−1, top]: mean action of the policy, and its deviation."""
+    action = np.random.default_rng(0).uniform(-1.0, top, EPISODES)
     quick = {"batch": 128, "lr": 5e-3, "critic_lr": 1e-2, "model_lr": 5e-3, "polyak": 0.1}
-    config = build(CPQ.Config, {**every, "update": {**quick, "kl_weight": 0.05, "actions": 4, **update}})
-    with Run.create(tmp_path, kind="train", name="cpq", config=config, seed=0) as run:
-        policy = CPQ.train(config, run, {})
-    found = policy.act(np.ones((2000, 1), np.float32), None, np.random.default_rng(0))[0][:, 0]
+    update = {**quick, "kl_weight": 0.05, "actions": 4, **update}
+    settings = {"total_steps": steps, "steps_per_epoch": steps, "cost_limit": limit, "update": update}
+    found = drawn_actions(trained_on_actions(tmp_path, CPQ, action, settings), 2000)
     return float(found.mean()), float(found.std())
 
 

@@ -122,11 +122,11 @@ def trained(root, id, name, until=None, **change):
         made.one_epoch = killed
         with suppress(KeyboardInterrupt):
             policy = made.train()
-            save_subject(policy, run)
+            save_subject(policy, run.folder)
             return run, policy
     with Run.reopen(root / id) as run:
         policy = loop.trainer(config, run).train()
-        save_subject(policy, run)
+        save_subject(policy, run.folder)
         return run, policy
 
 

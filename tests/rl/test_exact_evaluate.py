@@ -17,7 +17,7 @@ from trueline.rl.exact.evaluate import (
     mixture,
     occupancy,
 )
-from trueline.rl.exact.optimum import policy_of
+from trueline.rl.exact.occupancy import policy_of
 
 
 def random_policy(cmdp, seed, levels=None):

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from trueline.core.errors import ConfigError
 from trueline.rl.exact.cmdp import Cmdp
 from trueline.rl.exact.evaluate import Accumulated, best_plan, evaluate
+from trueline.rl.exact.occupancy import Infeasible
 from trueline.rl.exact.optimum import (
     PROBLEMS,
     AlmostSure,
@@ -19,7 +20,6 @@ from trueline.rl.exact.optimum import (
     Chance,
     Cvar,
     Expected,
-    Infeasible,
     Penalty,
     best_sequence,
     cost_span,

@@ -321,7 +321,7 @@ def test_a_saved_filtered_policy_acts_as_before(tmp_path, learnt, registered, ki
     walls = build(WallBarrier, {"position": [0, 1], "velocity": [2, 3], "extent": 1.5, "acceleration": 1.0})
     filtered = FilteredPolicy(linear_policy(CHASE), learnt[0] if kind == "linear-cost" else walls)
     with Run.create(tmp_path, kind="train", name="test", config={}, seed=0, id="run") as run:
-        save_subject(filtered, run)
+        save_subject(filtered, run.folder)
     again = load_subject(tmp_path / "run")
     obs = PointWorld(num_envs=9).reset(np.arange(9, dtype=np.uint32))
     obs[:, 2:4] = np.random.default_rng(0).normal(0, 0.5, (9, 2))
@@ -353,7 +353,7 @@ def test_what_cannot_be_saved_or_read_is_named(tmp_path, learnt):
 def made(root, policy, **settings):
     """A run of the recipe behind a saved policy."""
     with Run.create(root, kind="train", name="test", config={}, seed=0, id="policy") as run:
-        save_subject(policy, run)
+        save_subject(policy, run.folder)
     config = build(SafetyFilter, {"record_steps": 2000, "num_envs": 10, **settings})
     inputs = {"policy": root / "policy"}
     with Run.create(root, kind="train", name="safety-filter", config=config, seed=1, inputs=inputs, id="run") as run:
@@ -370,7 +370,7 @@ def test_the_recipe_learns_the_filter_and_logs_what_it_leaves_unexplained(tmp_pa
     assert drift[0, 0] == pytest.approx(-0.1, abs=0.02)
     assert gradient[0, 0] == pytest.approx([DT, 0.0], abs=0.02)
     assert filtered.parent == "policy"
-    save_subject(filtered, run)
+    save_subject(filtered, run.folder)
     assert isinstance(load_subject(run.folder), Filters)
 
 

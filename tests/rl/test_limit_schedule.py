@@ -108,6 +108,7 @@ def test_every_limit_on_the_way_has_to_fit_the_costs(wrong, says):
     [
         3.0,
         [3.0, 4.0],
+        {"b": 3.0, "a": 4.0},
         LINE,
         {"kind": "steps", "values": [3.0, [1.0, 2.0]], "at": [0.5]},
         {"kind": "calibrated", "run": "run://free", "share": 0.25},

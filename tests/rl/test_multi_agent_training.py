@@ -36,7 +36,9 @@ from trueline.rl.networks import ActorNetwork, Network
 from trueline.rl.policy import Acts, WorldRef
 from trueline.rl.spaces import ObservationCodec
 from trueline.rl.teams import exact
+from trueline.rl.teams.estimates import estimate, signals_of
 from trueline.rl.teams.exact import GAMES, WORLD, Game, GameWorld, best_response, independent, make_game, marginals
+from trueline.rl.teams.limits import team_limits, team_path
 from trueline.rl.teams.networks import CentralCritic, Roster, TargetNorm, Team, columns_of
 from trueline.rl.teams.policy import TeamPolicy, load
 from trueline.rl.teams.training import (
@@ -45,9 +47,6 @@ from trueline.rl.teams.training import (
     TeamRecipe,
     TeamSettings,
     TeamTrainer,
-    signals_of,
-    team_limits,
-    team_path,
 )
 from trueline.rl.teams.updates import (
     Happo,
@@ -338,8 +337,6 @@ class Told:
 @pytest.mark.parametrize("sees", ["state", "observations"])
 @pytest.mark.parametrize("reward", ["team", "own"])
 def test_targets_are_returns_and_costs_to_go_agent_by_agent(tmp_path, reward, sees):
-    from trueline.rl.teams.training import estimate
-
     game = a_game((2, 3), states=2, horizon=3)
     one = {"gamma": 1.0, "cost_gamma": 1.0, "lam": 1.0, "cost_lam": 1.0}
     told = Told(tmp_path, game, reward=reward, critic_sees=sees, **one)
@@ -370,8 +367,6 @@ def test_targets_are_returns_and_costs_to_go_agent_by_agent(tmp_path, reward, se
 
 @pytest.mark.parametrize("reward", ["team", "own"])
 def test_agents_learn_from_the_teams_reward_or_from_their_own(tmp_path, reward):
-    from trueline.rl.teams.training import estimate
-
     one = {"gamma": 1.0, "lam": 1.0}
     told = Told(tmp_path, a_game((2, 3)), reward=reward, **one)
     told.batch.cost[..., 1] = 5.0 * torch.rand(told.batch.reward.shape, generator=torch.Generator().manual_seed(1))
@@ -388,8 +383,6 @@ def test_agents_learn_from_the_teams_reward_or_from_their_own(tmp_path, reward):
 
 
 def test_agents_answer_for_their_own_costs_or_for_everybodys(tmp_path):
-    from trueline.rl.teams.training import estimate
-
     game = a_game((2, 3))
     for answers, columns in (("own", [[0], [1]]), ("all", [[0, 1], [0, 1]])):
         told = Told(
@@ -411,8 +404,6 @@ def test_agents_answer_for_their_own_costs_or_for_everybodys(tmp_path):
 
 
 def test_each_signal_at_scale_one_is_mixed_as_the_original_mixes(tmp_path):
-    from trueline.rl.teams.training import estimate
-
     told = Told(tmp_path, a_game((2, 3)), ConstrainedTeam, standardise="each", constraint={"init": 0.78})
     found = estimate(told.batch, told.trainer.team, told.trainer.overview, told.config)
     reward, cost = found.reward[..., 0], found.cost[..., 1, 0]
@@ -423,12 +414,10 @@ def test_each_signal_at_scale_one_is_mixed_as_the_original_mixes(tmp_path):
 
 
 def test_slack_is_of_each_agents_limit_per_step(tmp_path):
-    from trueline.rl.teams.training import estimate
-
     told = Told(tmp_path, a_game((2, 3), horizon=3), LimitedTeam, cost_limit=[1.0, 2.0], update={"passes": 1})
     trainer = told.trainer
     trainer.update = Macpo()
-    trainer.recent_cost, trainer.recent_length = np.array([[4.0, 1.0], [2.0, 1.0]]), np.array([3, 3])
+    trainer.steering.add(np.array([[4.0, 1.0], [2.0, 1.0]]), np.array([3, 3]))
     found = estimate(told.batch, trainer.team, trainer.overview, told.config)
     torch.testing.assert_close(trainer._advantage(0, found).slack, torch.tensor([(3.0 - 1.0) / 3.0]))
     torch.testing.assert_close(trainer._advantage(1, found).slack, torch.tensor([(1.0 - 2.0) / 3.0]))
@@ -677,7 +666,7 @@ def test_of_episodes_on_both_only_those_on_fresh_layouts_are_measured(tmp_path, 
         trainer.train()
     fresh = int((~np.isin(trainer.met, seeds)).sum())
     assert 0 < fresh < len(trainer.met) == len(trainer.recent.episode_return)
-    assert len(trainer.recent_cost) == len(trainer.recent_length) == len(trainer.recent.cost) == fresh
+    assert len(trainer.steering.cost) == len(trainer.steering.length) == len(trainer.recent.cost) == fresh
 
 
 def test_layouts_that_failed_get_their_share_and_do_not_steer(tmp_path, rng):

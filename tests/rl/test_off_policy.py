@@ -168,7 +168,7 @@ def test_every_row_moves_everything_it_learns(row, tmp_path):
     assert policy.costs == (("right", "off_axis") if limited else ())
     if trainer.handler is not None:
         assert (trainer.handler_state["multiplier"] != start["multiplier"]).any()
-        assert np.isfinite(trainer.recent_cost.mean())
+        assert np.isfinite(trainer.steering.cost.mean())
     assert (policy.multipliers is not None) == limited
 
 
@@ -242,7 +242,7 @@ def test_the_best_action_within_the_limit_is_found(row, given, update, tmp_path)
     given = {**BANDIT, **given, "update": {"batch": 64, "lr": 3e-3, "critic_lr": 3e-3, **update}}
     trainer, policy = trained(tmp_path, row, **given)
     assert mode_of(policy) == pytest.approx(0.2, abs=0.04)
-    assert trainer.recent_cost.mean() == pytest.approx(1.2, abs=0.1)
+    assert trainer.steering.cost.mean() == pytest.approx(1.2, abs=0.1)
     lines = logged(tmp_path)
     multipliers = [line["constraint/multiplier_effort"] for line in lines[len(lines) // 2 :]]
     assert np.mean(multipliers) == pytest.approx(1.2, abs=0.2)
@@ -434,7 +434,7 @@ def test_episodes_that_random_actions_were_part_of_do_not_steer_it(tmp_path, mon
     trainer, _ = trained(tmp_path, rows.SAC_LAG, warm_up=100, total_steps=240)
     # 60 steps each are five episodes in four worlds; random actions were taken up to step 25, within the third.
     assert len(trainer.recent.episode_return) == 20
-    assert len(trainer.recent_cost) == 8
+    assert len(trainer.steering.cost) == 8
 
 
 def test_layouts_that_failed_do_not_steer_it(tmp_path, rng):
@@ -445,7 +445,7 @@ def test_layouts_that_failed_do_not_steer_it(tmp_path, rng):
     given = {"layouts": ["run://audited/found.json"], "layouts_share": 1.0, "constraint": {"init": 0.5}}
     trainer, policy = trained(tmp_path, rows.SAC_LAG, **given)
     assert len(trainer.recent.episode_return) > 5
-    assert len(trainer.recent_cost) == 0
+    assert len(trainer.steering.cost) == 0
     assert policy.multipliers.tolist() == [0.5, 0.5]
     assert {split_of(int(seed)).split for seed in policy.layouts_met} == {"respond"}
 

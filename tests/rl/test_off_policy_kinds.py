@@ -218,7 +218,7 @@ def test_a_cvars_excess_is_kept_when_its_threshold_moves(tmp_path):
         excess, limits = np.zeros((0, 2)), []
         for _ in range(5):
             trainer.one_epoch()
-            now = trainer.recent_cost - trainer.limits().numpy()
+            now = trainer.steering.cost - trainer.limits().numpy()
             np.testing.assert_allclose(now[: len(excess)], excess, atol=1e-12)
             excess = now
             limits.append(tuple(trainer.limits().tolist()))

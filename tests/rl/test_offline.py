@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 from offline_cases import (
-    Slope,
+    CASES,
+    CLONE,
+    EPISODES,
     behaviour,
     constrained_regression,
     covered,
     data_of,
     dice,
-    regression,
-    safe_clone,
+    drawn_actions,
+    free,
     tabular,
+    trained,
+    trained_on_actions,
 )
 from scipy.optimize import minimize_scalar
 
@@ -31,11 +35,11 @@ from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.rl.distributions import Choices, SquashedGaussian
 from trueline.rl.exact.evaluate import evaluate, occupancy
-from trueline.rl.exact.gap import measure_gap
 from trueline.rl.exact.optimum import Expected
 from trueline.rl.exact.suite import instance
 from trueline.rl.exact.tables import outcome_of, policy_table
 from trueline.rl.exact.world import make as exact_world
+from trueline.rl.handlers.constraint import normalised, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.off_policy.networks import QNetwork
 from trueline.rl.off_policy.replay import Transitions
@@ -43,15 +47,14 @@ from trueline.rl.offline.bcq import Bcq, perturbation_loss, soft_pessimistic
 from trueline.rl.offline.behaviour_cloning import Cloning, cloning_loss
 from trueline.rl.offline.coptidice import Coptidice, divergence, dual_loss, inverse_slope, kl_of, tilted
 from trueline.rl.offline.crr import Crr, regression_weight
-from trueline.rl.offline.data import OfflineData, read, write_parquet
+from trueline.rl.offline.data import read, write_parquet
 from trueline.rl.offline.networks import Generated, Rules, latent_kl, perturbed, scored, supported
-from trueline.rl.offline.terms import Plan
+from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.offline.training import Constrained, Limited, Offline, OfflineRecipe, Trainer
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.safety.recipes import offline as rows
 
 ROWS = [getattr(rows, name) for name in rows.__all__]
-LAG = {"constraint": {"kind": "lagrangian", "rule": "sgd", "lr": 0.002, "init": 0.0}, "multiplier_after": 300}
 
 
 @pytest.fixture(scope="module")
@@ -79,27 +82,13 @@ def _recorded(name, folder, box=False):
     return cmdp, mu, str(folder / "data.parquet")
 
 
-def reached(row, case, steps, limit=None, given=None, box=False, **update):
-    """Gap to the optimum within the data's support, and what the average of iterates attains."""
-    cmdp, mu, path = case
-    problem = Expected(limit or cmdp.limit, covered(mu))
-    settings = {**tabular(steps, **update), **(given or {}), "dataset": path}
-    (found,) = measure_gap(row, lambda _: problem, [cmdp], settings=settings, box=box).trainings
-    return found
-
-
-def free(cmdp):
-    """Limits that nothing exceeds."""
-    return tuple(cmdp.horizon * cmdp.cost.max((0, 1)) + 1.0)
-
-
 # -- each row against its optimum -------------------------------------------------------------------------------------
 
 
 def test_bc_safe_is_the_clone_of_the_episodes_within_the_limit(garnet):
-    cmdp, mu, _ = garnet
-    found = reached(rows.BC_SAFE, garnet, 400, lr=0.05).average
-    exact, whole = evaluate(cmdp, safe_clone(cmdp, mu, int(cmdp.limit[0]))), evaluate(cmdp, mu)
+    cmdp, mu, path = garnet
+    case = CASES["bc-safe"]
+    found, exact, whole = trained(case, path).average, case.target(), evaluate(cmdp, mu)
     assert found.episode_return == pytest.approx(exact.episode_return, abs=0.04)  # two standard errors of the data
     assert found.constrained[0] == pytest.approx(exact.cost[0], abs=0.05)
     assert whole.cost[0] - exact.cost[0] > 0.5  # what leaving costly episodes out does
@@ -107,8 +96,8 @@ def test_bc_safe_is_the_clone_of_the_episodes_within_the_limit(garnet):
 
 
 def test_bcq_finds_the_best_policy_within_the_datas_support(garnet):
-    cmdp, _, _ = garnet
-    found = reached(rows.BCQ, garnet, 800, free(cmdp), lr=0.03, critic_lr=0.05, polyak=0.1)
+    cmdp, _, path = garnet
+    found = trained(CASES["bcq"], path)
     assert found.average.gap < 0.02
     # Support matters here: a policy that also used what the data never show would be better, or worse and not know it.
     outside = Expected(free(cmdp)).solve(cmdp).value
@@ -116,39 +105,34 @@ def test_bcq_finds_the_best_policy_within_the_datas_support(garnet):
 
 
 def test_bcq_lag_keeps_the_limit_at_the_best_return_the_data_support(garnet):
-    # Its policy jumps between two vertices, so that the average takes many iterates.
-    given = {**LAG, "steps_per_epoch": 8}
-    found = reached(rows.BCQ_LAG, garnet, 2000, given=given, lr=0.02, critic_lr=0.03, polyak=0.1)
+    found = trained(CASES["bcq-lag"], garnet[2])
     assert found.average.passed
     assert found.multipliers[0] == pytest.approx(found.optimal_multipliers[0], abs=0.05)
 
 
-@pytest.mark.parametrize("beta", [0.3, 0.1])
-def test_crr_is_its_fixed_point(garnet, beta):
-    cmdp, mu, _ = garnet
-    settings = {"lr": 0.03, "critic_lr": 0.03, "polyak": 0.1, "beta": beta, "weight_max": 1e4}
-    found = reached(rows.CRR, garnet, 1000, free(cmdp), **settings).average
-    exact = evaluate(cmdp, regression(cmdp, mu, beta, np.zeros(1)))
-    assert found.episode_return == pytest.approx(exact.episode_return, abs=0.05)
-    assert found.gap < {0.3: 0.2, 0.1: 0.03}[beta]  # it nears the optimum of the support as β falls
+@pytest.mark.parametrize(("beta", "gap"), [(0.3, 0.2), (0.1, 0.03)])
+def test_crr_is_its_fixed_point(garnet, beta, gap):
+    case = CASES[f"crr, β = {beta}"]
+    found = trained(case, garnet[2]).average
+    assert found.episode_return == pytest.approx(case.target().episode_return, abs=0.05)
+    assert found.gap < gap  # it nears the optimum of the support as β falls
 
 
 def test_c_crr_is_its_fixed_point_at_the_multiplier_that_keeps_the_limit(garnet):
-    cmdp, mu, _ = garnet
-    settings = {"lr": 0.02, "critic_lr": 0.02, "polyak": 0.1, "beta": 0.1, "weight_max": 1e4}
-    found = reached(rows.C_CRR, garnet, 2400, given=LAG, **settings)
-    exact, multiplier = constrained_regression(cmdp, mu, 0.1)
+    cmdp, mu, path = garnet
+    found = trained(CASES["c-crr"], path)
+    table, multiplier = constrained_regression(cmdp, mu, 0.1)
     assert found.average.passed  # against the optimum of the support
-    assert found.average.episode_return == pytest.approx(exact.episode_return, abs=0.05)
+    assert found.average.episode_return == pytest.approx(evaluate(cmdp, table).episode_return, abs=0.05)
     assert found.multipliers[0] == pytest.approx(multiplier, abs=0.03)
 
 
 def test_coptidice_is_the_solution_of_its_dual(tolls):
-    cmdp, mu, _ = tolls
+    cmdp, mu, path = tolls
     policy, multiplier = dice(cmdp, mu, 0.1)
     exact = evaluate(cmdp, policy)
     assert exact.cost[0] == pytest.approx(cmdp.limit[0], abs=1e-4)
-    found = reached(rows.COPTIDICE, tolls, 2000, lr=0.02, alpha=0.1, epsilon=0.0, multiplier_lr=0.005)
+    found = trained(CASES["coptidice"], path)
     scale = found.unconstrained - found.safest
     assert abs(found.average.episode_return - exact.episode_return) < 0.02 * scale
     assert found.average.constrained[0] == pytest.approx(cmdp.limit[0], abs=0.01 * found.span[0])
@@ -167,32 +151,12 @@ def test_the_solution_of_coptidice_nears_the_optimum_of_the_support_as_alpha_fal
 # -- continuous actions: one step that pays −(a − 0.8)² and costs 1 + a ------------------------------------------------
 
 
-def slope_data(folder, top=1.0):
-    """Actions uniform on [−1, top], with a little noise on the reward."""
-    rng = np.random.default_rng(0)
-    a = rng.uniform(-1.0, top, 4000)
-    one = np.ones((4000, 1), np.float32)
-    over = np.ones(4000, np.bool_)
-    data = OfflineData(one, a[:, None].astype(np.float32), -np.square(a - 0.8), (1.0 + a)[:, None], one, over, ~over,
-                       costs=("effort",))  # fmt: skip
-    write_parquet(data, folder / "slope.parquet")
-    return str(folder / "slope.parquet")
-
-
-def slope(id, num_envs, threads=1):
-    return Slope(num_envs)
-
-
 def on_the_slope(tmp_path, row, steps, top=1.0, given=None, **update):
-    """Mean action, its deviation, and the multiplier where there is one."""
-    registry.add(Entry("env", "Offline-Slope-v0", "test_offline:slope", "for tests"), "tests")
-    nets = {"actor": {"hidden": [16]}, "critic": {"hidden": [32]}}
-    data = {"env": "Offline-Slope-v0", "dataset": slope_data(tmp_path, top)}
-    every = {"total_steps": steps, "steps_per_epoch": steps, "gamma": 1.0, "cost_gamma": 1.0, **nets, **data}
-    config = build(row.Config, {**every, **(given or {}), "update": {"batch": 128, **update}})
-    with Run.create(tmp_path, kind="train", name=row.name, config=config, seed=0) as run:
-        policy = row.train(config, run, {})
-    found = policy.act(np.ones((4000, 1), np.float32), None, np.random.default_rng(0))[0][:, 0]
+    """On actions uniform on [−1, top]: mean action, its deviation, and the multiplier where there is one."""
+    action = np.random.default_rng(0).uniform(-1.0, top, EPISODES)
+    settings = {"total_steps": steps, "steps_per_epoch": steps, **(given or {}), "update": {"batch": 128, **update}}
+    policy = trained_on_actions(tmp_path, row, action, settings)
+    found = drawn_actions(policy)
     multiplier = None if policy.multipliers is None else float(policy.multipliers[0])
     return float(found.mean()), float(found.std()), multiplier
 
@@ -207,6 +171,13 @@ def test_a_cloning_auto_encoder_draws_actions_as_the_data_have_them(tmp_path):
     mean, deviation, _ = on_the_slope(tmp_path, rows.VAE_BC, 700, 0.4, lr=5e-3, kl_weight=0.05)
     assert mean == pytest.approx(-0.3, abs=0.05)
     assert deviation == pytest.approx(1.4 / math.sqrt(12.0), rel=0.15)
+
+
+def test_a_cloning_auto_encoder_of_normal_actions_draws_the_normal_that_its_kl_leaves(tmp_path):
+    found = CLONE.draws(tmp_path)
+    assert CLONE.drawn_deviation < 0.85 * CLONE.deviation
+    assert found.mean() == pytest.approx(CLONE.mean, abs=0.02)
+    assert found.std() == pytest.approx(CLONE.drawn_deviation, rel=0.08)
 
 
 def test_bcq_takes_the_best_action_that_the_data_show(tmp_path):
@@ -356,6 +327,49 @@ def test_multiplier_and_temperature_of_coptidice_move_towards_their_limits(discr
         assert (float(learner.own["tau"]) > tau) is rises
 
 
+def dual_of(potentials, batch, first, terms, own, weight=None):
+    """Σ of ν's dual and of every cost's τ log E[exp(ℓ/τ)], at α = 0.5; w is held still where it is given."""
+    here, after, begin = (potentials(x)[..., 0] for x in (batch.obs, batch.after, first))
+    reward, cost, gamma = batch.signal[:, 0], batch.signal[:, 1:], batch.discount[:, :1]
+    y = (reward - cost @ own["multiplier"].float() + gamma[:, 0] * after[:, 0] - here[:, 0]) / 0.5
+    conjugate = torch.where(y < 0.0, y.clamp_max(0.0).exp() - 1.0, 0.5 * y.square() + y)  # of f
+    weight = torch.where(y < 0.0, y.clamp_max(0.0).exp(), y + 1.0).detach() if weight is None else weight
+    ell = terms.start * begin[:, 1:] + weight[:, None] * (cost + gamma * after[:, 1:] - here[:, 1:])
+    tau = own["tau"].float()
+    bound = tau * (torch.logsumexp(ell / tau, 0) - math.log(len(ell)))
+    return terms.start * begin[:, 0].mean() + 0.5 * conjugate.mean(), bound, weight
+
+
+def tilted_step(**given):
+    """A learner of two costs before and after one step, and all that the step was about."""
+    update = Coptidice(alpha=0.5, epsilon=0.05, multiplier_init=0.7, grad_norm=1e9, **given)
+    learner, rng = learner_of(update, costs=("c", "d")), torch.Generator().manual_seed(5)
+    learner.own["tau"] = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    batch = batch_of()._replace(signal=torch.randn(32, 3, generator=rng), discount=torch.full((32, 3), 0.9))
+    first, limit = torch.randn(32, 3, generator=rng), torch.ones(2, dtype=torch.float64)
+    return update, learner, batch, first, Terms(unconstrained(2), limit / 10.0, limit, 0.1), dict(learner.own)
+
+
+def test_the_step_of_coptidices_potentials_is_the_gradient_of_both_duals():
+    update, learner, batch, first, terms, own = tilted_step()
+    value, bound, _ = dual_of(learner.potentials, batch, first, terms, own)
+    expected = torch.autograd.grad(value + bound.sum(), list(learner.potentials.parameters()))
+    update.learn(learner, batch, first, terms, torch.Generator().manual_seed(0))
+    # The step itself is Adam's; the gradients it was made from are still there.
+    for p, g in zip(learner.potentials.parameters(), expected, strict=True):
+        assert (g.flatten(1).norm(dim=1) > 0.0).all()  # ν's and both χ's
+        torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_of_chi_lowers_the_bound_of_every_cost_and_one_of_nu_the_dual():
+    update, learner, batch, first, terms, own = tilted_step(lr=1e-4)
+    value, bound, weight = dual_of(learner.potentials, batch, first, terms, own)
+    update.learn(learner, batch, first, terms, torch.Generator().manual_seed(0))
+    lower, below, _ = dual_of(learner.potentials, batch, first, terms, own, weight)
+    assert lower < value
+    assert (below < bound).all()
+
+
 # -- defects of the originals -----------------------------------------------------------------------------------------
 
 
@@ -379,9 +393,6 @@ def batch_of(n=32, discrete=False, seed=0, cost=None):
 
 
 def terms_of(multiplier=1.0, limit=1.0):
-    from trueline.rl.handlers.constraint import normalised
-    from trueline.rl.offline.terms import Terms
-
     lam = torch.tensor([multiplier], dtype=torch.float64)
     d = torch.tensor([limit], dtype=torch.float64)
     return Terms(normalised(lam), d / 10.0, d, 0.1)
@@ -477,8 +488,37 @@ def test_first_states_are_normalised_as_all_states_are(boxed, tmp_path):
 def made(tmp_path, row, config, id):
     with Run.create(tmp_path, kind="train", name=row.name, config=config, seed=1, id=id) as run:
         policy = row.train(config, run, {})
-        save_subject(policy, run)
+        save_subject(policy, run.folder)
     return policy
+
+
+NOT_LEARNT = {"bc-safe": "network.critics.", "coptidice": "network.critics."}  # rows whose policy needs no critics
+
+
+def parameters_of(trainer):
+    """Everything that gradient steps change, by name."""
+    own = {name: getattr(trainer.learner, name) for name in ("model", "potentials") if hasattr(trainer.learner, name)}
+    return {
+        f"{part}.{name}": p.detach().clone()
+        for part, module in {"network": trainer.network, **own}.items()
+        for name, p in module.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_moves_everything_it_learns(row, boxed, tmp_path):
+    config = for_row(row, boxed)
+    with Run.create(tmp_path, kind="train", name=row.name, config=config, seed=0) as run:
+        trainer = Trainer(config, run)
+        before, multiplier = parameters_of(trainer), trainer.policy().multipliers
+        policy = trainer.train()
+    for name, p in parameters_of(trainer).items():
+        assert torch.isfinite(p).all(), name
+        assert torch.equal(p, before[name]) is name.startswith(NOT_LEARNT.get(row.name, "nothing")), name
+    if multiplier is not None:
+        assert (policy.multipliers != multiplier).all()
+    cost = outcome_of(policy, exact_world("CmdpBox-v0", cmdp=boxed[0].to_json())).cost
+    assert ((cost > 0.0) & (cost < np.array(free(boxed[0])))).all()  # no nan, and no more than can be
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

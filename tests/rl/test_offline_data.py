@@ -264,7 +264,7 @@ def test_a_mixture_is_recorded_by_shares_and_the_same_again(tmp_path):
     row = OnPolicyRecipe("ppo", OnPolicy)
     config = build(row.Config, small)
     with Run.create(tmp_path, kind="train", name="ppo", config=config, seed=0, id="policy") as run:
-        save_subject(row.train(config, run, {}), run)
+        save_subject(row.train(config, run, {}), run.folder)
     sources = [{"policy": "random", "share": 1.0}, {"policy": "run://policy", "share": 3.0}]
     config = build(OFFLINE_DATA.Config, {**toy, "episodes": 8, "sources": sources})
     OFFLINE_DATA.check(config, tmp_path)
@@ -272,7 +272,7 @@ def test_a_mixture_is_recorded_by_shares_and_the_same_again(tmp_path):
     for id in ("a", "b"):
         with Run.create(tmp_path, kind="train", name="data", config=config, seed=3, id=id) as run:
             subject = OFFLINE_DATA.train(config, run, {})
-            save_subject(subject, run)
+            save_subject(subject, run.folder)
         digests.append(read(tmp_path / id / "artefacts" / "data.parquet").digest())
     assert digests[0] == digests[1] == subject.digest()
     assert len(subject.finished().last) == 8

@@ -86,7 +86,7 @@ def test_layouts_that_failed_do_not_steer_the_multiplier(tmp_path, rng, monkeypa
         trainer = Trainer(config, run, {})
         policy = trainer.train()
     assert len(trainer.recent.episode_return) == 8
-    assert len(trainer.recent_cost) == 0
+    assert len(trainer.steering.cost) == 0
     assert policy.multipliers.tolist() == [0.5]
     assert {split_of(int(seed)).split for seed in policy.layouts_met} == {"respond"}
 
@@ -268,7 +268,7 @@ def test_of_episodes_on_both_only_those_on_fresh_layouts_are_measured(tmp_path, 
         trainer.train()
     fresh = sum(split_of(int(seed)).split == "train" for seed in trainer.met)
     assert 0 < fresh < len(trainer.met) == len(trainer.recent.episode_return)
-    assert len(trainer.recent_cost) == len(trainer.recent_length) == len(trainer.recent.cost) == fresh
+    assert len(trainer.steering.cost) == len(trainer.steering.length) == len(trainer.recent.cost) == fresh
 
 
 def test_a_handler_on_an_update_that_takes_slack_is_refused_where_the_row_is_made():
@@ -347,7 +347,7 @@ def test_weights_and_slack_come_with_the_advantages_that_a_mix_is_made_of(tmp_pa
     torch.testing.assert_close(taken.reward.std(correction=0), torch.tensor(1.0))
     torch.testing.assert_close(taken.cost.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
     # Slack is (J_C − d) over the mean length of the same episodes, of which this world ends many early.
-    cost, length = slackening.recent_cost, slackening.recent_length
+    cost, length = slackening.steering.cost, slackening.steering.length
     assert len(cost) == len(length) > 10
     assert 1 < length.mean() < 12
     expected = (cost.mean(0) - [1.0, 3.0]) / length.mean()

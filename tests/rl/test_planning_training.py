@@ -417,7 +417,7 @@ def test_a_policy_is_a_subject(tmp_path, monkeypatch):
     if policy.kind not in known:
         registry.add(Entry("subject", policy.kind, "trueline.rl.planning.policy:load", "for tests"), "tests")
     with make_run(tmp_path, settled(rows.CCE_PETS), "kept") as run:
-        again = load_subject(save_subject(policy, run))
+        again = load_subject(save_subject(policy, run.folder))
     assert isinstance(again, PlanningPolicy)
     assert again.costs == ("beyond",)
     assert len(again.layouts_met) == len(policy.layouts_met) > 0

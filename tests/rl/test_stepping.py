@@ -16,20 +16,14 @@ from trueline.core.errors import BadWorld, ConfigError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.streams import case_seeds, split_of
+from trueline.rl.episodes import FAILED_FROM, Ended, Finished
 from trueline.rl.off_policy.training import OffPolicy
 from trueline.rl.offline.training import Offline
 from trueline.rl.planning.training import Planning
 from trueline.rl.spaces import ObservationCodec
+from trueline.rl.stepping import Stepping
 from trueline.rl.teams.training import TeamSettings
-from trueline.rl.training import (
-    FAILED_FROM,
-    ActingSettings,
-    Ended,
-    Finished,
-    Settings,
-    Stepping,
-    training_world,
-)
+from trueline.rl.training import ActingSettings, Settings, training_world
 
 N, STEPS = 3, 60
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from navigation_cases import seeds
 from scipy import ndimage
 
 from trueline.core.errors import ConfigError
@@ -16,10 +17,6 @@ from trueline.safety.worlds.layout import Squares, Stream
 from trueline.safety.worlds.table import of_head
 
 AGENT_M = 0.16  # reach of the Point
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def blocked(solids, xy: np.ndarray, reach_m: float) -> np.ndarray:

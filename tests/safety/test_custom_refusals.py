@@ -14,7 +14,7 @@ from trueline.safety.worlds.checks import check, refuse_counts
 from trueline.safety.worlds.costs import Beyond, Inside, Moving, Touching, TouchingScenery, WrongButton
 from trueline.safety.worlds.custom import make_custom
 from trueline.safety.worlds.layout import Squares
-from trueline.safety.worlds.multi_goal import MULTI_GOALS
+from trueline.safety.worlds.multi_goal_table import MULTI_GOALS
 from trueline.safety.worlds.objects import goal, hazards, pillars, push_box, shrunk, vases
 from trueline.safety.worlds.tasks import PressButton, PushToGoal, ReachGoal, RunFar
 from trueline.safety.worlds.world import Fade

@@ -10,6 +10,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.env import Stateful, Visible
@@ -18,15 +19,9 @@ from trueline.safety.worlds import WORLDS, make_world, open_world
 from trueline.safety.worlds.costs import Touching
 from trueline.safety.worlds.layout import Stream, Unplaceable
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
-from trueline.safety.worlds.multi_goal import (
-    GOALS,
-    MULTI_GOALS,
-    MultiGoalWorlds,
-    PairLayout,
-    draw_goals,
-    draw_pair,
-    make_multi_goal,
-)
+from trueline.safety.worlds.multi_goal import MultiGoalWorlds, make_multi_goal
+from trueline.safety.worlds.multi_goal_layout import PairLayout, draw_goals, draw_pair
+from trueline.safety.worlds.multi_goal_table import GOALS, MULTI_GOALS
 from trueline.safety.worlds.objects import Solid, buttons, gremlins, hazards, pillars, vases, walls
 from trueline.safety.worlds.render import NoGraphics, labels, visual_model
 from trueline.safety.worlds.tasks import ReachGoal
@@ -48,10 +43,6 @@ every_body = pytest.mark.parametrize(
 )
 # Bodies for which the original has ids and no model.
 OTHERS = [id for id in MULTI_GOALS if id not in GOLDEN["layouts"]]
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def split(id: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.safety.worlds import WORLDS, NavigationWorlds, make_world
 from trueline.safety.worlds.layout import Layout, Stream, draw_goal, draw_layout
@@ -28,10 +29,6 @@ ROUNDING_DECIDES |= {"AntPush2 push_box", "RacecarButton2 gremlin0", "RacecarGoa
 DECIDED_STEPS = 4  # up to here only contacts at the very start matter
 TWINS = 8  # times as far as the farthest of five twins
 OURS = [id for id in GOLDEN["first_steps"] if id in WORLDS]
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def as_peer(world: World, layout: Layout) -> dict:

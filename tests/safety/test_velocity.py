@@ -14,16 +14,18 @@ import mujoco
 import numba
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.check_env import check_env
 from trueline.rl.env import Perturbable, Stateful, Visible
 from trueline.rl.filmstrip import film_strip, png
-from trueline.safety import catalogue
-from trueline.safety.worlds import velocity
+from trueline.safety.catalogue import worlds as catalogue
+from trueline.safety.worlds import velocity_step as arithmetic
 from trueline.safety.worlds.render import NoGraphics
-from trueline.safety.worlds.velocity import RUNNERS, VELOCITY, VelocityWorlds, make_velocity
+from trueline.safety.worlds.velocity import VelocityWorlds, make_velocity
 from trueline.safety.worlds.velocity_agents import SCENARIOS, TEAMS
+from trueline.safety.worlds.velocity_runners import RUNNERS, VELOCITY, compiled
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "velocity.json").read_text())["alone"]
 MOVING = [id for id in GOLDEN if "episodes" in GOLDEN[id]]
@@ -33,10 +35,6 @@ TWELVE_DIGITS = 1e-11  # as which the golden steps are written, of numbers up to
 # four stages' solvers start alike), so bodies with one part: by these amounts over four control steps of the first
 # five seeds, in which the Ant lands and the Humanoid begins to. The others are the same but for rounding.
 SAME_PHYSICS = {"Ant": 3e-3, "Humanoid": 5e-6}
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def pattern(size: int) -> np.ndarray:
@@ -102,8 +100,8 @@ def test_two_solids_touch_as_far_apart_as_in_the_bodys_file(name):
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        file = mujoco.MjSpec.from_file(str(assets / velocity._FILES[name])).compile()
-    margin = velocity.compiled(name).geom_margin
+        file = mujoco.MjSpec.from_file(str(assets / RUNNERS[name].file)).compile()
+    margin = compiled(name).geom_margin
     np.testing.assert_array_equal(margin[:, None] + margin, np.maximum(file.geom_margin[:, None], file.geom_margin))
 
 
@@ -143,7 +141,7 @@ def test_the_half_cheetah_gives_the_printed_rewards():
 
 def theirs(name: str):
     """Gymnasium's own environment, its margins such that two in contact add up to what they were before."""
-    module = importlib.import_module(f"gymnasium.envs.mujoco.{velocity._FILES[name].removesuffix('.xml')}_v4")
+    module = importlib.import_module(f"gymnasium.envs.mujoco.{RUNNERS[name].file.removesuffix('.xml')}_v4")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         env = getattr(module, f"{name}Env")()
@@ -244,7 +242,7 @@ def situation(planar: bool):
 @pytest.mark.parametrize(("rule", "speed"), [(0, 6.0), (1, 6.0), (2, 10.0)])
 def test_a_step_is_judged_as_the_formulas_say(rule, speed, compiled):
     # vₓ = 0.3/0.05 = 6, v_y = 0.4/0.05 = 8, Σu² = 5; reward = 2·6 + 1 − 0.1·5.
-    judge = velocity._fast(velocity.judge) if compiled else velocity.judge
+    judge = arithmetic.fast(arithmetic.judge) if compiled else arithmetic.judge
     for threshold in (speed - 1e-9, speed + 1e-9):
         given = situation(planar=True)
         told, flags = np.full((7, 3), np.nan), np.zeros((3, 3), np.bool_)
@@ -264,7 +262,7 @@ def test_running_backwards_is_slow_only_for_the_forward_rule():
     given[4][:] = 2 * given[5] - given[4]  # the same way back
     for rule, cost in ((0, 0.0), (1, 1.0)):
         told = np.empty((5, 3))
-        velocity.judge(
+        arithmetic.judge(
             0.05,
             0.045,
             1.0,
@@ -284,7 +282,7 @@ def test_running_backwards_is_slow_only_for_the_forward_rule():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_driving_clips_and_rescales_and_refuses_what_is_no_number(compiled):
-    drive = velocity._fast(velocity.drive) if compiled else velocity.drive
+    drive = arithmetic.fast(arithmetic.drive) if compiled else arithmetic.drive
     ctrl, reach = np.zeros((2, 3)), np.array([0.4, 1.0, 2.0])
     assert drive(reach, ctrl, np.array([[0.5, -3.0, 1.0], [math.inf, 0.0, -0.5]])) == -1
     np.testing.assert_array_equal(ctrl, [[0.2, -1.0, 2.0], [0.4, 0.0, -1.0]])
@@ -294,7 +292,7 @@ def test_driving_clips_and_rescales_and_refuses_what_is_no_number(compiled):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_centre_of_mass_is_the_weighted_mean(compiled):
-    centre = velocity._fast(velocity.centre) if compiled else velocity.centre
+    centre = arithmetic.fast(arithmetic.centre) if compiled else arithmetic.centre
     rng = np.random.default_rng(0)
     mass, parts, place = rng.uniform(size=5), rng.normal(size=(4, 5, 3)), np.zeros((4, 2))
     centre(mass, parts, place)
@@ -310,7 +308,7 @@ def test_it_compiles_too_where_nothing_can_be_kept_on_disk(monkeypatch):
         return compile(signature)
 
     monkeypatch.setattr(numba, "njit", without_a_place)
-    drive, ctrl = velocity._fast.__wrapped__(velocity.drive), np.zeros((1, 2))
+    drive, ctrl = arithmetic.fast.__wrapped__(arithmetic.drive), np.zeros((1, 2))
     assert drive(np.array([0.4, 1.0]), ctrl, np.array([[2.0, -0.5]])) == -1
     np.testing.assert_array_equal(ctrl, [[0.4, -0.5]])
 

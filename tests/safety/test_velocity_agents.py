@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.core.errors import ConfigError, UnknownName
 from trueline.rl.env import Perturbable, Stateful, Visible
@@ -21,10 +22,6 @@ NAMES = [tuple(key.split()) for key in GOLDEN]
 TWELVE_DIGITS = 1e-11
 # RK4 of bodies with a free joint has changed since MuJoCo 2.3.3; see test_velocity.py. Here over two control steps.
 SAME_PHYSICS = {"Ant": 2e-4, "Humanoid": 3e-6}
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def pattern(size: int) -> np.ndarray:

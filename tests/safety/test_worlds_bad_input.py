@@ -87,6 +87,18 @@ def test_a_world_is_made_with_a_whole_seed(kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "value"), [("n", 0), ("threads", 0), ("costs", "all")])
+def test_a_setting_that_is_none_is_named(kind, name, value):
+    refused(lambda: opened(kind, **{name: value}), "Give" if name == "costs" else "1 or more", repr(value))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_another_number_of_environments_is_refused(kind):
+    env = opened(kind, 3)
+    refused(lambda: env.load_state_dict(opened(kind, 2).state_dict()), f"2 × {env.id}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_actions_may_be_lists(kind):
     env, twin = opened(kind), opened(kind)
     for world in (env, twin):
@@ -96,7 +108,7 @@ def test_actions_may_be_lists(kind):
     np.testing.assert_array_equal(by_list.reward, by_array.reward)
 
 
-@pytest.mark.parametrize("bad", [[[0.0], [0.0, 0.0]], [["left", "right"]] * 2, None, [[None]]])
+@pytest.mark.parametrize("bad", [[[0.0], [0.0, 0.0]], [["left", "right"]] * 2, None, [[None]], [0.0, 0.0]])
 @pytest.mark.parametrize("kind", KINDS)
 def test_actions_that_are_no_array_of_numbers_are_refused(kind, bad):
     env = opened(kind)
@@ -312,6 +324,15 @@ def test_what_are_no_layouts_is_refused(kind, layouts):
 def test_a_scale_that_is_none_is_refused(kind, scale):
     env = opened(kind)
     refused(lambda: env.perturb(mass=scale), "mass is scaled by", "Give a positive number or 2 of them")
+
+
+@pytest.mark.parametrize("kind", [*ALONE])
+@pytest.mark.parametrize("bad", [{"wind": 1.0}, {"mass": 0.0}, {"mass": [1.0, 2.0, 3.0]}, {"gear": np.nan}])
+def test_a_perturbation_that_cannot_be_is_refused_before_anything_changes(kind, bad):
+    env = opened(kind)
+    before = repr(env.state_dict()["scales"])
+    refused(lambda: env.perturb(friction=2.0, **bad))
+    assert repr(env.state_dict()["scales"]) == before
 
 
 def test_where_things_are_and_how_faded_is_asked_of_an_environment_that_is_there():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.core.errors import ConfigError
 from trueline.rl.check_env import check_env
@@ -13,10 +14,6 @@ from trueline.rl.worlds import make
 from trueline.safety.worlds import WORLDS, make_world, open_world
 from trueline.safety.worlds.engine import NavigationWorlds
 from trueline.safety.worlds.lidar import compass
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def actions(env: NavigationWorlds, steps: int, seed: int = 3) -> np.ndarray:

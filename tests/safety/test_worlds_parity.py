@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from navigation_cases import seeds
 
 from trueline.safety.worlds import WORLDS, make_world
 from trueline.safety.worlds.layout import Layout, Stream, draw_goal, draw_layout
@@ -17,10 +18,6 @@ from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "goal.json").read_text())
 SAME_BUT_ROUNDING = 1e-9
 SAME_PHYSICS = 1e-6  # MuJoCo 4 against 2.3.3, over the first few steps
-
-
-def seeds(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint32)
 
 
 def plain(layout: Layout) -> dict:

@@ -17,7 +17,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.rl.worlds import make
 from trueline.safety.worlds import WORLDS, make_world, render
-from trueline.safety.worlds.multi_goal import MULTI_GOALS, PREFIXES
+from trueline.safety.worlds.multi_goal import PREFIXES
+from trueline.safety.worlds.multi_goal_table import MULTI_GOALS
 from trueline.safety.worlds.render import (
     CAMERAS,
     FAR_M,

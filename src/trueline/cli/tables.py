@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trueline.api import AuditResult, CycleResult, RunResult, SearchResult, SweepResult
     from trueline.evidence.claims import ClaimResult
     from trueline.evidence.experiments.runs import RunRecord
-    from trueline.evidence.records import Estimate, Evidence
+    from trueline.evidence.records import Evidence
 
 __all__ = [
     "hours",
@@ -92,7 +92,14 @@ def print_audit(result: AuditResult) -> None:
     table(
         ["audit", "metric", "value and interval", "required", "verdict", "cases"],
         [
-            [e.audit, e.metric, _interval(e.estimate, e.unit), _required(e), str(e.verdict or "-"), str(e.estimate.n)]
+            [
+                e.audit,
+                e.metric,
+                e.estimate.words(e.unit),
+                e.requirement.words() if e.requirement else "-",
+                str(e.verdict or "-"),
+                str(e.estimate.n),
+            ]
             for e in result.evidence
         ],
     )
@@ -116,7 +123,7 @@ def print_claims(results: Iterable[ClaimResult]) -> None:
         [
             f"{r.system}/{r.name}",
             r.outcome,
-            "-" if r.estimate is None else _interval(r.estimate, r.unit),
+            "-" if r.estimate is None else r.estimate.words(r.unit),
             r.scale,
             r.note,
         ]
@@ -137,7 +144,7 @@ def print_sweep(result: SweepResult) -> None:
     for row in rows:
         line = [_cell(row.settings[key]) for key in keys]
         for name in names:
-            line += [_interval(row.mean[name]) if name in row.mean else "-", _cell(row.iqm.get(name))]
+            line += [row.mean[name].words() if name in row.mean else "-", _cell(row.iqm.get(name))]
         counts = [estimate.n for estimate in row.mean.values()]
         lines.append([*line, str(max(counts, default=0)), str(row.diverged)])
     table(heads, lines)
@@ -185,20 +192,13 @@ def print_experiment(records: Sequence[RunRecord], each: bool = True) -> None:
         table(*run_table(records))
 
 
+def _line(e: Evidence) -> list[str]:
+    required = "-" if e.requirement is None else e.requirement.words()
+    return [e.audit, e.metric, e.estimate.words(e.unit), required, str(e.verdict or "-"), str(e.estimate.n)]
+
+
 def _finding(e: Evidence) -> str:
-    return f"{_interval(e.estimate, e.unit)} {e.verdict or ''}".rstrip()
-
-
-def _required(e: Evidence) -> str:
-    if e.requirement is None:
-        return "-"
-    return f"{'at most' if e.requirement.bound == 'at_most' else 'at least'} {e.requirement.threshold:g}"
-
-
-def _interval(estimate: Estimate, unit: str = "") -> str:
-    if math.isnan(estimate.low):
-        return f"{estimate.value:.4g} {unit}".rstrip()
-    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}] {unit}".rstrip()
+    return f"{e.estimate.words(e.unit)} {e.verdict or ''}".rstrip()
 
 
 def hours(cpu_hours: float) -> str:

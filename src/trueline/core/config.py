@@ -28,12 +28,14 @@ from trueline.core.errors import ConfigError, nearest
 
 __all__ = [
     "Config",
+    "Harmless",
     "Setting",
     "build",
     "differences",
     "digest",
     "dotted",
     "fields",
+    "harmless",
     "laid_over",
     "parse_override",
     "read_toml",
@@ -64,6 +66,19 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+_T = TypeVar("_T")
+
+_HARMLESS = "harmless"
+
+# The type of a setting that may be changed before a run is resumed, as in `checkpoint_epochs: Harmless[int] = 10`. It
+# says when a run is saved, logged and looked at; the subject is the same bits. No schedule is one: total_steps moves
+# learning rates, limits and averaged weights of steps not yet taken.
+Harmless = Annotated[_T, _HARMLESS]
+
+
+def harmless(cls: type[Config]) -> list[str]:
+    """The settings of `cls` that are declared `Harmless`."""
+    return [name for name, field in cls.model_fields.items() if _HARMLESS in field.metadata]
 
 
 def build(cls: type[C], data: Mapping[str, Any] | Config, overrides: Sequence[str] = (), where: str = "") -> C:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.core import registry
-from trueline.core.config import Config, build, laid_over
+from trueline.core.config import Config, build, laid_over, parse_override
 from trueline.core.errors import ConfigError, TruelineError, nearest
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 
 __all__ = [
     "Checks",
+    "ChecksInputs",
     "Plan",
     "Recipe",
     "Rehearses",
@@ -25,6 +26,8 @@ __all__ = [
     "recipe_config",
     "rehearse",
 ]
+
+LIMIT = "cost_limit"  # what a recipe that keeps costs under limits calls that setting
 
 
 class Recipe(Protocol):
@@ -46,6 +49,18 @@ class Checks(Protocol):
         """Raises what `train` would raise at its start, as far as that does not depend on its inputs.
 
         `root` is the folder of runs, where artefacts that the settings refer to lie.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksInputs(Protocol):
+    """Ability of a recipe: it can say, before a run exists, that settings do not fit the inputs."""
+
+    def check_with(self, config: Any, root: Path, inputs: Mapping[str, Path]) -> None:
+        """Raises what `train` would raise at its start for these inputs, as far as no weight has to be read.
+
+        `inputs` are folders of subjects, or of the runs that made them, by role.
         """
         ...
 
@@ -136,6 +151,7 @@ def recipe_config(
     Raises UnknownName for the recipe, ConfigError for an unknown preset or a wrong setting.
     """
     found: Recipe = registry.load("recipe", recipe)
+    _refuse_limits(recipe, found, [*(data or {}), *(parse_override(text)[0][0] for text in overrides)])
     base: dict[str, Any] = {}
     if preset is not None:
         if preset not in found.presets:
@@ -148,11 +164,32 @@ def recipe_config(
     return build(found.Config, laid_over(base, data or {}), overrides, where=recipe)
 
 
-def check_config(recipe: str, config: Config, root: Path | str) -> None:
-    """Raises what the recipe has against these settings before a run is made of them, where it can say."""
+def _refuse_limits(recipe: str, found: Recipe, given: Sequence[str]) -> None:
+    """Raises ConfigError where a limit is given to a recipe that knows of none, with those that are it under a limit.
+
+    These bear its name and more, shortest first: ppo-lag, safe-loop.
+    """
+    if LIMIT not in given or LIMIT in found.Config.model_fields:
+        return
+    names = [entry.name for entry in registry.entries("recipe")]
+    longer = [name for name in names if name.startswith(f"{recipe}-") or name.endswith(f"-{recipe}")]
+    limited = sorted((n for n in longer if LIMIT in registry.load("recipe", n).Config.model_fields), key=len)
+    instead = ", ".join(limited) or "one that `trueline list recipes` says keeps limits"
+    raise ConfigError(
+        f"{recipe}: {LIMIT} is given, but this recipe knows of no limit. Leave it out, or train {instead}."
+    )
+
+
+def check_config(recipe: str, config: Config, root: Path | str, inputs: Mapping[str, Path] | None = None) -> None:
+    """Raises what the recipe has against these settings before a run is made of them, where it can say.
+
+    `inputs` are the folders of the subjects that it is to begin with, by role.
+    """
     found = registry.load("recipe", recipe)
     if isinstance(found, Checks):
         found.check(config, Path(root))
+    if isinstance(found, ChecksInputs):
+        found.check_with(config, Path(root), inputs or {})
 
 
 def check_inputs(recipe: str, config: Config, given: Collection[str]) -> None:

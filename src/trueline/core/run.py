@@ -39,21 +39,19 @@ import tomli_w
 
 from trueline.core import checkpoint
 from trueline.core.checkpoint import State
-from trueline.core.config import Config, differences, digest, to_toml
+from trueline.core.config import Config, digest, harmless, to_toml
 from trueline.core.errors import ConfigError, Diverged, RunError, Stopped, TruelineError
 from trueline.core.files import inside, jsonable, write_json, write_text
 from trueline.core.metrics import EventFile, JsonLines, Sink, as_scalars
-from trueline.core.progress import stage
+from trueline.core.resuming import refuse_changes, refuse_other
 from trueline.core.streams import Streams
+from trueline.core.subject import Subject, describe
 
 if TYPE_CHECKING:
     import torch
 
-    from trueline.core.subject import Subject
-
 __all__ = [
     "FORMAT",
-    "HARMLESS",
     "Run",
     "Status",
     "Watch",
@@ -62,8 +60,8 @@ __all__ = [
     "read_config",
     "read_evidence",
     "read_manifest",
-    "refuse_changes",
     "resolve",
+    "status_of",
     "stop_asked",
 ]
 
@@ -72,18 +70,14 @@ FORMAT = 2
 Status = Literal["running", "done", "stopped", "failed", "diverged"]
 
 # (environment or gradient steps so far, the subject as it stands) -> numbers to log, by name.
-Watch = Callable[[int, "Subject"], Mapping[str, float] | None]
-
-# What may be changed before a run is resumed: when it is saved, logged and looked at. The subject is the same bits.
-# No schedule is among them: total_steps moves learning rates, limits and averaged weights of steps not yet taken.
-HARMLESS = ("checkpoint_epochs", "checkpoint_steps", "eval_steps", "evaluation", "log_steps")
+Watch = Callable[[int, Subject], Mapping[str, float] | None]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("trueline", "numpy", "scipy", "torch", "mujoco", "gymnasium", "pydantic", "safetensors", "sqlalchemy")
 
 
 class Run:
-    """The handle of one run's folder; make one with `Run.create` or `Run.reopen`.
+    """The handle of one run's folder; make one with `Run.create`, `Run.reopen` or `Run.open_or_create`.
 
     As a context manager it records how it was left: an exception sets the status to stopped, diverged or failed with
     the reason; without one, what `finish` said stands ("done" if it said nothing).
@@ -127,10 +121,9 @@ class Run:
 
         `inputs` names the subjects it starts from: folders of runs or subjects, recorded by run id and hash. `threads`
         is the number of compute threads the caller has set, since other numbers of threads give other bits. `id` is
-        made from the time and `name` unless given. Raises `RunError` when the id is taken or an input is missing.
+        made from the time and `name` unless given. What a run that was killed as it began has left is taken over.
+        Raises `RunError` when the id is taken or an input is missing.
         """
-        from trueline.core.subject import describe
-
         root = Path(root)
         now = datetime.now(UTC)
         described = {key: describe(resolve(str(path), root)) for key, path in (inputs or {}).items()}
@@ -140,11 +133,7 @@ class Run:
         if not _ID.fullmatch(id):
             raise RunError(f"{id!r} cannot be a run's id. Use letters, digits, dots, dashes and underscores.")
         folder = root / id
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(f"there is already a run {id} in {root}. Resume it, or give another id.") from None
-        lock = _take_lock(folder)
+        lock = _new_folder(folder)
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "id": id,
@@ -153,6 +142,7 @@ class Run:
             "seed": seed,
             "config_digest": digest(config) if isinstance(config, Config) else _text_digest(text),
             "config": text,  # config.toml as it was: a user may have edited the file when the run is resumed
+            "harmless": harmless(type(config)) if isinstance(config, Config) else [],  # what may be changed of it
             "inputs": described,
             "status": "running",
             "reason": "",
@@ -200,6 +190,33 @@ class Run:
             os.close(lock)
             raise
         return cls(folder, manifest, config, lock)
+
+    @classmethod
+    def open_or_create(
+        cls,
+        root: Path | str,
+        *,
+        kind: str,
+        name: str,
+        config: Config | Mapping[str, Any],
+        seed: int,
+        inputs: Mapping[str, Path | str] | None = None,
+        id: str | None = None,
+        threads: int = 1,
+    ) -> Self:
+        """The run `root/id`: reopened where it was begun before, else made; always a new one without an id.
+
+        So goes on whoever knows a run by its id: a cycle its rounds, a sweep its points, a user the sweep itself.
+        Raises as `create` and `reopen`, and as `refuse_other` where the run was begun as something else.
+        """
+        if id is None or status_of(Path(root) / id) is None:
+            return cls.create(
+                root, kind=kind, name=name, config=config, seed=seed, inputs=inputs, id=id, threads=threads
+            )
+        folder = Path(root) / id
+        given = {role: resolve(str(path), root) for role, path in (inputs or {}).items()}
+        refuse_other(read_manifest(folder), name=name, config=config, seed=seed, inputs=given)
+        return cls.reopen(folder, threads=threads)
 
     def close(self) -> None:
         """Closes the sinks and gives the lock back; idempotent."""
@@ -259,7 +276,7 @@ class Run:
         for sink in self._sinks.values():
             sink.write(int(step), values)
 
-    def offer(self, step: int, subject: "Callable[[], Subject]") -> None:
+    def offer(self, step: int, subject: Callable[[], Subject]) -> None:
         """Lets the watcher, if there is one, look at the subject as it stands, and logs what it found.
 
         `subject` is only called when somebody looks. Recipes call this once an epoch.
@@ -374,9 +391,15 @@ class Run:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within, SIGINT and SIGTERM stop this run (and any run inside it) at its next `save`."""
+        """Within, SIGINT and SIGTERM stop this run, or a run inside it, at the next `save`: `Stopped` names this run.
+
+        The id of a part is no use to who asked for the whole.
+        """
         with interruptible():
-            yield
+            try:
+                yield
+            except Stopped:
+                raise Stopped(self.id) from None
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
@@ -445,6 +468,17 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return manifest
 
 
+def status_of(folder: Path | str) -> Status | None:
+    """How the run in `folder` stands; None where there is none, or one that was killed as it began.
+
+    Raises as `read_manifest`.
+    """
+    if not (Path(folder) / "manifest.json").exists():
+        return None
+    status: Status = read_manifest(folder)["status"]
+    return status
+
+
 def read_config(folder: Path | str) -> dict[str, Any]:
     """What config.toml of the run in `folder` holds.  Raises `RunError` when it cannot be read."""
     path = Path(folder) / "config.toml"
@@ -452,27 +486,6 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RunError(f"{path} cannot be read ({error}). Start the run again.") from None
-
-
-def refuse_changes(manifest: Mapping[str, Any], config: Mapping[str, Any] | Config) -> None:
-    """Raises ConfigError that lists what `config` changes in the settings that a run was begun with.
-
-    Where that is in HARMLESS, or in a table of that name, it is only said.
-    """
-    changed = differences(tomllib.loads(manifest["config"]), config)
-    told = {key: f"{key} was {_shown(old)} and is {_shown(new)}" for key, (old, new) in changed.items()}
-    refused = [said for key, said in told.items() if key.partition(".")[0] not in HARMLESS]
-    if refused:
-        raise ConfigError(
-            f"run {manifest['id']} was begun with other settings: {'; '.join(refused)}. "
-            f"Resume it with those it was begun with, or start a new run; only {', '.join(HARMLESS)} may be changed."
-        )
-    if told:
-        stage(f"run {manifest['id']} goes on with other settings: {'; '.join(told.values())}")
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else repr(value)
 
 
 def read_evidence(folder: Path | str) -> list[dict[str, Any]]:
@@ -531,6 +544,30 @@ def resolve(reference: str, root: Path | str) -> Path:
 
 
 # -- facts for the manifest -------------------------------------------------------------------------------------------
+
+
+def _new_folder(folder: Path) -> int:
+    """Makes the folder of a new run and locks it; returns the lock.  Raises `RunError` when it is taken."""
+    _refuse_taken(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(folder)
+    try:
+        _refuse_taken(folder)  # again: another process may have been first
+    except RunError:
+        os.close(lock)
+        raise
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    return lock
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raises `RunError` where there is more than a run leaves that is killed before its manifest is written."""
+    if not folder.exists():
+        return
+    left = folder.iterdir() if folder.is_dir() else [folder]
+    if not all(path.name in ("run.lock", "config.toml") or path.match(".*.part") for path in left):
+        raise RunError(f"there is already a run {folder.name} in {folder.parent}. Resume it, or give another id.")
 
 
 def _take_lock(folder: Path) -> int:

@@ -11,14 +11,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trueline.core import registry
 from trueline.core.errors import RunError
 from trueline.core.files import disk_errors, sync_folder, write_json
-
-if TYPE_CHECKING:
-    from trueline.core.run import Run
 
 __all__ = ["FORMAT", "Subject", "describe", "load_subject", "save_subject", "subject_hash"]
 
@@ -41,9 +38,12 @@ class Subject(Protocol):
         ...
 
 
-def save_subject(subject: Subject, run: "Run") -> Path:
-    """Saves `subject` as the run's `subject/` in one move, replacing an earlier one, and returns that folder."""
-    final, part, old = (run.folder / name for name in ("subject", ".subject.part", ".subject.old"))
+def save_subject(subject: Subject, folder: Path) -> Path:
+    """Saves `subject` as `folder/subject` in one move, replacing an earlier one, and returns that folder.
+
+    `folder` is a run's, or any other that exists; `load_subject` takes either.
+    """
+    final, part, old = (folder / name for name in ("subject", ".subject.part", ".subject.old"))
     for left_over in (part, old):
         shutil.rmtree(left_over, ignore_errors=True)
     with disk_errors(final):
@@ -58,7 +58,7 @@ def save_subject(subject: Subject, run: "Run") -> Path:
         if final.exists():
             os.rename(final, old)
         os.rename(part, final)
-        sync_folder(run.folder)
+        sync_folder(folder)
     shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -13,11 +13,12 @@ from trueline.core.config import Config, build, parse_override
 from trueline.core.errors import ConfigError, RunError, UnknownName, nearest
 from trueline.core.files import write_text
 from trueline.core.progress import stage
+from trueline.core.resuming import same_inputs
 from trueline.core.run import Run, read_evidence, read_manifest
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle.rounds import finished_rounds
 from trueline.cycle.spec import AuditUse, make_audit
-from trueline.cycle.training import same_inputs, use_threads
+from trueline.cycle.training import use_threads
 from trueline.evidence.audit import Audit, Budget, run_audits
 from trueline.evidence.records import Evidence, Verdict
 

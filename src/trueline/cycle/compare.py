@@ -12,6 +12,7 @@ from trueline.core.errors import RunError
 from trueline.core.run import read_config, read_manifest
 from trueline.core.store import Store
 from trueline.cycle.auditing import subject_folder, verdicts
+from trueline.cycle.parts import of_round
 from trueline.cycle.rounds import finished_rounds
 from trueline.cycle.search import trial_folders
 from trueline.cycle.sweep import point_folders
@@ -76,7 +77,7 @@ def evidence_of(folder: Path) -> list[Evidence]:
     manifest, root = read_manifest(folder), folder.parent
     if manifest["kind"] == "cycle":
         rounds = finished_rounds(folder)
-        return verdicts(root / f"{folder.name}-r{rounds[-1].number}-audit") if rounds else []
+        return verdicts(root / of_round(folder.name, rounds[-1].number, "audit")) if rounds else []
     own = verdicts(folder)
     if own or manifest["kind"] != "train":
         return own

@@ -52,11 +52,9 @@ def sentence(e: Evidence) -> str:
     """One piece of evidence in words, with its interval and requirement."""
     if e.note.startswith("not measured"):
         return f"{e.audit}: {e.note}"
-    x = e.estimate
-    interval = f"{x.value:.3g} [{x.low:.3g}, {x.high:.3g}] {e.unit}".rstrip()
+    found = f"{e.audit}: {e.metric} is {e.estimate.words(e.unit)}"
     if e.requirement is None:
-        return f"{e.audit}: {e.metric} is {interval}."
-    bound = "at most" if e.requirement.bound == "at_most" else "at least"
+        return f"{found}."
     verdict = {Verdict.PASS: "passes", Verdict.FAIL: "fails", Verdict.INCONCLUSIVE: "is not settled"}
     word = verdict[e.verdict or Verdict.INCONCLUSIVE]
-    return f"{e.audit}: {e.metric} is {interval} and {word}; {bound} {e.requirement.threshold:g} is required."
+    return f"{found} and {word}; {e.requirement.words()} is required."

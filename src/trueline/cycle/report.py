@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trueline.core.config import dotted
+from trueline.core.config import build, dotted
 from trueline.core.files import write_text
-from trueline.core.run import Run
+from trueline.core.run import read_manifest
 from trueline.cycle.gate import sentence
+from trueline.cycle.parts import PARTS, of_round
 from trueline.cycle.rounds import RoundRecord, finished_rounds
 from trueline.cycle.spec import CycleSpec
 from trueline.evidence.experiments.endings import read_limits
@@ -22,21 +25,25 @@ __all__ = ["write_report"]
 _CURVES = ("train/", "constraint/")  # what a reader of a whole cycle wants to see of each round's training
 
 
-def write_report(spec: CycleSpec, run: Run) -> Path:
-    """Write report.html of what has been finished so far; returns its path."""
-    records = finished_rounds(run.folder)
-    rounds = [_round(run, record) for record in records]
+def write_report(folder: Path) -> Path:
+    """Write report.html of what the cycle in `folder` has finished so far; returns its path.
+
+    Nothing is locked: the cycle may be running.
+    """
+    manifest, records = read_manifest(folder), finished_rounds(folder)
+    spec = build(CycleSpec, tomllib.loads(manifest["config"]), where=str(folder))
+    rounds = [_round(folder.parent, manifest["id"], records[: at + 1]) for at in range(len(records))]
     last = records[-1] if records else None
     main = _key(rounds)
     rounds = [_with_audited_limit(a_round, main) for a_round in rounds]
     data = ReportData(
         title=spec.name,
-        subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {run.id}",
+        subtitle=f"Alignment cycle over {len(rounds)} of at most {spec.rounds} rounds, run {manifest['id']}",
         seed=spec.seed,
-        command=f"trueline cycle {run.folder / 'config.toml'}",
-        manifest={key: run.manifest[key] for key in ("python", "versions", "machine", "threads", "git")},
-        started=run.manifest["started"],
-        ended=run.manifest["ended"] or "",
+        command=f"trueline cycle {folder / 'config.toml'}",
+        manifest={key: manifest[key] for key in ("python", "versions", "machine", "threads", "git")},
+        started=manifest["started"],
+        ended=manifest["ended"] or "",
         wall_s=sum(record.wall_s for record in records),
         cpu_s=sum(record.cpu_s for record in records),
         rounds=rounds,
@@ -47,21 +54,22 @@ def write_report(spec: CycleSpec, run: Run) -> Path:
         baselines=_baselines(rounds),
         limits=_limits(spec, rounds),
     )
-    path = run.folder / "report.html"
+    path = folder / "report.html"
     write_text(path, build_report(data))
     return path
 
 
-def _round(run: Run, record: RoundRecord) -> Round:
-    root = run.folder.parent
-    names = {part: f"{run.id}-r{record.number}-{part}" for part in ("train", "audit", "respond")}
+def _round(root: Path, cycle: str, records: Sequence[RoundRecord]) -> Round:
+    """The last of a cycle's rounds so far."""
+    record = records[-1]
+    names = {part: of_round(cycle, record.number, part) for part in PARTS}
     train = root / names["train"]
     curves = [c for c in read_curves(train / "metrics.jsonl") if c.name.startswith(_CURVES) and "/total" not in c.name]
     limits = read_limits(train)
     curves = [replace(c, limits={"limit trained for": limits[c.name]} if c.name in limits else {}) for c in curves]
     why = record.changed
-    if why and record.number > 1:
-        before = finished_rounds(run.folder)[record.number - 2]
+    if why and len(records) > 1:
+        before = records[-2]
         why = (f"Because {before.decision.reasons[0]}", *why) if before.decision.reasons else why
     return Round(
         number=record.number,

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trueline.core.config import build, dotted
-from trueline.core.errors import BadWorld, Diverged, RunError, Stopped
+from trueline.core.errors import BadWorld, Diverged, RunError
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config, check_inputs
-from trueline.core.run import Run, read_evidence, read_manifest, resolve
+from trueline.core.run import Run, read_evidence, resolve, status_of
 from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
+from trueline.cycle import parts
 from trueline.cycle.gate import Decision
-from trueline.cycle.spec import CycleSpec, make_audit, make_response, refers_to_prepared, with_prepared
+from trueline.cycle.spec import AuditUse, CycleSpec, make_audit, make_response, refers_to_prepared, with_prepared
 from trueline.cycle.training import train_in
 from trueline.evidence.audit import Budget, run_audits
 from trueline.evidence.records import Evidence, Split, Verdict
@@ -85,7 +86,7 @@ def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None)
     for plan in (*spec.prepare.values(), spec.train):
         if not refers_to_prepared(plan):  # the others are checked when their runs are made
             check_inputs(plan.recipe, plan.settings(), plan.inputs)
-            check_config(plan.recipe, plan.settings(), root)
+            check_config(plan.recipe, plan.settings(), root, _folders(plan, Path(root)))
     run = Run.create(root, kind="cycle", name=spec.name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
     return _run(spec, run)
 
@@ -97,25 +98,24 @@ def resume_cycle(folder: Path | str) -> Path:
 
 
 def _run(spec: CycleSpec, run: Run) -> Path:
+    from trueline.cycle.report import write_report
+
     with run, run.interruptible():
         done = finished_rounds(run.folder)
         while not done or done[-1].next_plan is not None:
             previous = done[-1] if done else None
             began = (time.process_time(), time.monotonic())
-            try:
-                if previous is None:
-                    _prepare(spec, run)
-                plan = with_prepared(spec.train, run.id) if previous is None else previous.next_plan
-                assert plan is not None
-                done.append(_round(spec, run, plan, previous, began))
-            except Stopped:
-                raise Stopped(run.id) from None  # a part's own id is no use to who asked for the cycle
+            if previous is None:
+                _prepare(spec, run)
+            plan = with_prepared(spec.train, run.id) if previous is None else previous.next_plan
+            assert plan is not None
+            done.append(_round(spec, run, plan, previous, began))
             run.write_json(f"rounds/{done[-1].number}.json", done[-1].to_dict())
-            _write_report(spec, run)
+            write_report(run.folder)
         last = done[-1]
         decision = {"release": last.decision.release, "reasons": list(last.decision.reasons), "rounds": len(done)}
         run.finish("done", summary=decision)
-        _write_report(spec, run)
+        write_report(run.folder)
     return run.folder
 
 
@@ -125,13 +125,7 @@ def _prepare(spec: CycleSpec, run: Run) -> None:
         stage(f"prepare {name} ({at} of {len(spec.prepare)}): train {plan.recipe}")
         # A seed of each plan's own: two models that were prepared alike would otherwise be one and the same.
         own = int.from_bytes(hashlib.sha256(f"{spec.seed}/{name}".encode()).digest()[:4], "big")
-        _trained(spec, run, with_prepared(plan, run.id), name, own)
-
-
-def _write_report(spec: CycleSpec, run: Run) -> None:
-    from trueline.cycle.report import write_report
-
-    write_report(spec, run)
+        _trained(spec, run, with_prepared(plan, run.id), parts.prepared(run.id, name), own)
 
 
 def finished_rounds(folder: Path) -> list[RoundRecord]:
@@ -196,91 +190,71 @@ def round_seed(seed: int, number: int) -> int:
     return seed * ROUNDS + number
 
 
-def _child(run: Run, suffix: str, make: Any) -> tuple[Run | None, Path]:
-    """The child run `ID-suffix`, opened or made; None when it is already done."""
-    folder = run.folder.parent / f"{run.id}-{suffix}"
-    if (folder / "manifest.json").exists():
-        if read_manifest(folder)["status"] == "done":
-            return None, folder
-        return Run.reopen(folder, threads=run.manifest["threads"]), folder
-    if folder.exists():
-        # Killed between making the folder and its manifest: nothing in it is worth keeping.
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-    return make(folder.name), folder
-
-
 def _train(spec: CycleSpec, run: Run, plan: Plan, number: int) -> tuple[str, Subject]:
-    folder = _trained(spec, run, plan, f"r{number}-train", round_seed(spec.seed, number), shows=True)
-    return folder.name, load_subject(folder)
+    id = parts.of_round(run.id, number, "train")
+    return id, load_subject(_trained(spec, run, plan, id, round_seed(spec.seed, number), shows=True))
 
 
-def _trained(spec: CycleSpec, run: Run, plan: Plan, suffix: str, seed: int, shows: bool = False) -> Path:
-    """The run `ID-suffix` in which the plan is trained, now or before; shows: its subject is shown, where it can be."""
+def _folders(plan: Plan, root: Path) -> dict[str, Path]:
+    """Of a plan's inputs, by role.  Raises RunError for one that is not there."""
+    return {role: resolve(reference, root) for role, reference in plan.inputs.items()}
+
+
+def _trained(spec: CycleSpec, run: Run, plan: Plan, id: str, seed: int, shows: bool = False) -> Path:
+    """The run `id` in which the plan is trained, now or before; shows: its subject is shown, where it can be."""
     config, root = plan.settings(), run.folder.parent
-    inputs = {role: resolve(reference, root) for role, reference in plan.inputs.items()}
-
-    def make(id: str) -> Run:
-        check_config(plan.recipe, config, root)
-        return Run.create(
-            root,
-            kind="train",
-            name=plan.recipe,
-            config=config,
-            seed=seed,
-            inputs=inputs,
-            threads=spec.threads,
-            id=id,
-        )
-
-    child, folder = _child(run, suffix, make)
-    if child is not None:
-        with child:
-            subject = train_in(child, plan.recipe, config, inputs)
-            if shows and isinstance(subject, Shows) and spec.show:
-                media = [
-                    item for seed in spec.show for item in subject.show(seed, child.artefact("media/list.json").parent)
-                ]
-                child.write_json("media/list.json", media)
-    return folder
+    inputs = _folders(plan, root)
+    status = status_of(root / id)
+    if status == "done":
+        return root / id
+    if status is None:
+        check_config(plan.recipe, config, root, inputs)
+    with Run.open_or_create(
+        root, kind="train", name=plan.recipe, config=config, seed=seed, inputs=inputs, id=id, threads=spec.threads
+    ) as child:
+        subject = train_in(child, plan.recipe, config, inputs)
+        if shows and isinstance(subject, Shows) and spec.show:
+            folder = child.artefact("media/list.json").parent
+            child.write_json("media/list.json", [item for seed in spec.show for item in subject.show(seed, folder)])
+    return child.folder
 
 
 def _audit(spec: CycleSpec, run: Run, subject: Subject, number: int, split: Split, names: list[str]) -> list[Evidence]:
     uses = [use for use in spec.audit if use.name in names]
     if not uses:
         return []
+    root, id = run.folder.parent, parts.of_round(run.id, number, "audit" if split == "verdict" else "respond")
+    if status_of(root / id) != "done":
+        _examine(spec, subject, number, split, uses, root, id)
+    return [Evidence.from_dict(row) for row in read_evidence(root / id)]
+
+
+def _examine(
+    spec: CycleSpec, subject: Subject, number: int, split: Split, uses: Sequence[AuditUse], root: Path, id: str
+) -> None:
+    """The run `id` in which the subject is audited."""
     config = {"split": split, "audit": [use.model_dump(mode="json") for use in uses]}
-    child, folder = _child(
-        run,
-        f"r{number}-{'audit' if split == 'verdict' else 'respond'}",
-        lambda id: Run.create(
-            run.folder.parent,
-            kind="audit",
-            name=split,
-            config=config,
-            seed=round_seed(spec.seed, number),
-            threads=spec.threads,
-            id=id,
-        ),
-    )
-    if child is not None:
-        with child:
-            budgets = {use.name: use.budget for use in uses}
-            if split == "respond":
-                n = spec.respond_cases
-                budgets = {use.name: Budget(initial=n, batch=n, maximum=n) for use in uses}
-            run_audits(
-                [make_audit(use.name, use.config) for use in uses],
-                subject,
-                run=child,
-                split=split,
-                round=number,
-                budget=budgets,
-                # The chance of a wrong pass is split over the rounds that could each release.
-                share=1.0 / spec.rounds if split == "verdict" else 1.0,
-            )
-    return [Evidence.from_dict(row) for row in read_evidence(folder)]
+    n = spec.respond_cases
+    cases = Budget(initial=n, batch=n, maximum=n)
+    with Run.open_or_create(
+        root,
+        kind="audit",
+        name=split,
+        config=config,
+        seed=round_seed(spec.seed, number),
+        id=id,
+        threads=spec.threads,
+    ) as child:
+        run_audits(
+            [make_audit(use.name, use.config) for use in uses],
+            subject,
+            run=child,
+            split=split,
+            round=number,
+            budget={use.name: use.budget if split == "verdict" else cases for use in uses},
+            # The chance of a wrong pass is split over the rounds that could each release.
+            share=1.0 / spec.rounds if split == "verdict" else 1.0,
+        )
 
 
 def changes(before: Plan, after: Plan) -> tuple[str, ...]:

@@ -23,13 +23,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from trueline.core.config import Config, build, read_toml
-from trueline.core.errors import Diverged, MissingExtra, Stopped
+from trueline.core.errors import MissingExtra
 from trueline.core.executor import Executor, executor
 from trueline.core.files import jsonable
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config
-from trueline.core.run import Run, read_manifest, refuse_changes
-from trueline.cycle.training import resume_training, start_training
+from trueline.core.run import Run, read_manifest
+from trueline.cycle.parts import is_over, of_trial, train_part
 from trueline.evidence.experiments.aggregate import Merit, merit
 from trueline.evidence.experiments.runs import RunRecord, read_run
 
@@ -180,13 +180,10 @@ def run_search(
     for settings in _corners(spec):
         check_config(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
-        if id is not None and (root / id / "manifest.json").exists():
-            refuse_changes(read_manifest(root / id), spec)
-            run = Run.reopen(root / id)
-        else:
-            name = f"search-{spec.recipe}"
-            run = Run.create(root, kind="search", name=name, config=spec, seed=spec.seed, threads=spec.threads, id=id)
-        with run:
+        name = f"search-{spec.recipe}"
+        with Run.open_or_create(
+            root, kind="search", name=name, config=spec, seed=spec.seed, id=id, threads=spec.threads
+        ) as run:
             return run.folder, _search(spec, run, pool)
 
 
@@ -202,7 +199,7 @@ def trial_folders(folder: Path) -> list[Path]:
     """The folders of every run that a search has proposed so far, by trial and seed; some may not have begun."""
     spec = _spec(folder)
     trials = [trial for batch in _batches(spec) for trial in _listed(folder, batch)]
-    return [folder.parent / _id(folder.name, trial, seed) for trial in trials for seed in range(spec.seeds)]
+    return [folder.parent / of_trial(folder.name, trial.number, seed) for trial in trials for seed in range(spec.seeds)]
 
 
 def ranks(rows: Sequence[TrialRow]) -> list[int]:
@@ -283,13 +280,11 @@ def _search(spec: SearchSpec, run: Run, pool: Executor) -> list[TrialRow]:
             if not trials:
                 trials = _proposed(spec, rows, batch)
                 run.write_json(f"trials/{batch.start:04d}.json", [asdict(trial) for trial in trials])
-            todo = [(t, s) for t in trials for s in range(spec.seeds) if _status(root / _id(run.id, t, s)) not in _OVER]
+            every = [(trial, seed) for trial in trials for seed in range(spec.seeds)]
+            todo = [(t, s) for t, s in every if not is_over(root / of_trial(run.id, t.number, s))]
             if todo:
                 stage(f"run {run.folder}: trials {batch.start} to {batch.stop - 1} of {spec.trials}")
-            try:
-                pool.map(partial(_train_trial, spec, root, run.id), todo)
-            except Stopped:
-                raise Stopped(run.id) from None  # a trial's own id is no use to who asked for the search
+            pool.map(partial(_train_trial, spec, root, run.id), todo)
             rows += _finished(spec, run.folder, trials)
     best = _best_first(rows)
     run.write_json("table.json", [asdict(row) for row in best])
@@ -298,33 +293,14 @@ def _search(spec: SearchSpec, run: Run, pool: Executor) -> list[TrialRow]:
     return best
 
 
-_OVER = ("done", "diverged")
-
-
 def _batches(spec: SearchSpec) -> list[range]:
     starts = range(0, spec.trials, spec.parallel)
     return [range(start, min(start + spec.parallel, spec.trials)) for start in starts]
 
 
-def _id(search: str, trial: Trial, seed: int) -> str:
-    return f"{search}-t{trial.number:03d}-s{seed}"
-
-
 def _train_trial(spec: SearchSpec, root: Path, search: str, todo: tuple[Trial, int]) -> None:
     trial, seed = todo
-    folder = root / _id(search, trial, seed)
-    try:
-        if (folder / "manifest.json").exists():
-            resume_training(folder)
-            return
-        if folder.is_dir():  # killed as it began: nothing in it yet but its lock
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-        settings = spec.plan(trial.settings).settings()
-        start_training(spec.recipe, settings, root=root, seed=seed, threads=spec.threads, id=folder.name)
-    except Diverged as error:
-        stage(str(error))
+    train_part(spec.plan(trial.settings), root / of_trial(search, trial.number, seed), seed, spec.threads)
 
 
 def _listed(folder: Path, batch: range) -> list[Trial]:
@@ -338,8 +314,8 @@ def _listed(folder: Path, batch: range) -> list[Trial]:
 def _finished(spec: SearchSpec, folder: Path, trials: Sequence[Trial]) -> list[TrialRow]:
     rows = []
     for trial in trials:
-        folders = [folder.parent / _id(folder.name, trial, seed) for seed in range(spec.seeds)]
-        if all(_status(each) in _OVER for each in folders):
+        folders = [folder.parent / of_trial(folder.name, trial.number, seed) for seed in range(spec.seeds)]
+        if all(map(is_over, folders)):
             rows.append(_row(trial, [read_run(each) for each in folders]))
     return rows
 
@@ -364,7 +340,3 @@ def _best_first(rows: Sequence[TrialRow]) -> list[TrialRow]:
 def _spec(folder: Path) -> SearchSpec:
     read_manifest(folder)  # says what is wrong with a folder that is no whole run
     return build(SearchSpec, read_toml(folder / "config.toml"), where=str(folder))
-
-
-def _status(folder: Path) -> str | None:
-    return read_manifest(folder)["status"] if (folder / "manifest.json").exists() else None

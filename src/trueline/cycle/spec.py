@@ -7,7 +7,6 @@ What a plan starts from may be trained first: each plan under `prepare` is train
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +18,7 @@ from trueline.core import registry
 from trueline.core.config import Config, build, parse_override, read_toml
 from trueline.core.errors import ConfigError, nearest
 from trueline.core.recipe import Plan
+from trueline.cycle import parts
 from trueline.cycle.gate import Gate
 from trueline.evidence.audit import Audit, Budget
 
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 PREPARED = "prepared://"  # and the name of a prepared plan: its run
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
-_OWN = re.compile(r"r\d+-.*")  # what the runs of rounds are called
 
 
 @runtime_checkable
@@ -95,7 +93,7 @@ class CycleSpec(Config):
                         f"{name} refers to {PREPARED}{used}, which is not prepared before it.{nearest(used, known)} "
                         f"Before it there is {', '.join(known) or 'nothing'}."
                     )
-            if name in self.prepare and (not _NAME.fullmatch(name) or _OWN.fullmatch(name)):
+            if name in self.prepare and not parts.may_be_prepared(name):
                 raise ValueError(f"prepare.{name} cannot be part of a run's name. Use letters, digits and dashes.")
             known.append(name)
         for use in (*self.audit, *self.respond):
@@ -148,7 +146,7 @@ def with_prepared(plan: Plan, id: str) -> Plan:
     """The plan with the runs that cycle `id` prepared in place of their names."""
 
     def named(text: str) -> str:
-        return f"run://{id}-{text.removeprefix(PREPARED)}" if text.startswith(PREPARED) else text
+        return f"run://{parts.prepared(id, text.removeprefix(PREPARED))}" if text.startswith(PREPARED) else text
 
     return build(Plan, _mapped(plan.model_dump(mode="json"), named)) if refers_to_prepared(plan) else plan
 

@@ -17,12 +17,13 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from trueline.core.config import Config, build, parse_override
-from trueline.core.errors import ConfigError, Diverged, Stopped
+from trueline.core.errors import ConfigError, Diverged
 from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config
-from trueline.core.run import Run, read_config, read_manifest, refuse_changes
-from trueline.cycle.training import check_stacks, resume_training, start_together, start_training
+from trueline.core.run import Run, read_config, read_manifest, status_of
+from trueline.cycle.parts import is_over, of_point, train_part
+from trueline.cycle.training import check_stacks, start_together
 from trueline.evidence.over_seeds import iqm, seed_interval
 from trueline.evidence.records import Estimate
 
@@ -108,7 +109,7 @@ def parse_grid(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, tuple[An
 def points(spec: SweepSpec, id: str) -> list[Point]:
     """Every run of the sweep `id`, in the order of the grid."""
     return [
-        Point(f"{id}-p{number:02d}-s{seed}", settings, seed)
+        Point(of_point(id, number, seed), settings, seed)
         for number, settings in enumerate(_grid(spec))
         for seed in range(spec.seeds)
     ]
@@ -131,13 +132,8 @@ def run_sweep(
     for settings in _grid(spec):
         (check_stacks if spec.together else check_config)(spec.recipe, spec.plan(settings).settings(), root)
     with executor(with_executor, workers) as pool:
-        if id is not None and (root / id / "manifest.json").exists():
-            refuse_changes(read_manifest(root / id), spec)
-            run = Run.reopen(root / id)
-        else:
-            name = f"sweep-{spec.recipe}"
-            run = Run.create(root, kind="sweep", name=name, config=spec, seed=0, threads=spec.threads, id=id)
-        with run:
+        name = f"sweep-{spec.recipe}"
+        with Run.open_or_create(root, kind="sweep", name=name, config=spec, seed=0, id=id, threads=spec.threads) as run:
             return run.folder, _train_points(spec, run, pool)
 
 
@@ -152,7 +148,7 @@ def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
     """The rows of a sweep from what its finished points recorded."""
     rows = []
     for number, settings in enumerate(_grid(spec)):
-        found = [_summary(folder.parent / f"{folder.name}-p{number:02d}-s{seed}") for seed in range(spec.seeds)]
+        found = [_summary(folder.parent / of_point(folder.name, number, seed)) for seed in range(spec.seeds)]
         finished = [summary for summary in found if summary is not None]
         names = sorted({name for summary in finished for name in summary if name.startswith(METRICS)})
         values = {name: [s[name] for s in finished if math.isfinite(s.get(name, math.nan))] for name in names}
@@ -169,16 +165,13 @@ def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
 
 def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
     listed = points(spec, run.id)
-    todo = [point for point in listed if _status(run.folder.parent / point.id) not in ("done", "diverged")]
+    todo = [point for point in listed if not is_over(run.folder.parent / point.id)]
     stage(f"run {run.folder}: {len(todo)} of {len(listed)} points to train")
     with run.interruptible():
-        try:
-            if spec.together:
-                pool.map(partial(_train_seeds, spec, run.folder.parent), _by_settings(todo))
-            else:
-                pool.map(partial(_train_point, spec, run.folder.parent), todo)
-        except Stopped:
-            raise Stopped(run.id) from None  # the point's own id is no use to who asked for the sweep
+        if spec.together:
+            pool.map(partial(_train_seeds, spec, run.folder.parent), _by_settings(todo))
+        else:
+            pool.map(partial(_train_point, spec, run.folder.parent), todo)
     rows = table(spec, run.folder)
     run.write_json("table.json", [asdict(row) for row in rows])
     run.finish("done", summary={"points": len(listed), "diverged": sum(row.diverged for row in rows)})
@@ -186,19 +179,7 @@ def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
 
 
 def _train_point(spec: SweepSpec, root: Path, point: Point) -> None:
-    folder = root / point.id
-    try:
-        if (folder / "manifest.json").exists():
-            resume_training(folder)
-            return
-        if folder.is_dir():  # killed as it began: nothing in it yet but its lock
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-        plan = spec.plan(point.settings)
-        start_training(spec.recipe, plan.settings(), root=root, seed=point.seed, threads=spec.threads, id=point.id)
-    except Diverged as error:
-        stage(str(error))
+    train_part(spec.plan(point.settings), root / point.id, point.seed, spec.threads)
 
 
 def _by_settings(todo: Sequence[Point]) -> list[list[Point]]:
@@ -227,13 +208,9 @@ def _grid(spec: SweepSpec) -> list[dict[str, Any]]:
     return [dict(zip(spec.grid, values, strict=True)) for values in product(*spec.grid.values())]
 
 
-def _status(folder: Path) -> str | None:
-    return read_manifest(folder)["status"] if (folder / "manifest.json").exists() else None
-
-
 def _summary(folder: Path) -> dict[str, float] | None:
     """The figures of a finished point; None for one that has none."""
-    if _status(folder) != "done":
+    if status_of(folder) != "done":
         return None
     summary = read_manifest(folder)["summary"]
     return {name: float(value) for name, value in summary.items() if name != "subject"}

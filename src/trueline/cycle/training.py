@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trueline.core import registry
 from trueline.core.config import Config, build
-from trueline.core.errors import CheckpointError, ConfigError, RunError, TruelineError
+from trueline.core.errors import ConfigError, RunError, TruelineError
 from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
 from trueline.core.recipe import Stacks, check_config, check_inputs
-from trueline.core.run import Run, Watch, interruptible, read_config, read_manifest, refuse_changes
+from trueline.core.resuming import refuse_changes, refuse_other, same_inputs
+from trueline.core.run import Run, Watch, interruptible, read_config, read_manifest, status_of
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import why_finished
@@ -26,7 +27,6 @@ __all__ = [
     "figures",
     "find_run",
     "resume_training",
-    "same_inputs",
     "start_together",
     "start_training",
     "train_in",
@@ -56,7 +56,7 @@ def start_training(
     after a signal, and whatever the recipe raises.
     """
     folders = _input_folders(recipe, config, inputs, root)
-    check_config(recipe, config, root)
+    check_config(recipe, config, root, folders)
 
     def made() -> Run:
         return Run.create(
@@ -131,18 +131,13 @@ def start_together(
     with ExitStack() as opened, interruptible():
         runs = []
         for seed, id in zip(seeds, names, strict=True):
-            before = None if id is None else _status(root / id)
-            if id is not None and before is not None:
-                _refuse_other(root / id, recipe, config, seed, folders)
-            if id is not None and before == "done":
+            if id is not None and status_of(root / id) == "done":
+                refuse_other(read_manifest(root / id), name=recipe, config=config, seed=seed, inputs=folders)
                 ended[id] = Ended(root / id, None)
                 continue
-            if id is not None and before is not None:
-                run = Run.reopen(root / id, threads=threads)
-            else:
-                run = Run.create(
-                    root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
-                )
+            run = Run.open_or_create(
+                root, kind="train", name=recipe, config=config, seed=seed, inputs=folders, id=id, threads=threads
+            )
             opened.push(run)  # records how it ended where something unforeseen ends all
             runs.append(run)
             ended[run.id] = Ended(run.folder, None)
@@ -160,45 +155,11 @@ def _left(run: Run, ending: Subject | TruelineError) -> Ended:
         with run:
             if isinstance(ending, TruelineError):
                 raise ending
-            save_subject(ending, run)
+            save_subject(ending, run.folder)
             _finish(run)
     except TruelineError as error:
         return Ended(run.folder, error)
     return Ended(run.folder, None)
-
-
-def _refuse_other(folder: Path, recipe: str, config: Config, seed: int, inputs: Mapping[str, Path]) -> None:
-    """Raises ConfigError where the run in `folder` was begun as something else than it is to go on as."""
-    manifest = read_manifest(folder)
-    if manifest["name"] != recipe:
-        raise ConfigError(f"run {folder.name} is one of {manifest['name']}, not of {recipe}. Give another id.")
-    if manifest["seed"] != seed:
-        raise ConfigError(f"run {folder.name} has seed {manifest['seed']}, not {seed}. Give another id.")
-    refuse_changes(manifest, config)
-    before = {role: given["run"] for role, given in manifest["inputs"].items()}
-    now = {role: path.name for role, path in inputs.items()}
-    if before != now:
-        raise ConfigError(
-            f"run {folder.name} was begun with other inputs: {_in_words(before)}, not {_in_words(now)}. "
-            "Give those, or another id."
-        )
-    same_inputs(manifest, folder.parent)
-
-
-def _in_words(inputs: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{role}={run}" for role, run in inputs.items()) or "none"
-
-
-def _status(folder: Path) -> str | None:
-    """The status of a run; None where there is none, with what was left of one that was killed as it began removed."""
-    if (folder / "manifest.json").exists():
-        status: str = read_manifest(folder)["status"]
-        return status
-    if folder.is_dir():  # killed as it began: nothing in it yet but its lock
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-    return None
 
 
 @contextmanager
@@ -234,7 +195,7 @@ def train_in(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) 
     use_threads(run.manifest["threads"])
     subject = target.train(config, run, {role: load_subject(path) for role, path in inputs.items()})
     if not run.follows:
-        save_subject(subject, run)
+        save_subject(subject, run.folder)
     return subject
 
 
@@ -286,19 +247,3 @@ def _finish(run: Run) -> None:
     found = figures(run.folder)
     summary = {"subject": subject_hash(run.folder), **found}
     run.finish("done", summary=summary, reason=why_finished(run.folder, found))
-
-
-def same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:
-    """The folders of a run's inputs by role.  Raises RunError for one that is gone, CheckpointError if it changed."""
-    found = {}
-    for role, given in manifest["inputs"].items():
-        folder = root / str(given["run"])
-        if not folder.is_dir():
-            raise RunError(f"input {role!r} of run {manifest['id']} was run {given['run']}. Put it back into {root}.")
-        if subject_hash(folder) != given["sha256"]:
-            raise CheckpointError(
-                f"input {role!r} of run {manifest['id']} (run {given['run']}) has changed since it began. "
-                f"Put the old one back, or start a new run."
-            )
-        found[role] = folder
-    return found

@@ -38,6 +38,7 @@ from trueline.evidence.records import (
     Verdict,
 )
 from trueline.evidence.statistics import asymptotic_sequence, cvar, mean_sequence, rate_sequence
+from trueline.evidence.words import in_full
 
 __all__ = ["Audit", "Budget", "estimate_metric", "run_audit", "run_audits"]
 
@@ -469,8 +470,8 @@ def _failing(audit: Audit, metric: Metric, tried: Sequence[_Tried]) -> list[Find
 def _sentence(metric: Metric, requirement: Requirement, case: Case, value: float) -> str:
     if metric.estimator == "rate":
         return f"{metric.name} {'happened' if value else 'did not happen'} in case {case.id}."
-    limit = f"{'at most' if requirement.bound == 'at_most' else 'at least'} {requirement.threshold:g}"
-    return f"{metric.name} was {value:g} {metric.unit}".rstrip() + f" in case {case.id}; {limit} is required."
+    was = f"{metric.name} was {in_full(value)} {metric.unit}".rstrip()
+    return f"{was} in case {case.id}; {requirement.words()} is required."
 
 
 def _with_findings(evidence: Evidence, failing: list[Finding], most: int, reference: str | None) -> Evidence:

@@ -19,7 +19,7 @@ from trueline.core.errors import UnknownName, unknown
 from trueline.core.executor import Executor, Inline
 from trueline.core.files import jsonable, to_json, write_json
 from trueline.core.run import Run
-from trueline.evidence.over_seeds import holm, one_sided_p, seed_interval
+from trueline.evidence.over_seeds import holm
 from trueline.evidence.records import Estimate, EvidenceError, Requirement, Verdict
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Statistic",
     "Tests",
     "corrected",
-    "mean_of",
     "run_claim",
 ]
 
@@ -84,8 +83,8 @@ class Claim:
     """A statement of a paper with the experiment and the statistic that decide it.
 
     `acceptance` is the requirement that the statistic's interval has to meet for *reproduced* and to miss for *not
-    reproduced*, and its confidence, that of either end, decides the interval's. Over seeds use `mean_of` or
-    `over_seeds`: fewer than eight print points and decide nothing. A statistic over fewer seeds than the scale has
+    reproduced*, and its confidence, that of either end, decides the interval's. Statistics over seeds are in
+    `claim_statistics`: fewer than eight print points and decide nothing. One over fewer seeds than the scale has
     decides nothing either: the missing seeds may be the hard ones.
     """
 
@@ -141,30 +140,6 @@ class ClaimResult:
             return cls(**row)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EvidenceError(f"this is not a claim's result ({error}). Was the file cut off?") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _MeanOf:
-    """The statistic that `mean_of` makes."""
-
-    value: str
-
-    def __call__(self, rows: Rows, confidence: float) -> Estimate:
-        return seed_interval(self._given(rows), confidence)
-
-    def p(self, rows: Rows, acceptance: Requirement) -> float:
-        return one_sided_p(self._given(rows), acceptance.threshold, acceptance.bound)
-
-    def _given(self, rows: Rows) -> list[float]:
-        return [row[self.value] for row in rows if math.isfinite(row[self.value])]
-
-
-def mean_of(value: str) -> Statistic:
-    """The statistic "mean over seeds of the number called `value`", with its t interval and one-sided t test.
-
-    Seeds with nan are left out of the mean; a claim with such a seed is inconclusive.
-    """
-    return _MeanOf(value)
 
 
 def run_claim(

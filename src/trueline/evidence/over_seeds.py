@@ -85,8 +85,8 @@ def compare_seeds(a: ArrayLike, b: ArrayLike, *, paired: bool, confidence: float
 def one_sided_p(values: ArrayLike, threshold: float, bound: Bound) -> float:
     """p-value of "the mean over seeds is not on the good side of the threshold", Student's t.  values [S].
 
-    At most α exactly when all of `seed_interval` at confidence 1 − 2α is on the good side. nan for fewer than eight
-    seeds.
+    At most α exactly when all of `seed_interval` at confidence 1 − 2α is on the good side. Seeds that all lie on the
+    threshold say nothing: ½, what t = 0 has. nan for fewer than eight seeds.
     """
     from scipy.special import stdtr
 
@@ -96,7 +96,7 @@ def one_sided_p(values: ArrayLike, threshold: float, bound: Bound) -> float:
     beyond = float(x.mean() - threshold) * (1.0 if bound == "at_least" else -1.0)
     error = _error(x)
     if error == 0.0:
-        return 0.0 if beyond >= 0.0 else 1.0
+        return 0.5 if beyond == 0.0 else float(beyond < 0.0)
     return float(stdtr(len(x) - 1.0, -beyond / error))
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.files import to_json
+from trueline.evidence.words import in_full, interval, number
 
 __all__ = [
     "Axis",
@@ -100,6 +101,11 @@ class Requirement(Config):
             return Verdict.PASS
         return Verdict.INCONCLUSIVE if any(ends) else Verdict.FAIL
 
+    def words(self, unit: str = "") -> str:
+        """`at most 25 cost per episode`."""
+        side = "at most" if self.bound == "at_most" else "at least"
+        return f"{side} {in_full(self.threshold)} {unit}".rstrip()
+
     def excess(self, value: float) -> float:
         """How far `value` lies beyond the threshold, in units of the threshold (absolute for threshold 0); good < 0."""
         beyond = value - self.threshold if self.bound == "at_most" else self.threshold - value
@@ -177,6 +183,10 @@ class Estimate:
     clusters: int  # independent units among them: what the interval is built on
     confidence: float
     method: str  # how the interval was made: "betting", "clopper-pearson", "asymptotic", …
+
+    def words(self, unit: str = "") -> str:
+        """`17.3 [16.9, 19.6] cost per episode`: the value with its interval, where there is one."""
+        return " ".join(part for part in (number(self.value), interval(self.low, self.high), unit) if part)
 
 
 @dataclass(frozen=True, slots=True)

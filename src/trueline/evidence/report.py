@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 from trueline.core.config import dotted
 from trueline.core.files import to_json
 from trueline.evidence import plots
-from trueline.evidence.plots import IntervalRow, PlanePoint, Segment, number
+from trueline.evidence.plots import IntervalRow, PlanePoint, Segment
 from trueline.evidence.records import Evidence, Principle, Verdict
+from trueline.evidence.words import interval, number
 
 __all__ = ["Gate", "Key", "Media", "ReportData", "Round", "TrainCurve", "build_report"]
 
@@ -152,9 +153,7 @@ def build_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        number=number, interval_text=plots.interval_text, required=plots.required, words=plots.WORDS
-    )
+    environment.globals.update(number=number, interval=interval, required=_required, words=plots.WORDS)
     return environment.get_template("report.html.j2").render(**_page(data))
 
 
@@ -188,6 +187,10 @@ def _state(evidence: Evidence | None) -> str:
     if evidence is None or math.isnan(evidence.estimate.value):
         return "missing"  # also where a requirement calls it inconclusive: nothing was measured
     return "reported" if evidence.verdict is None else str(evidence.verdict)
+
+
+def _required(evidence: Evidence) -> str:
+    return "nothing required" if evidence.requirement is None else evidence.requirement.words(evidence.unit)
 
 
 def _find(a_round: Round, key: Key | None) -> Evidence | None:
@@ -280,7 +283,7 @@ def _point(label: str, x: Evidence | None, y: Evidence | None) -> PlanePoint:
 
 
 def _alt(what: str, rows: Iterable[IntervalRow]) -> str:
-    told = (f"{r.label} {number(r.value)} {plots.interval_text(r.low, r.high)} {plots.WORDS[r.state]}" for r in rows)
+    told = (f"{r.label} {number(r.value)} {interval(r.low, r.high)} {plots.WORDS[r.state]}" for r in rows)
     return f"{what}: " + "; ".join(told)
 
 
@@ -350,10 +353,7 @@ def _tally(evidence: Sequence[Evidence]) -> _Tally:
     counted = plots.WORDS | {"reported": "without requirement"}
     counts = ", ".join(f"{states.count(s)} {counted[s]}" for s in order if s in states)
     tip = "\n".join(
-        f"{e.audit}, {e.metric}: {number(e.estimate.value)} "
-        f"{plots.interval_text(e.estimate.low, e.estimate.high)} {e.unit}; {plots.required(e.requirement)}; "
-        f"{plots.WORDS[_state(e)]}"
-        for e in evidence
+        f"{e.audit}, {e.metric}: {e.estimate.words(e.unit)}; {_required(e)}; {plots.WORDS[_state(e)]}" for e in evidence
     )
     return _Tally(worst, counts, tip)
 

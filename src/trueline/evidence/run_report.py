@@ -47,7 +47,9 @@ def build_run_report(folder: Path | str) -> str:
         title=f"{manifest['kind']} {manifest['name']}",
         subtitle=f"run {manifest['id']}, {_ended(folder, manifest)}",
         seed=manifest["seed"],
-        manifest={name: value for name, value in manifest.items() if name not in {"summary", "resumed", "config"}},
+        manifest={
+            name: value for name, value in manifest.items() if name not in {"summary", "resumed", "config", "harmless"}
+        },
         started=manifest["started"],
         ended=manifest["ended"] or "",
         rounds=[a_round],

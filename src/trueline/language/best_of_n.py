@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,25 +32,28 @@ from trueline.core.config import Config
 from trueline.core.errors import CheckpointError, ConfigError, Stopped
 from trueline.core.files import write_text
 from trueline.core.progress import stage
-from trueline.core.run import Run
+from trueline.core.run import Run, status_of
 from trueline.core.streams import Streams
 from trueline.core.subject import Subject, save_subject
 from trueline.language.forward import Memory, activation_bytes, cache_bytes, weight_bytes
-from trueline.language.models import ModelRef, attach_lora
-from trueline.language.online import PROMPTS, Online, failing_prompts, prompts_for
-from trueline.language.online.prompts import Asked
-from trueline.language.online.rehearsal import facts_of, foreseen, judges_bytes
+from trueline.language.models import attach_lora
+from trueline.language.online.checks import check_asking, check_room
+from trueline.language.online.making import policy_of
+from trueline.language.online.prompts import prompts_for
+from trueline.language.online.rehearsal import foreseen, judges_bytes
+from trueline.language.online.settings import Asking
 from trueline.language.optimiser import AdamW
+from trueline.language.parallel import device_of
 from trueline.language.recipes import SFT
 from trueline.language.rehearsal import DryRun
 from trueline.language.rollout import Chat, Rollout, Sampler, Sampling
-from trueline.language.sampler import Auto, Samplers, check_for_training, replies_of
+from trueline.language.sampler import Auto, check_for_training, replies_of
 from trueline.language.scorers import Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scores
-from trueline.language.sources import Data, exposed, load
+from trueline.language.sources import Data, exposed
 from trueline.language.subject import LanguageModel, ScoreModel, judges_behind
 from trueline.language.subject import load as load_model
-from trueline.language.supervised import FineTuning, device_of
+from trueline.language.supervised import FineTuning
 
 __all__ = [
     "RFT",
@@ -182,6 +184,7 @@ def _taken(rollout: Rollout, rows: Tensor) -> Rollout:
         rollout.log_prob[rows, :width],
         rollout.group[rows],
         rollout.ended[rows],
+        tuple(rollout.asked[r] for r in rows.tolist()),
     )
 
 
@@ -213,16 +216,9 @@ class Tuning(Config):
     optimiser: AdamW = AdamW()
 
 
-class RejectionTuning(Config):
+class RejectionTuning(Asking):
     """Settings of rejection-sampling fine-tuning."""
 
-    model: ModelRef = ModelRef()  # with a warm start, its template and adapters alone
-    prompts: Data  # plain ones are asked as a user's turn, in the model's template
-    scorers: tuple[Scoring, ...]
-    sampling: Sampling = Sampling()
-    sampler: Samplers = Auto()
-    findings: tuple[str, ...] = ()  # run://ID/artefact each, listing prompts that failed an audit
-    findings_share: float = Field(0.25, gt=0, lt=1)  # share of prompts that come from those
     samples: int = Field(8, ge=1)  # N: replies to each prompt
     keep: int = Field(1, ge=1)  # the best ones of a prompt that are learnt, equal texts once
     at_least: float | None = None  # reward below which no reply is kept
@@ -257,12 +253,13 @@ class RejectionRecipe:
         return {"policy": False, **taken_by(config.scorers)}
 
     def check(self, config: RejectionTuning, root: Path) -> None:
-        """Raises what `train` would raise for sampling, prompts and limits."""
-        check_for_training(config.sampling)
-        load(config.prompts, PROMPTS, root)
-        for findings in config.findings:
-            failing_prompts(findings, root)
+        """Raises what `train` would raise for what does not depend on its inputs: see `check_asking`, and limits."""
+        check_asking(config, root)
         self.limits(config)
+
+    def check_with(self, config: RejectionTuning, root: Path, inputs: Mapping[str, Path]) -> None:
+        """Raises what `train` would raise for prompts that leave the policy it begins with no room for a reply."""
+        check_room(config, root, inputs)
 
     def limits(self, config: RejectionTuning) -> dict[str, float]:
         """The limit of each cost; {} without any.  Raises ConfigError for limits that do not fit."""
@@ -282,7 +279,7 @@ class RejectionRecipe:
         streams, known = Streams(seed), {**(inputs or {}), **referred(config.scorers, inputs or {}, root)}
         policy = _start(config, known.get("policy"), streams.rng("model"))
         opened(config.scorers, Judged(policy, config.sampling), known)
-        asked = _asked(config, policy, Path(root))
+        asked = prompts_for(config, policy, Path(root))
         order = asked.order(config.prompts.shuffle, int(streams.rng("order").integers(2**31)))
         each = config.round_prompts or asked.epoch
         found = foreseen(policy, asked, order, config.rounds * each, config.sampling.max_tokens)
@@ -292,7 +289,7 @@ class RejectionRecipe:
             tokens=math.ceil((config.samples + tuning.epochs * keep) * found.tokens),  # drawn, and learnt
             memory=_memory(config, policy, [x for role, x in known.items() if role != "policy"], found.widest),
             rows=found.rows,
-            facts=facts_of(asked),
+            facts=asked.facts,
             at_most=True,
         )
 
@@ -307,21 +304,7 @@ class RejectionRecipe:
 
 def _start(config: RejectionTuning, given: Subject | None, rng: np.random.Generator) -> LanguageModel:
     """The policy of the first round; adapters are the rounds' own."""
-    if given is None:
-        return LanguageModel.of(config.model.model_copy(update={"lora": None}), rng)
-    if not isinstance(given, LanguageModel):
-        raise ConfigError(f"the warm start is a {given.kind!r}. Give a language model.")
-    return given
-
-
-def _asked(config: RejectionTuning, policy: LanguageModel, root: Path) -> Asked:
-    same = Online(
-        prompts=config.prompts,
-        scorers=config.scorers,
-        findings=config.findings,
-        findings_share=config.findings_share,
-    )
-    return prompts_for(same, policy, root)
+    return policy_of(config.model.model_copy(update={"lora": None}), given, rng)
 
 
 def _memory(config: RejectionTuning, policy: LanguageModel, judges: Sequence[Subject], width: int) -> Memory:
@@ -359,7 +342,7 @@ class _Rounds:
         for subject in inputs.values():
             if isinstance(subject, LanguageModel | ScoreModel):
                 (subject if isinstance(subject, ScoreModel) else subject.model).to(self.device)
-        self.prompts = _asked(config, self.policy, root)
+        self.prompts = prompts_for(config, self.policy, root)
         self.order = self.prompts.order(config.prompts.shuffle, int(run.rng("order").integers(2**31)))
         self.round = 0
 
@@ -375,8 +358,9 @@ class _Rounds:
             self.round = int(saved["round"])
             self.order.load_state_dict(saved["order"])
             self.policy = load_model(self._folder(self.round) / "subject")
-        if self.prompts.dropped:
-            stage(f"left out {self.prompts.dropped} prompts that fill the context")
+        self.run.write_json("data.json", self.prompts.facts)
+        for sentence in self.prompts.left_out():
+            stage(sentence)
         while self.round < self.config.rounds:
             self.round += 1
             stage(f"round {self.round}/{self.config.rounds}: sample, keep, fine-tune")
@@ -394,6 +378,7 @@ class _Rounds:
             judged_by=(*names, *judges_behind(models)),
             trained_on=exposed(self.config.prompts, self.run.folder.parent),
             chats=True,
+            rate=self.config.tuning.optimiser.lr,
         )
         parent = self.run.parent()
         return LanguageModel(self.policy.model, self.policy.tokenizer, parent, history)
@@ -428,15 +413,13 @@ class _Rounds:
             learner_threads=config.learner_threads,
         )
         folder, seed = self._folder(self.round), int(self.run.rng("rounds").integers(2**31))
-        if (folder / "manifest.json").exists():
-            own = Run.reopen(folder)
-        else:
-            if folder.is_dir():  # killed between making the folder and its manifest: nothing in it is worth keeping
-                shutil.rmtree(folder)
+        if status_of(folder) is None:
             own = Run.create(folder.parent, kind="train", name=SFT.name, config=fine, seed=seed, id=folder.name)
+        else:  # begun as it is now, but that the folder of runs, and so the path of its data, may have been moved
+            own = Run.reopen(folder)
         try:
             with own:
-                save_subject(SFT.train(fine, own, {"policy": self.policy}), own)
+                save_subject(SFT.train(fine, own, {"policy": self.policy}), own.folder)
         except Stopped:
             raise Stopped(self.run.id) from None
         # From the folder, so that a resumed run has the very same model: adapters are in its weights.

@@ -55,8 +55,7 @@ def fits(model: Any) -> bool:
 class _Cache(NamedTuple):
     """Views of one layer's cache, of the live rows: by row to write to, by pair of row and head to read from."""
 
-    keys: Tensor  # [n, H, slots, d]
-    values: Tensor  # [n, H, slots, d]
+    both: Tensor  # [2, n, H, slots, d]: keys and values
     keys_by_pair: Tensor  # [n·H, d, slots]
     values_by_pair: Tensor  # [n·H, slots, d]
 
@@ -99,27 +98,30 @@ class Decoder:
         self._rotation = torch.polar(torch.full_like(angle, self._scale), angle)[:, None]  # [slots, 1, d/2]
         shape = (len(self._layers), 2, n, self._keys, slots, self._d)
         self._cache = torch.empty(shape, dtype=dtype, device=device)
-        rotation = self._rotation[:p].expand(u, p, 1, -1).flatten(0, 1)
-        x = self._embedding[prompts.flatten()]
-        last = torch.arange(u, device=device) * p + lengths - 1
+        # Padding is put in for attention alone. It repeats a prompt's last token and needs no mask: what pads a prompt
+        # comes after everything that reads it.
+        column = torch.arange(p, device=device)
+        within = column < lengths[:, None]
+        token = within.nonzero(as_tuple=True)  # prompt and column of each of the m tokens
+        last = lengths.cumsum(0) - 1
+        padded = last[:, None] - (lengths[:, None] - 1 - column).clamp_(min=0)  # [U, P]: which of the m tokens
+        x, rotation = self._embedding[prompts[token]], self._rotation[token[1]]
         grouped = self._queries != self._keys
-        for index, layer in enumerate(self._layers):
-            q, k, v = self._project(x, layer, rotation)
-            k, v = (part.unflatten(0, (u, p)).transpose(1, 2) for part in (k, v))  # [U, H, P, d]
-            self._cache[index, 0, :, :, :p], self._cache[index, 1, :, :, :p] = k[row], v[row]
-            if index < len(self._layers) - 1:
-                q = q.unflatten(0, (u, p)).transpose(1, 2)
-                # Right-padded prompts need no mask: what pads a prompt comes after everything that reads it.
+        for layer, cache in zip(self._layers, self._cache, strict=True):
+            qkv = self._project(x, layer, rotation)
+            q, kv = qkv[padded].transpose(1, 2).split((self._queries, 2 * self._keys), 1)  # [U, H, P, d]
+            cache[..., :p, :] = kv[row].unflatten(1, (2, -1)).transpose(0, 1)
+            k, v = kv.chunk(2, 1)
+            if layer is not self._layers[-1]:
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=grouped)
-                x = self._perceive(x, y.transpose(1, 2).reshape(u * p, -1), layer)
+                x = self._perceive(x, y.transpose(1, 2)[token].flatten(1), layer)
             else:  # what the other tokens become in the last layer, nothing reads
-                within = (torch.arange(p, device=device) < lengths[:, None])[:, None, None]
-                q = q[last].unsqueeze(2)
-                y = F.scaled_dot_product_attention(q, k, v, within, scale=1.0, enable_gqa=grouped)
+                q = qkv[last, : self._queries, None]
+                y = F.scaled_dot_product_attention(q, k, v, within[:, None, None], scale=1.0, enable_gqa=grouped)
                 x = self._perceive(x[last], y.reshape(u, -1), layer)
         self._position, self._slot, self._hidden = lengths[row], p, None
         self._narrow(n)
-        if int(lengths.min()) < p:
+        if not bool(within.all()):
             hidden = torch.arange(slots, device=device) >= lengths[row, None]
             hidden[:, p:] = False
             weight = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
@@ -133,10 +135,9 @@ class Decoder:
         hidden = None if self._hidden is None else self._hidden.narrow(2, 0, end)
         x = self._embedding[tokens]
         for layer, live in zip(self._layers, self._live, strict=True):
-            q, k, v = self._project(x, layer, rotation)
-            live.keys.select(2, self._slot).copy_(k)
-            live.values.select(2, self._slot).copy_(v)
-            q = q.reshape(n * self._keys, -1, self._d)  # [n·H, G, d]
+            qkv = self._project(x, layer, rotation)
+            live.both.select(3, self._slot).copy_(qkv[:, self._queries :].view(n, 2, -1, self._d).transpose(0, 1))
+            q = qkv[:, : self._queries].reshape(n * self._keys, -1, self._d)  # [n·H, G, d]
             seen = live.keys_by_pair.narrow(2, 0, end)
             score = torch.bmm(q, seen) if hidden is None else torch.baddbmm(hidden, q, seen)
             y = torch.bmm(score.softmax(-1), live.values_by_pair.narrow(1, 0, end))
@@ -149,17 +150,16 @@ class Decoder:
         """Drops the rows where `live` [n] is false; returns which row each of the others was, in their new order."""
         n = sum(live)
         order = list(range(n))
-        free = [r for r in range(n) if not live[r]]
-        moved = [r for r in range(n, len(live)) if live[r]]
-        if free:
-            for to, row in zip(free, moved, strict=True):
-                order[to] = row
-            into, of = (torch.tensor(rows, device=self._cache.device) for rows in (free, moved))
-            self._cache[:, :, into, :, : self._slot] = self._cache[:, :, of, :, : self._slot]
-            self._position[into] = self._position[of]
-            if self._hidden is not None:
-                by_row = self._hidden.view(len(live), -1)
-                by_row[into] = by_row[of]
+        seen = self._cache[..., : self._slot, :]
+        hidden = None if self._hidden is None else self._hidden.view(len(live), self._keys, -1)
+        free = (r for r in range(n) if not live[r])
+        moved = (r for r in range(n, len(live)) if live[r])
+        for to, row in zip(free, moved, strict=True):  # few at once, and plain copies beat gathering and scattering
+            order[to] = row
+            seen[:, :, to] = seen[:, :, row]
+            self._position[to] = self._position[row]
+            if hidden is not None:
+                hidden[to] = hidden[row]
         self._position = self._position[:n]
         if self._hidden is not None:
             self._hidden = self._hidden[: n * self._keys]
@@ -169,21 +169,21 @@ class Decoder:
     def _narrow(self, n: int) -> None:
         """Makes the views of the cache those of its first n rows."""
         self._live = [
-            _Cache(keys, values, keys.flatten(0, 1).transpose(1, 2), values.flatten(0, 1))
-            for keys, values in self._cache[:, :, :n]
+            _Cache(both, both[0].flatten(0, 1).transpose(1, 2), both[1].flatten(0, 1)) for both in self._cache[:, :, :n]
         ]
 
     def _normed(self, x: Tensor) -> Tensor:
         """x / ‖x‖ over all components; gain and √D are in the weights that follow."""
         return (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)).to(x.dtype)
 
-    def _project(self, x: Tensor, layer: _Layer, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries [m, Hq, d] and keys [m, Hkv, d], and values [m, Hkv, d] of m tokens."""
-        heads = self._queries + self._keys
-        y = torch.mm(self._normed(x), layer.qkv).view(-1, heads + self._keys, self._d)
-        turned = torch.view_as_complex(y[:, :heads].float().view(-1, heads, self._d // 2, 2)) * rotation
-        qk = torch.view_as_real(turned).flatten(2).to(x.dtype)
-        return qk[:, : self._queries], qk[:, self._queries :], y[:, heads:]
+    def _project(self, x: Tensor, layer: _Layer, rotation: Tensor) -> Tensor:
+        """Queries and keys, rotated, and values of m tokens: [m, Hq + 2·Hkv, d]."""
+        qkv = torch.mm(self._normed(x), layer.qkv).view(len(x), -1, self._d)
+        turned = qkv[:, : self._queries + self._keys]
+        exact = turned.float()  # itself, where it is in float32
+        torch.view_as_complex(exact.view(len(x), -1, self._d // 2, 2)).mul_(rotation)
+        turned.copy_(exact)
+        return qkv
 
     def _perceive(self, x: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
         """The residual stream [m, D] after what was attended to [m, Hq·d] and the gated perceptron."""

@@ -129,9 +129,10 @@ def rollout_of(
         sampled[r, : len(ids)] = torch.tensor(row.learnt[: len(ids)])
     numbers: dict[str, int] = {}
     group = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in prompts])
-    device = model.model.device
-    made = (padded, attended, sampled, torch.zeros(padded.shape), group, torch.tensor(over))
-    return Rollout(*(x.to(device) for x in made))
+    whole = torch.tensor(over)
+    return Rollout(padded, attended, sampled, torch.zeros(padded.shape), group, whole, tuple(prompts)).to(
+        model.model.device
+    )
 
 
 # --- two models ---

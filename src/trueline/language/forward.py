@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
-from trueline.language.batches import Batch
+from trueline.core.errors import ConfigError
+from trueline.language.batches import Batch, Row, packed, padded
 from trueline.language.losses import log_prob_of
 from trueline.language.models import reference
 from trueline.language.objectives import TokenScores
@@ -27,6 +29,8 @@ __all__ = [
     "Models",
     "activation_bytes",
     "cache_bytes",
+    "check_apart",
+    "checkpoint_activations",
     "late_logits",
     "learning_mode",
     "plain",
@@ -53,7 +57,9 @@ def token_scores(model: Any, batch: Batch, hits: bool = False) -> TokenScores:
     log_prob = spread(torch.where(wanted, log_prob_of(logits, target), 0.0))
     if not hits:
         return TokenScores(log_prob)
-    return TokenScores(log_prob, spread((logits.detach().argmax(dim=-1) == target) & wanted))
+    logits = logits.detach()
+    likeliest = logits.gather(-1, target[..., None])[..., 0] == logits.amax(dim=-1)
+    return TokenScores(log_prob, spread(likeliest & wanted))
 
 
 def late_logits(model: Any, wanted: Tensor, inputs: Mapping[str, Any]) -> tuple[int, Tensor]:
@@ -133,7 +139,46 @@ def learning_mode(model: nn.Module, dropout: bool) -> None:
                 part.training = True
 
 
+@torch.no_grad()
+def check_apart(model: Any, tokenizer: Any, context: int) -> None:
+    """Raises ConfigError for an architecture that mixes the sequences of a packed row.
+
+    Restarting positions keep them apart where attention is masked by positions; recurrences and convolutions run on,
+    and other ways of telling positions do not start anew. So two short rows are read apart and packed.
+    """
+    model.eval()
+    size = max(2, min(8, context // 2))
+    weight = np.array([0.0] + [1.0] * (size - 1), dtype=np.float32)
+    rows = [Row(np.arange(first, first + size) % len(tokenizer), weight, 0) for first in (0, size)]
+    apart, together = (
+        token_scores(model, batch.to(model.device)).log_prob.view(2, size)
+        for batch in (padded(rows, tokenizer.pad_token_id), packed(rows, tokenizer.pad_token_id))
+    )
+    found = float((apart - together).abs().max())
+    # Of equal sequences float32 is off by some 1e-5, and bfloat16, which rounds a logit of 16 to 0.1, by some of those.
+    if found > (1e-4 if plain(model).dtype == torch.float32 else 0.5):
+        raise ConfigError(
+            f"{type(plain(model)).__name__} mixes the sequences of a packed row: log-probabilities are off by "
+            f"{found:.2g}. Set packing to false."
+        )
+
+
 # --- memory ---
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a Hugging Face model compute its layers' activations again in the backward pass.
+
+    Raises ConfigError for an architecture that cannot.
+    """
+    # transformers renamed the method in 5.x and warns about the older name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError:
+        raise ConfigError(
+            f"{type(model).__name__} cannot compute activations again. Set gradient_checkpointing to false."
+        ) from None
 
 
 class Memory(NamedTuple):

@@ -1,6 +1,6 @@
 """What supervised trainers learn: from which records, as which sequences, by which loss.
 
-An objective is a frozen configuration. The loop (supervised.py) asks it for the items of a record, for the batches of a
+An objective is a frozen configuration. The loop (supervised/) asks it for the items of a record, for the batches of a
 step, and for the loss of a batch as a sum; it divides by the `total` of the whole step, so that the loss of accumulated
 batches is the loss of their union.
 
@@ -45,6 +45,7 @@ from trueline.language.records import (
     PromptCompletion,
     Record,
     SafetyPreference,
+    Text,
     UnpairedPreference,
     as_preference,
     as_unpaired,
@@ -117,7 +118,13 @@ class Packing(NamedTuple):
 
     pad: int  # the padding token
     per_batch: int  # rows, or items of several rows, at once
-    room: int | None  # pack sequences into rows of so many tokens; None: a row each
+    context: int  # tokens that a row may have
+    packs: bool = False  # several sequences into a row of so many; else each has its own
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of a row that sequences share; None where each has its own."""
+        return self.context if self.packs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,19 +203,15 @@ class Likelihood(Config):
     # Tokens of completions; of the assistant's turns in their prompts too; or of all. Of text without a prompt, all; of
     # messages without one, those of the assistant, unless it is all.
     learn: Literal["completion", "assistant", "all"] = "completion"
-    pairs: Literal["better", "both"] = "better"  # which answers of a pair are learnt
+    # Which answers of a pair are learnt. Harmful ones are told by safety pairs alone, of which none, one or both are.
+    pairs: Literal["better", "worse", "both", "harmful"] = "better"
 
     def items(self, record: Record, codec: Codec, where: str) -> tuple[Item, ...]:
         """One sequence for each answer that is learnt."""
         if isinstance(record, LanguageModelling):
             row = codec.text(record.text, "all" if self.learn == "all" else "assistant", where)
             return (Item((row,)),) if row is not None else ()
-        if isinstance(record, Preference | SafetyPreference):
-            pair = as_preference(record)
-            answers = [pair.chosen, pair.rejected] if self.pairs == "both" else [pair.chosen]
-        else:
-            assert isinstance(record, PromptCompletion)
-            answers = [record.completion]
+        answers = _answers(record, self.pairs)
         return tuple(
             Item(rows) for answer in answers if (rows := codec.answers(record.prompt, [answer], where, self.learn))
         )
@@ -226,6 +229,19 @@ class Likelihood(Config):
         return _likelihood(forward, micro)
 
 
+def _answers(record: Record, pairs: str) -> list[Text]:
+    """What is learnt of a record with answers; of one without harm no harmful ones are known."""
+    if isinstance(record, PromptCompletion):
+        return [record.completion]
+    assert isinstance(record, Preference | SafetyPreference)
+    if pairs == "harmful":
+        if not isinstance(record, SafetyPreference):
+            return []
+        return [answer for answer, safe in zip(record.responses, record.safe, strict=True) if not safe]
+    pair = as_preference(record)
+    return {"better": [pair.chosen], "worse": [pair.rejected], "both": [pair.chosen, pair.rejected]}[pairs]
+
+
 def _of_sequences(items: Sequence[Item], packing: Packing) -> Iterable[Micro]:
     rows = [row for item in items for row in item.rows]
     for batch in micro_batches(rows, packing.pad, packing.per_batch, packing.room):
@@ -233,7 +249,7 @@ def _of_sequences(items: Sequence[Item], packing: Packing) -> Iterable[Micro]:
 
 
 def _weight(items: Sequence[Item]) -> float:
-    return float(sum(row.weight.sum(dtype=np.float64) for item in items for row in item.rows))
+    return float(np.concatenate([row.weight for item in items for row in item.rows]).sum(dtype=np.float64))
 
 
 def _likelihood(forward: Forward, micro: Micro) -> Terms:
@@ -441,6 +457,13 @@ class _Direct(Config):
         return _of_pairs(items, packing)
 
 
+def _log_ratio(forward: Forward, batch: Batch) -> Tensor:
+    """h = log π − log π_ref of each row [R]."""
+    # The reference first: what it computes is let go of before the model's activations, which stay, are made.
+    beside = _sums(forward.reference(batch), batch)
+    return _sums(forward.tokens(batch).log_prob, batch) - beside
+
+
 class _Ratios(NamedTuple):
     """h = log π − log π_ref of chosen and rejected answers, and their lengths; each [B]."""
 
@@ -451,8 +474,7 @@ class _Ratios(NamedTuple):
 
 
 def _ratios(forward: Forward, batch: Batch) -> _Ratios:
-    ratio = _sums(forward.tokens(batch).log_prob, batch) - _sums(forward.reference(batch), batch)
-    return _Ratios(*ratio.chunk(2), *batch.weight.sum(dim=1).chunk(2))
+    return _Ratios(*_log_ratio(forward, batch).chunk(2), *batch.weight.sum(dim=1).chunk(2))
 
 
 class Dpo(_Direct):
@@ -523,12 +545,9 @@ class Kto(_Direct):
 
     def micros(self, items: Sequence[Item], packing: Packing, forward: Forward) -> Iterable[Micro]:
         """Answers, with z₀ of the step."""
-        context = max(len(item.rows[0].tokens) for item in items)
+        others = mismatched(items, packing.context)
         with torch.no_grad():
-            ratios = [
-                _sums(forward.tokens(other.batch).log_prob - forward.reference(other.batch), other.batch)
-                for other in _of_pairs(mismatched(items, context), packing)
-            ]
+            ratios = [_log_ratio(forward, other.batch) for other in _of_pairs(others, packing)]
         z0 = kto_reference(torch.cat(ratios))
         for micro in _of_pairs(items, packing):
             yield Micro(micro.batch, micro.labels, {"reference": z0})
@@ -536,7 +555,7 @@ class Kto(_Direct):
     def terms(self, forward: Forward, micro: Micro) -> Terms:
         """The answers' losses, z₀, and implicit rewards β·h of good and of bad ones."""
         good = micro.labels[:, 0] > 0.5
-        ratio = _sums(forward.tokens(micro.batch).log_prob - forward.reference(micro.batch), micro.batch)
+        ratio = _log_ratio(forward, micro.batch)
         z0 = micro.constants["reference"]
         loss = kto(ratio, good, z0, self.beta, self.desirable, self.undesirable)
         reward = self.beta * ratio

@@ -34,12 +34,13 @@ from torch import Tensor
 
 from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.language.forward import learning_mode
 from trueline.language.losses import dpo
 from trueline.language.online import Online, OnlineRecipe, Trainer
+from trueline.language.online.training import Step
 from trueline.language.optimiser import AdamW
 from trueline.language.parallel import sums as summed
 from trueline.language.rollout import Rollout
+from trueline.language.scores import Scores
 from trueline.language.signals import Kl, signals_of
 from trueline.language.subject import LanguageModel
 
@@ -119,77 +120,66 @@ class _Trainer(Trainer):
 
     config: OnlineDpo
 
-    def one_step(self) -> str:
-        """Sample, score, label, learn.  Returns a note for whoever waits; raises Diverged."""
+    def _learn(self, rollout: Rollout, scores: Scores) -> Step:
+        """Label, learn.  Raises Diverged."""
         config = self.config
-        self.policy.model.eval()
-        asked = [self.prompts.chats[place.source][place.row] for place in self.order.take(config.batch_size)]
-        rollout, scores = self._sampled([one for one in asked for _ in range(config.samples)])
         signals = signals_of(
             rollout, scores, credit=self.scorer.credit, cut_penalty=config.cut_penalty, score_clip=config.score_clip
         )
-        by_token = self._old(rollout), self._beside(rollout)
+        by_token = self._old(rollout), self.reading.beside(rollout)
         old, beside = (torch.where(rollout.sampled, x, 0.0).sum(dim=1) for x in by_token)
         first = torch.arange(0, self.replies, 2, device=old.device)
         whole = ~(scores.missing[first] | scores.missing[first + 1])
         pairs = _Pairs(rollout, beside, signals.total[:, 0], first[whole], first[whole] + 1)
-        figures = self._learn(pairs)
-        self.step += 1
-        note = self._log(rollout, scores, (old - beside)[~scores.missing], figures)
-        if self.step % config.completion_steps == 0 or self.step == self.steps:
-            self._write_down(rollout, scores)
-        return note
+        return Step(self._passes(pairs), (old - beside)[~scores.missing])
 
-    def _learn(self, pairs: _Pairs) -> dict[str, float]:
-        """Passes over the pairs in random order; returns means over the last of them."""
+    def _passes(self, pairs: _Pairs) -> dict[str, float]:
+        """Over the pairs in random order; returns means over the last of them."""
         config, count = self.config, len(pairs.first)
-        size = (config.minibatch or self.replies) // 2
         figures: dict[str, float] = {}
-        learning_mode(self.policy.model, False)
+        self.reading.begin_learning()
         for _ in range(config.passes):
             sums = {"policy_loss": 0.0, "accuracy": 0.0, "margin": 0.0}
-            extra, batches = {"ptx_loss": 0.0}, 0
+            kept_text = 0.0
             order = torch.as_tensor(self.run.rng("update").permutation(count), device=pairs.first.device)
-            for at in range(0, count, size):
-                extra["ptx_loss"] += self._pair_step(pairs, order[at : at + size], sums)
-                batches += 1
+            batches = order.split((config.minibatch or self.replies) // 2) if count else ()
+            for some in batches:
+                kept_text += self._pair_step(pairs, some, sums)
             means = summed(self.group, [total / max(1, count) for total in sums.values()])
             figures = dict(zip(sums, means, strict=True)) if count else {}
-            (kept,) = summed(self.group, [extra["ptx_loss"]])
-            if self.ptx_order is not None and batches:
-                figures["ptx_loss"] = kept / batches
+            (kept_text,) = summed(self.group, [kept_text])
+            if config.ptx is not None and count:
+                figures["ptx_loss"] = kept_text / len(batches)
         return figures
 
     def _pair_step(self, pairs: _Pairs, some: Tensor, sums: dict[str, float]) -> float:
         """One step of the optimiser; adds to the sums over pairs, and returns the loss of text to keep."""
-        config = self.config
-        at_once = (config.micro_batch or 2 * len(some)) // 2
+        at_once = (self.config.micro_batch or 2 * len(some)) // 2
         total, own = 0.0, self.group.share(some)
         for at in range(0, len(own), at_once):
-            part = own[at : at + at_once]
-            rows = torch.cat([pairs.first[part], pairs.second[part]])
-            width = int(pairs.rollout.attended[rows].sum(dim=1).max())
-            read = pairs.rollout.tokens[rows, :width], pairs.rollout.sampled[rows, :width]
-            log_prob = self._reply_log_prob(self.policy.model, *read).sum(dim=1)
-            h1, h2 = (log_prob - pairs.beside[rows]).chunk(2)
-            r1, r2 = pairs.reward[rows].chunk(2)
-            label = labels_of(r1, r2, config.labels, config.temperature)
-            loss = pair_losses(h1, h2, label, config.kl.weight)
-            (loss.sum() / len(some)).backward()
-            total += float(loss.detach().sum())
-            with torch.no_grad():
-                ordered = 0.5 + 0.5 * (h1 - h2).sign() * (r1 - r2).sign()
-                sums["accuracy"] += float(ordered.sum())
-                sums["margin"] += config.kl.weight * float(((h1 - h2) * (r1 - r2).sign()).sum())
+            total += self._backward(pairs, own[at : at + at_once], len(some), sums)
         sums["policy_loss"] += total
-        mean, kept = total / len(some), 0.0
-        if self.ptx_order is not None:
-            extra = self._ptx_loss()
-            if extra is not None:
-                extra.backward()
-                kept = extra.item()
-        self._stepped(self.optimiser, mean + kept, "the policy's loss")
-        return kept
+        kept_text = self.learning.keep_text()
+        loss = total / len(some) + kept_text
+        self.learning.take_step(self.learning.optimiser, loss, "the policy's loss", self.step)
+        return kept_text
+
+    def _backward(self, pairs: _Pairs, part: Tensor, of: int, sums: dict[str, float]) -> float:
+        """Adds the gradient of some pairs of a minibatch of `of`; returns their summed loss."""
+        config, rows = self.config, torch.cat([pairs.first[part], pairs.second[part]])
+        width = int(pairs.rollout.attended[rows].sum(dim=1).max())
+        read = pairs.rollout.tokens[rows, :width], pairs.rollout.sampled[rows, :width]
+        log_prob = self.reading.of_replies(*read).sum(dim=1)
+        h1, h2 = (log_prob - pairs.beside[rows]).chunk(2)
+        r1, r2 = pairs.reward[rows].chunk(2)
+        label = labels_of(r1, r2, config.labels, config.temperature)
+        loss = pair_losses(h1, h2, label, config.kl.weight)
+        (loss.sum() / of).backward()
+        with torch.no_grad():
+            ordered = 0.5 + 0.5 * (h1 - h2).sign() * (r1 - r2).sign()
+            sums["accuracy"] += float(ordered.sum())
+            sums["margin"] += config.kl.weight * float(((h1 - h2) * (r1 - r2).sign()).sum())
+            return float(loss.detach().sum())
 
 
 _SMALL: Mapping[str, Any] = {

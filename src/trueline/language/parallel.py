@@ -13,19 +13,52 @@ put together when it computes).
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trueline.rl.parallel import Learners
+from trueline.core.errors import ConfigError
+from trueline.rl.parallel import Learners, learners
 
-__all__ = ["Sharded", "cut_like", "cut_up", "dealt", "draws_of", "is_cut", "span", "sum_gradients", "sums", "whole"]
+__all__ = [
+    "Sharded",
+    "cut_like",
+    "cut_up",
+    "dealt",
+    "device_of",
+    "draws_of",
+    "is_cut",
+    "span",
+    "sum_gradients",
+    "sums",
+    "whole",
+]
 
 T = TypeVar("T")
+
+
+# --- devices ---
+
+
+def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device a setting names; "auto" is the accelerator if there is one."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ConfigError("device is 'cuda', but torch sees no CUDA device here. Set device to 'auto' or 'cpu'.")
+    if found and name != "cpu" and learners().size > 1:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {local} of this machine has no accelerator: there are {torch.cuda.device_count()}. "
+                "Start no more processes than that."
+            )
+        torch.cuda.set_device(local)
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
 # --- shares ---

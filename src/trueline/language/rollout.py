@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from trueline.core.config import Config
 
-__all__ = ["Chat", "Message", "Replies", "Reply", "Rollout", "Sampler", "Sampling", "chat"]
+__all__ = ["Chat", "Message", "Replies", "Reply", "Rollout", "Sampler", "Sampling", "chat", "text_of"]
 
 
 class Message(NamedTuple):
@@ -33,6 +34,13 @@ Chat = tuple[Message, ...]  # what a reply is asked for: it ends with a turn tha
 def chat(prompt: str) -> Chat:
     """A chat of one user turn."""
     return (Message("user", prompt),)
+
+
+def text_of(chat: Chat) -> str:
+    """A chat as text: of one turn what it says, of several each with its role on a line of its own."""
+    if len(chat) == 1:
+        return chat[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in chat)
 
 
 class Reply(NamedTuple):
@@ -64,6 +72,13 @@ class Rollout:
     log_prob: Tensor  # [R, L] under the policy that sampled, at its temperature; 0 outside `sampled`
     group: Tensor  # [R] int64: which prompt a row answers
     ended: Tensor  # [R] bool: false = cut at the length limit, no bootstrap and no reward for ending
+    asked: tuple[str, ...]  # [R] what each row answers, in words (`text_of`): templates' own tokens are no part of it
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The rollout on another device."""
+        masks = self.attended.to(device), self.sampled.to(device)
+        numbers = self.log_prob.to(device), self.group.to(device), self.ended.to(device)
+        return Rollout(self.tokens.to(device), *masks, *numbers, self.asked)
 
 
 class Sampler(Protocol):

@@ -24,7 +24,7 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.language.decoder import Decoder, fits
 from trueline.language.models import context_of, end_tokens, merged, quiet
-from trueline.language.rollout import Chat, Reply, Rollout, Sampler, Sampling
+from trueline.language.rollout import Chat, Reply, Rollout, Sampler, Sampling, text_of
 from trueline.language.templates import prompts_tokens
 
 __all__ = [
@@ -46,6 +46,7 @@ class _Prompts(NamedTuple):
     tokens: list[list[int]]  # U prompts
     group: NDArray[np.int64]  # [R]: which prompt
     cap: NDArray[np.int64]  # [R]: tokens a reply may have, max_tokens or what the context leaves
+    asked: tuple[str, ...]  # [R]: in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ def _decode(
             drawn.count[row[over]], drawn.ended[row[over]] = t + 1, ended[over]
             if not any(live):
                 break
-            order = decoder.keep(live)
+            order = torch.tensor(decoder.keep(live), device=device)
             row, cap, token, noise = row[order], cap[order], token[order], noise[:, order]
         logits = decoder.step(token)
     at = torch.cat([row for row, _, _ in steps])
@@ -398,7 +399,7 @@ def _prompts(model: Any, chats: Sequence[Chat], sampling: Sampling) -> _Prompts:
                 f"the prompt of chat {int((group == k).argmax())} {what}. Give one that leaves room to reply."
             )
     room = np.array([context - len(ids) for ids in tokens])[group]
-    return _Prompts(tokens, group, np.minimum(room, sampling.max_tokens))
+    return _Prompts(tokens, group, np.minimum(room, sampling.max_tokens), tuple(map(text_of, chats)))
 
 
 def _noise(rows: int, sampling: Sampling, rng: np.random.Generator, device: Any) -> Tensor:
@@ -432,7 +433,7 @@ def _rollout(model: Any, prompts: _Prompts, drawn: _Drawn) -> Rollout:
     log_prob = torch.zeros(attended.shape, device=count.device)
     # Both masks run through the replies row by row, so that the k-th token of one is the k-th of the other.
     tokens[sampled], log_prob[sampled] = drawn.tokens[replied], drawn.log_prob[replied]
-    return Rollout(tokens, attended, sampled, log_prob, group.to(count.device), drawn.ended)
+    return Rollout(tokens, attended, sampled, log_prob, group.to(count.device), drawn.ended, prompts.asked)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from trueline.language.rollout import Rollout
@@ -23,6 +24,10 @@ class Scores:
     reward: Tensor  # [R, L]
     cost: Tensor  # [R, L, K]: above 0 is unsafe
     missing: Tensor  # [R] bool: not scored; out of the loss and of J_C, counted in the report
+
+    def to(self, device: torch.device | str) -> Scores:
+        """The scores on another device."""
+        return Scores(self.reward.to(device), self.cost.to(device), self.missing.to(device))
 
 
 class Scorer(Protocol):

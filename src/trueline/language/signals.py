@@ -63,6 +63,9 @@ class Kl(Config):
     With k1 it is a signal of its own, paid for like a cost (Ziegler et al. 2019): ∇E[k1] = E[k1·∇log π]. Of k2 and k3
     the same product is no gradient of a divergence and may have the other sign; they are differentiated themselves, as
     terms of each token's loss (`online.losses.kl_loss`).
+
+    β of k1 is in units of reward for a nat. Of k2 and k3 it stands beside the advantage as that enters the loss: where
+    advantages are whitened, in their deviations for a nat.
     """
 
     weight: float = Field(0.05, ge=0)  # β, the first one where it adapts

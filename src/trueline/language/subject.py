@@ -50,6 +50,7 @@ class History(NamedTuple):
     multipliers: Mapping[str, float] = {}  # by cost, as the last training left them
     trained_on: tuple[str, ...] = ()  # files of which every prompt was trained on, those that audits draw from as well
     chats: bool | None = None  # whether any of them taught it chats; None: not known, as of a model from elsewhere
+    rate: float | None = None  # highest learning rate of the last one
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> History:
@@ -59,14 +60,18 @@ class History(NamedTuple):
             dict(card.get("multipliers", {})),
             tuple(card.get("trained_on", ())),
             card.get("chats"),
+            card.get("rate"),
         )
 
-    def taught(self, *, judged_by: Iterable[str] = (), trained_on: Iterable[str] = (), chats: bool) -> History:
+    def taught(
+        self, *, judged_by: Iterable[str] = (), trained_on: Iterable[str] = (), chats: bool, rate: float
+    ) -> History:
         """After one more training."""
         return self._replace(
             judged_by=tuple(dict.fromkeys((*self.judged_by, *judged_by))),
             trained_on=tuple(dict.fromkeys((*self.trained_on, *trained_on))),
             chats=bool(self.chats) or chats,
+            rate=rate,
         )
 
 

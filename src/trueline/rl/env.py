@@ -158,7 +158,12 @@ def with_rows(obs: Obs, rows: NDArray[np.intp], new: Obs) -> Obs:
     """A copy of `obs` whose `rows` are those of `new` [len(rows), ...]."""
     if isinstance(obs, dict):
         assert isinstance(new, dict)
-        return {key: with_rows(value, rows, new[key]) for key, value in obs.items()}  # type: ignore[misc]
-    copy = obs.copy()
+        return {key: _with_rows(value, rows, new[key]) for key, value in obs.items()}
+    assert not isinstance(new, dict)
+    return _with_rows(obs, rows, new)
+
+
+def _with_rows(array: NDArray[Any], rows: NDArray[np.intp], new: NDArray[Any]) -> NDArray[Any]:
+    copy = array.copy()
     copy[rows] = new
     return copy

@@ -22,8 +22,8 @@ from trueline.rl.updates.rows import Rows, SlackAdvantage, Update, WeightedAdvan
 from trueline.rl.updates.surrogate import standardised
 
 
-class EstimateSettings(Protocol):
-    """The settings that estimates depend on."""
+class Discounts(Protocol):
+    """How far a return and an advantage look ahead."""
 
     @property
     def gamma(self) -> float:
@@ -44,6 +44,10 @@ class EstimateSettings(Protocol):
     def cost_lam(self) -> float:
         """λ of GAE of the costs."""
         ...
+
+
+class EstimateSettings(Discounts, Protocol):
+    """The settings that estimates depend on."""
 
     @property
     def standardise(self) -> Literal["reward", "mix"]:

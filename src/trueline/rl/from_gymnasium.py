@@ -209,7 +209,7 @@ class FromGymnasium:
         self.seed_source = _seeds_from(np.random.default_rng(0))
         self._steps = np.zeros(num_envs, np.int64)
         self._obs: Obs = np.zeros(0)
-        if all(isinstance(env.unwrapped, Stateful) for env in self.envs) and all(
+        if len(self._stateful()) == num_envs and all(
             type(layer) in _TRANSPARENT for env in self.envs for layer in _layers(env)
         ):
             # On the instance, so that isinstance(world, Stateful) tells the truth about these very environments.
@@ -264,11 +264,15 @@ class FromGymnasium:
         except (KeyError, TypeError, ValueError):
             raise _other_costs(self.id, f"no {', '.join(self.costs)}", i, int(self._steps[i])) from None
 
+    def _stateful(self) -> list[Stateful]:
+        """The environments under their wrappers, those of them that have a state to save."""
+        return [env.unwrapped for env in self.envs if isinstance(env.unwrapped, Stateful)]
+
     def _state_dict(self) -> dict[str, Any]:
         """State of every environment, its seed and its count of steps, and the observations that belong to it."""
         obs = self._obs
         return {
-            "envs": {str(i): env.unwrapped.state_dict() for i, env in enumerate(self.envs)},  # type: ignore[attr-defined]
+            "envs": {str(i): env.state_dict() for i, env in enumerate(self._stateful())},
             "episode_seed": self.episode_seed.copy(),
             "steps": self._steps.copy(),
             "obs": {k: v.copy() for k, v in obs.items()} if isinstance(obs, dict) else obs.copy(),
@@ -279,8 +283,8 @@ class FromGymnasium:
         # A reset first: wrappers refuse to step before it, and environments build in it what their state fills.
         self.reset(np.asarray(state["episode_seed"], np.uint32))
         self._steps[:] = state["steps"]
-        for i, env in enumerate(self.envs):
-            env.unwrapped.load_state_dict(state["envs"][str(i)])  # type: ignore[attr-defined]
+        for i, env in enumerate(self._stateful()):
+            env.load_state_dict(state["envs"][str(i)])
         obs = state["obs"]
         self._obs = {k: np.array(v) for k, v in obs.items()} if isinstance(obs, Mapping) else np.array(obs)
         return self._obs

@@ -29,11 +29,12 @@ from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.augmentation.augment import Augmentation
-from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
+from trueline.rl.augmentation.kinds import Expected, LimitOn, refuse_hard
 from trueline.rl.augmentation.saute import Saute
 from trueline.rl.augmentation.world import Augmented, Budget, Played
 from trueline.rl.collect import Batch, Collector
 from trueline.rl.env import VectorEnv
+from trueline.rl.episodes import MOST_MET, Recent, Steering, fresh, latest
 from trueline.rl.estimates import estimate, slack_of
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
@@ -48,11 +49,9 @@ from trueline.rl.policy import NetworkPolicy, WorldRef, made
 from trueline.rl.recurrent import Gru
 from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.training import (
-    FAILED_FROM,
-    MOST_MET,
     ActingSettings,
     Averaged,
-    Recent,
+    account_of,
     as_trained,
     failing_layouts,
     held,
@@ -68,7 +67,7 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.ppo import MinibatchPasses, Ppo
 from trueline.rl.updates.rows import Rows, Update
-from trueline.rl.watching import CostAccount, Watching
+from trueline.rl.watching import Watching
 from trueline.rl.worlds import make
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class OnPolicy(ActingSettings):
 class Capped(OnPolicy):
     """Settings of every recipe that knows of limits."""
 
-    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
+    cost_limit: CostLimit = 25.0  # d, undiscounted per episode: one number, one per cost, or by name; or how it moves
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
 
 
@@ -238,13 +237,16 @@ def _cost_limit(config: OnPolicy) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Capped) else None
 
 
+def _limit_on(config: OnPolicy) -> LimitOn:
+    return config.limit_on if isinstance(config, Limited) else Expected()
+
+
 def rules_of(config: OnPolicy) -> Augmentation | None:
     """The rules under which training episodes are played; None where they are the world's own."""
     if isinstance(config, Budgeted):
         return config.augmentation
-    if isinstance(config, Limited) and not isinstance(config.limit_on, Expected):
-        return config.limit_on
-    return None
+    limit_on = _limit_on(config)
+    return None if isinstance(limit_on, Expected) else limit_on
 
 
 # --- the loop ---
@@ -303,11 +305,10 @@ class Trainer:
         if self.handler is not None:
             learnt = getattr(parent, "multipliers", None)
             self.handler_state = self.handler.start(len(self.env.costs), learnt)
-        self.recent_cost = np.zeros((0, len(self.env.costs)))  # what is limited, where that is not the cost itself
-        self.recent_length = np.zeros(0, dtype=np.int64)  # of the episodes of recent_cost
         window = config.window if isinstance(config, Capped) else 100
-        self.recent = Recent(len(self.env.costs), window)
-        self.paid = CostAccount(self.env.costs, list(self.limited.values()) if self._counts_costs() else None)
+        self.steering = Steering(costs, window)
+        self.recent = Recent(costs, window)
+        self.paid = account_of(self.env.costs, self.limited, _limit_on(config))
         self.watching: Watching | None = None  # from `begin` on
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
@@ -347,10 +348,9 @@ class Trainer:
             "adam": self.adam.state_dict(),
             "handler": dict(self.handler_state),
             "collector": self.collector.state_dict(),
-            "recent_cost": self.recent_cost,
+            "steering": self.steering.state_dict(),
             "recent": self.recent.state_dict(),
             "rules": None if self.rules is None else dict(self.rules.parameters),
-            "recent_length": self.recent_length,
             "paid": self.paid.state_dict(),
             "met": self.met,
             "averaged": self.averaged.state_dict(),
@@ -365,7 +365,7 @@ class Trainer:
         if self.rules is not None:
             self.rules.parameters = dict(state["rules"])
         self.collector.restore(state["collector"])
-        self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
+        self.steering.load_state_dict(state["steering"])
         self.recent.load_state_dict(state["recent"])
         self.paid.load_state_dict(state["paid"])
         self.met = state["met"]
@@ -410,15 +410,10 @@ class Trainer:
         config = self.config
         if config.evaluation is None or not self.learners.leads:
             return None
-        limit_on = config.limit_on if isinstance(config, Limited) else Expected()
+        limit_on = _limit_on(config)
         watching = Watching(config.evaluation, self.run, self.limited, self.epoch_steps, self.epochs, limit_on)
         self.run.watch = watching
         return watching
-
-    def _counts_costs(self) -> bool:
-        """Whether an episode's cost is what its limit is stated in; a step rate is not."""
-        config = self.config
-        return bool(self.limited) and not (isinstance(config, Limited) and isinstance(config.limit_on, StepRate))
 
     def _stated(self) -> dict[str, float]:
         """The limits as they were set, by the name of what is logged and held against them."""
@@ -467,21 +462,18 @@ class Trainer:
         config = self.config
         played = self._played(batch)
         limits = self.limits()
-        window = self.recent.window
-        # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
-        fresh = batch.episode_seed < FAILED_FROM
-        self.recent_cost = np.concatenate([self.recent_cost, batch.episode_cost[fresh]])[-window:]
-        self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
-        self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
-        self.recent.add(played.episode_return, played.episode_cost[fresh])
+        own = fresh(batch.episode_seed)
+        self.steering.add(batch.episode_cost[own], batch.episode_length[own])
+        self.met = latest(self.met, batch.episode_seed, MOST_MET)
+        self.recent.add(played.episode_return, played.episode_cost[own])
         self.paid.total += played.total_cost
         self.paid.end_epoch(played.episode_cost)
-        steered = bool(fresh.any())
+        steered = bool(own.any())
         if self.handler is not None and steered:
-            measured = torch.as_tensor(self.recent_cost)
+            measured = torch.as_tensor(self.steering.cost)
             self.handler_state = self.handler.update(self.handler_state, measured, limits)
         weights = self.handler.weights(self.handler_state) if self.handler else unconstrained(len(self.env.costs))
-        slack = slack_of(self.recent_cost, self.recent_length, limits) if self.limited else None
+        slack = slack_of(self.steering.cost, self.steering.length, limits) if self.limited else None
         rows = estimate(batch, self.network, config, weights, slack)
         rows.learners = self.learners
         return TakenIn(batch, played, limits, steered, rows)
@@ -498,8 +490,7 @@ class Trainer:
         note = self._log(taken.batch, taken.played, report, taken.limits)
         if self.rules is not None and taken.steered:
             self.rules.adapt(self.recent.cost)
-            # An episode that was counted under other limits keeps its excess over them.
-            self.recent_cost = self.recent_cost + (self.limits() - taken.limits).numpy()
+            self.steering.shift((self.limits() - taken.limits).numpy())
         run.offer(self.total_steps, self.policy)
         if self.learners.size > 1:
             self._meet()

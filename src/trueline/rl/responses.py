@@ -21,6 +21,7 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError, nearest
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Evidence
+from trueline.rl.handlers.schedule import by_name
 
 __all__ = ["AddFindings", "Constrain", "LimitsCosts", "Loosen", "Randomise", "troubling"]
 
@@ -144,6 +145,9 @@ class Loosen(Config):
         Raises ConfigError for another number of highest limits than there are limits.
         """
         trained = plan.setting(self.limit)
+        names = list(trained) if isinstance(trained, Mapping) and by_name(trained) else None
+        if names is not None:
+            trained = [trained[name] for name in names]
         if isinstance(trained, Mapping | Config):
             raise ConfigError(f"{self.limit} is a schedule, and only numbers can be raised. Give one, or one per cost.")
         if trained is None or not troubling(evidence, self.evidence) or troubling(evidence, self.unless):
@@ -162,7 +166,7 @@ class Loosen(Config):
                 "Give one for each, or a single number for all."
             )
         raised = [max(limit, min(most, self.by * limit)) for most, limit in zip(highest, trained, strict=True)]
-        return new.with_setting(self.limit, raised)
+        return new.with_setting(self.limit, raised if names is None else dict(zip(names, raised, strict=True)))
 
 
 class Randomise(Config):

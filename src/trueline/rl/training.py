@@ -1,13 +1,12 @@
-"""What training loops share: settings, the world asked in advance, limits, layouts, steps, epochs, evaluations."""
+"""What training loops share: settings, the world asked in advance, limits, layouts, epochs, evaluations."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,36 +14,29 @@ from numpy.typing import NDArray
 from pydantic import Field, create_model, model_validator
 from torch import nn
 
-from trueline.core.config import Config
-from trueline.core.errors import BadWorld, ConfigError, Diverged
+from trueline.core.config import Config, Harmless
+from trueline.core.errors import ConfigError, Diverged
 from trueline.core.progress import progress
 from trueline.core.run import Run, resolve, stop_asked
 from trueline.core.streams import case_seeds, split_of
 from trueline.core.subject import Subject
 from trueline.rl import worlds
 from trueline.rl.augmentation.augment import Augmentation
-from trueline.rl.augmentation.kinds import Expected, LimitOn
+from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate
 from trueline.rl.augmentation.world import Augmented, augmented
-from trueline.rl.env import Obs, Stateful, Step, VectorEnv, observation_rows
+from trueline.rl.env import VectorEnv
 from trueline.rl.handlers.schedule import CostLimit, Limits
 from trueline.rl.perturb import Disturbance, disturbed
 from trueline.rl.policy import NetworkPolicy, WorldRef
-from trueline.rl.spaces import ObservationCodec
-from trueline.rl.watching import Evaluation, Watching
+from trueline.rl.watching import CostAccount, Evaluation, Watching
 from trueline.rl.worlds import make
 
 __all__ = [
-    "FAILED_FROM",
-    "MOST_MET",
     "ActingSettings",
     "Averaged",
-    "Ended",
-    "Finished",
     "Loop",
-    "Recent",
     "Settings",
-    "Stepping",
-    "Taken",
+    "account_of",
     "as_trained",
     "evaluated",
     "failing_layouts",
@@ -61,9 +53,6 @@ __all__ = [
     "with_default",
 ]
 
-MOST_MET = 512  # training layouts a policy remembers, for the audit that compares them with unseen ones
-FAILED_FROM = 1 << 31  # layout seeds from here on belong to audits (core/streams.py)
-
 _Settings = TypeVar("_Settings", bound=Config)
 
 
@@ -78,8 +67,8 @@ class Settings(Config):
     total_steps: int = Field(1_000_000, ge=1)
     steps_per_epoch: int = Field(20_000, ge=1)  # between logs
     learner_threads: int = Field(1, ge=1)  # of the networks; more than one pays from thousands of rows or pictures on
-    checkpoint_epochs: int = Field(10, ge=1)  # epochs between checkpoints
-    evaluation: Evaluation | None = None  # of the policy as it stands, in a world of its own; keeps the best one
+    checkpoint_epochs: Harmless[int] = Field(10, ge=1)  # epochs between checkpoints
+    evaluation: Harmless[Evaluation | None] = None  # of the policy as it stands, in a world of its own; keeps the best
 
     @property
     def epoch_steps(self) -> int:
@@ -131,14 +120,9 @@ def with_default(base: type[_Settings], name: str, value: Any) -> type[_Settings
 # --- the world ---
 
 
-@contextmanager
-def one_world(id: str, options: Mapping[str, Any]) -> Iterator[VectorEnv]:
+def one_world(id: str, options: Mapping[str, Any]) -> closing[VectorEnv]:
     """A throw-away copy of a world, to be asked what it is."""
-    world = make(id, 1, **options)
-    try:
-        yield world
-    finally:
-        world.close()
+    return closing(make(id, 1, **options))
 
 
 def training_world(config: ActingSettings, run: Run) -> VectorEnv:
@@ -228,6 +212,12 @@ def stated(world: Augmented) -> dict[str, float]:
     return {f"constraint/{name}": limit for name, limit in zip(world.costs, given, strict=True)}
 
 
+def account_of(costs: Sequence[str], limits: Mapping[str, float], limit_on: LimitOn = Expected()) -> CostAccount:
+    """What a training costs, and what of it lies beyond its limits; no episode's cost can lie beyond a step rate."""
+    counted = limits and not isinstance(limit_on, StepRate)
+    return CostAccount(costs, list(limits.values()) if counted else None)
+
+
 def held(world: Augmented, episode_cost: NDArray[np.float64], limited: bool = True) -> dict[str, float]:
     """What belongs into a log of rules: what they came to, and what is held against the limits as they were set.
 
@@ -283,152 +273,6 @@ def training_seeds(run: Run, layouts: Sequence[str] = (), share: float = 0.0) ->
         return np.where(rng.random(n) < share, rng.choice(failed, n), fresh).astype(np.uint32)
 
     return draw
-
-
-# --- acting step by step ---
-
-
-class Taken(NamedTuple):
-    """One step of all environments."""
-
-    obs: NDArray[np.float32]  # [N, D] that the actions were chosen on
-    after: NDArray[np.float32]  # [N, D] that they led to: the last observation of an episode that ended in it
-    step: Step
-
-
-class Finished(NamedTuple):
-    """The E episodes that ended in a step."""
-
-    rows: NDArray[np.int64]  # [E] their environments
-    episode_return: NDArray[np.float64]  # [E]
-    cost: NDArray[np.float64]  # [E, K]
-    length: NDArray[np.int64]  # [E]
-    own: NDArray[np.bool_]  # [E] the policy's alone, on a fresh layout: what constraints are steered by
-
-
-class Stepping:
-    """N environments of a loop that learns between steps, and the sums of their running episodes.
-
-    Constraints are steered by E[cost] of the policy on fresh layouts: random actions are not the policy, and layouts
-    that failed an audit cost more than the average. `Finished.own` tells the episodes that are both.
-    """
-
-    def __init__(self, env: VectorEnv, codec: ObservationCodec) -> None:
-        """Before the first episode; `reset` begins it."""
-        n = env.num_envs
-        self.env, self.codec = env, codec
-        self.obs = np.zeros((n, codec.width), dtype=np.float32)
-        self.running_return, self.running_cost = np.zeros(n), np.zeros((n, len(env.costs)))
-        self.running_length = np.zeros(n, dtype=np.int64)
-        self.random = np.zeros(n, dtype=np.bool_)  # whether the running episode held a random action
-        self.met = np.zeros(0, dtype=np.uint32)  # layouts of the last episodes
-        self.total_steps = 0  # of all environments
-
-    def reset(self) -> None:
-        """Start a new episode everywhere.  Raises BadWorld for an observation that is not finite."""
-        self.obs = self._encoded(self.env.reset())
-        self._refuse_bad(self.obs, "observation")
-
-    def step(self, actions: NDArray[Any], random: bool = False) -> tuple[Taken, Finished | None]:
-        """Take actions, as the world takes them; `random` ones are no policy's. Raises BadWorld at a bad number."""
-        before, layouts = self.obs, self.env.episode_seed.copy()  # an autoreset within the step replaces seeds
-        step = self.env.step(actions)
-        self.obs, last = self._observed(step)
-        self.random |= random
-        self.running_return += step.reward
-        self.running_cost += step.cost
-        self.running_length += 1
-        self.total_steps += self.env.num_envs
-        return Taken(before, last, step), self._finished(step, layouts)
-
-    def _encoded(self, obs: Obs) -> NDArray[np.float32]:
-        vector: NDArray[np.float32] = self.codec.encode(obs)["vector"]
-        return vector
-
-    def _observed(self, step: Step) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The next observations, and those that the step led to: the last ones where an episode ended."""
-        after = self._encoded(step.obs)
-        last = after
-        if step.ended.any():
-            rows = np.flatnonzero(step.ended)
-            last = after.copy()
-            last[rows] = self._encoded(observation_rows(step.final_obs, rows))
-        self._refuse_bad(step.reward, "reward")
-        self._refuse_bad(step.cost, "cost")
-        self._refuse_bad(after, "observation")
-        if last is not after:
-            # What an episode leads to after the task has ended is not used, but it is the world's error all the same.
-            self._refuse_bad(last, "final observation")
-        return after, last
-
-    def _refuse_bad(self, values: NDArray[Any], what: str) -> None:
-        """values: [N, …]."""
-        finite = np.isfinite(values).reshape(len(values), -1)
-        if not finite.all():
-            bad = int(np.flatnonzero(~finite.all(axis=1))[0])
-            raise BadWorld(self.env.id, what, bad, self.total_steps // self.env.num_envs)
-
-    def _finished(self, step: Step, layouts: NDArray[np.uint32]) -> Finished | None:
-        """What the episodes that ended came to; their rows begin anew at 0."""
-        rows = np.flatnonzero(step.ended)
-        if not len(rows):
-            return None
-        own = (layouts[rows] < FAILED_FROM) & ~self.random[rows]
-        found = Finished(rows, self.running_return[rows], self.running_cost[rows], self.running_length[rows], own)
-        self.met = np.concatenate([self.met, layouts[rows]])[-MOST_MET:]
-        self.running_return[rows] = 0.0
-        self.running_cost[rows] = 0.0
-        self.running_length[rows] = 0
-        self.random[rows] = False
-        return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores, the world's own state with it where it has one."""
-        return {
-            "world": self.env.state_dict() if isinstance(self.env, Stateful) else None,
-            "obs": self.obs,
-            "running_return": self.running_return,
-            "running_cost": self.running_cost,
-            "running_length": self.running_length,
-            "random": self.random,
-            "met": self.met,
-            "total_steps": self.total_steps,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Take up a saved state; whether its episodes go on: a world without `state_dict` begins new ones instead."""
-        self.met, self.total_steps = state["met"], int(state["total_steps"])
-        if state["world"] is None or not isinstance(self.env, Stateful):
-            self.reset()
-            return False
-        self.env.load_state_dict(state["world"])
-        self.obs, self.random = state["obs"], state["random"]
-        self.running_return, self.running_cost = state["running_return"], state["running_cost"]
-        self.running_length = state["running_length"]
-        return True
-
-
-@dataclass(slots=True)
-class Ended:
-    """The episodes that ended in an epoch, as the world itself paid and charged them."""
-
-    episode_return: list[float] = field(default_factory=list)
-    cost: list[NDArray[np.float64]] = field(default_factory=list)  # [K] each
-    length: list[int] = field(default_factory=list)
-
-    def add(self, finished: Finished, cost: NDArray[np.float64]) -> None:
-        """E more of them, which cost [E, K]."""
-        self.episode_return.extend(finished.episode_return.tolist())
-        self.cost.extend(cost)
-        self.length.extend(finished.length.tolist())
-
-    def logged(self, costs: Sequence[str]) -> dict[str, float]:
-        """Their means as train/…; nothing before one has ended: there is no estimate then."""
-        if not self.length:
-            return {}
-        found = {"train/return": float(np.mean(self.episode_return)), "train/length": float(np.mean(self.length))}
-        means = zip(costs, np.mean(self.cost, axis=0), strict=True)
-        return found | {f"train/{name}": float(mean) for name, mean in means}
 
 
 # --- epochs ---
@@ -530,33 +374,3 @@ def refuse_divergence(network: nn.Module, steps: int, run: Run) -> None:
     for name, p in network.named_parameters():
         if not torch.isfinite(p).all():
             raise Diverged(steps, name, run.last_checkpoint)
-
-
-class Recent:
-    """The last episodes of a training, as the world itself paid and charged them."""
-
-    def __init__(self, costs: int, window: int) -> None:
-        """costs: K; window: how many episodes."""
-        self.window, self.episode_return, self.cost = window, np.zeros(0), np.zeros((0, costs))
-
-    def add(self, episode_return: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
-        """Episodes that ended: returns [E], costs [E', K]; some may tell one of the two alone."""
-        self.episode_return = np.concatenate([self.episode_return, episode_return])[-self.window :]
-        self.cost = np.concatenate([self.cost, cost])[-self.window :]
-
-    def shown(self) -> str:
-        """Their means, for beside the bar; "" before the first has ended."""
-        if not len(self.episode_return):
-            return ""
-        note = f"return {self.episode_return.mean():.1f}"
-        if self.cost.size:
-            note += " cost " + " ".join(f"{x:.1f}" for x in self.cost.mean(0))
-        return note
-
-    def state_dict(self) -> dict[str, Any]:
-        """The episodes."""
-        return {"return": self.episode_return, "cost": self.cost}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Those of a checkpoint."""
-        self.episode_return, self.cost = state["return"], state["cost"]

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,7 +231,7 @@ class Watching:
             return
         folder.mkdir(parents=True, exist_ok=True)
         # A subject is saved beside the card that says how good it is; the card is written last and says it is whole.
-        save_subject(subject, cast(Run, SimpleNamespace(folder=folder)))
+        save_subject(subject, folder)
         self.run.write_json(f"{BEST}/best.json", {"step": step, "merit": found._asdict(), "figures": dict(figures)})
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from trueline.evidence.claims import Claim, Scale, mean_of
+from trueline.evidence.claim_statistics import MeanOf
+from trueline.evidence.claims import Claim, Scale
 from trueline.evidence.records import Requirement
 
 
@@ -21,7 +22,7 @@ BEST_ARM = Claim(
     sentence="exponentiated gradients find the best arm",
     source="Auer et al. 2002, section 4",
     measure=measure,
-    statistic=mean_of("regret"),
+    statistic=MeanOf("regret"),
     acceptance=Requirement(bound="at_most", threshold=0.05),
     scales={"ci": Scale(tuple(range(8)), cpu_hours=0.001, smallest_effect=0.01, params={"steps": 500})},
 )

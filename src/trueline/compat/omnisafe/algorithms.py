@@ -1,6 +1,6 @@
 """Names of algorithms: which the original has, and which rows they are here.
 
-Those that learn from data or plan in a learnt model have rows too, but settings that are not the original's: their
+Those that plan in a learnt model, COptiDICE and CRABS have rows too, but settings that are not the original's: their
 names lead to the row.
 """
 
@@ -24,13 +24,13 @@ class Algorithm:
 
     name: str
     recipe: str
-    update: Literal["first-order", "natural", "off-policy"]
+    update: Literal["first-order", "natural", "off-policy", "offline"]
     constraint: Constraint
 
     @property
     def type(self) -> str:
-        """The original's folder of it: "on-policy" or "off-policy"."""
-        return "off-policy" if self.update == "off-policy" else "on-policy"
+        """The original's folder of it: "on-policy", "off-policy" or "offline"."""
+        return self.update if self.update in ("off-policy", "offline") else "on-policy"
 
 
 _TABLE: tuple[Algorithm, ...] = (
@@ -66,24 +66,24 @@ _TABLE: tuple[Algorithm, ...] = (
     Algorithm("DDPGPID", "ddpg-pid", "off-policy", "pid"),
     Algorithm("TD3PID", "td3-pid", "off-policy", "pid"),
     Algorithm("SACPID", "sac-pid", "off-policy", "pid"),
+    Algorithm("VAEBC", "vae-bc", "offline", "none"),
+    Algorithm("BCQ", "bcq", "offline", "none"),
+    Algorithm("BCQLag", "bcq-lag", "offline", "lagrange"),
+    Algorithm("CRR", "crr", "offline", "none"),
+    Algorithm("CCRR", "c-crr", "offline", "lagrange"),
 )
 _BY_NAME: Mapping[str, Algorithm] = {a.name: a for a in _TABLE}
 
-# Of the original, with rows whose settings are not translated: (the original's folder, row).
-OTHERS: Mapping[str, tuple[str, str]] = {
-    "PETS": ("model-based", "pets"),
-    "LOOP": ("model-based", "loop"),
-    "SafeLOOP": ("model-based", "safe-loop"),
-    "CCEPETS": ("model-based", "cce-pets"),
-    "RCEPETS": ("model-based", "rce-pets"),
-    "CAPPETS": ("model-based", "cap-pets"),
-    "VAEBC": ("offline", "vae-bc"),
-    "BCQ": ("offline", "bcq"),
-    "BCQLag": ("offline", "bcq-lag"),
-    "CRR": ("offline", "crr"),
-    "CCRR": ("offline", "c-crr"),
-    "COptiDICE": ("offline", "coptidice"),
-    "CRABS": ("off-policy", "crabs"),
+# Of the original, with rows whose settings are not translated: (the original's folder, row, what the row is given).
+OTHERS: Mapping[str, tuple[str, str, str]] = {
+    "PETS": ("model-based", "pets", "env=ENV"),
+    "LOOP": ("model-based", "loop", "env=ENV"),
+    "SafeLOOP": ("model-based", "safe-loop", "env=ENV"),
+    "CCEPETS": ("model-based", "cce-pets", "env=ENV"),
+    "RCEPETS": ("model-based", "rce-pets", "env=ENV"),
+    "CAPPETS": ("model-based", "cap-pets", "env=ENV"),
+    "COptiDICE": ("offline", "coptidice", "env=ENV dataset=FILE"),
+    "CRABS": ("off-policy", "crabs", "env=DoubleIntegrator-v0"),
 }
 
 
@@ -96,7 +96,7 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "on-policy": _of_type("on-policy"),
         "off-policy": _of_type("off-policy"),
         "model-based": (),
-        "offline": (),
+        "offline": _of_type("offline"),
         "all": tuple(_BY_NAME),
     }
 )
@@ -109,10 +109,9 @@ def find(name: str) -> Algorithm:
     if found is not None:
         return found
     if name in OTHERS:
-        folder, row = OTHERS[name]
-        needs = " env=ENV dataset=FILE" if folder == "offline" else " env=ENV"
+        folder, row, needs = OTHERS[name]
         raise UnknownName(
             f"{name} ({folder}) is not behind this interface, because its row has settings of its own. Train it with "
-            f"`trueline train {row}{needs}`."
+            f"`trueline train {row} {needs}`."
         )
     raise UnknownName(f"no algorithm is called {name!r}.{nearest(name, _BY_NAME)} There are {', '.join(_BY_NAME)}.")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trueline.core.metrics import read_metrics
+from trueline.evidence.experiments.endings import final_episodes
 
 __all__ = ["Curve", "Result", "curve", "draw", "result"]
 
@@ -19,7 +20,7 @@ _TOTAL = "train/total_"  # what the logs call a cost's sum over the whole traini
 
 
 class Result(NamedTuple):
-    """Mean return, cost and length of the last episodes that training measured; nan where none ended."""
+    """Mean return, cost and length of the last episodes that a run measured; nan where none ended."""
 
     episode_return: float
     cost: float
@@ -27,24 +28,31 @@ class Result(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Figures over training, all [P]: environment steps, then means of episodes."""
+    """Figures over training, all [P]: steps, then means of episodes."""
 
-    steps: NDArray[np.float64]
+    steps: NDArray[np.float64]  # of the environments; of the gradient where a run learnt from data
     episode_return: NDArray[np.float64]
     cost: NDArray[np.float64]  # summed over costs
     length: NDArray[np.float64]
 
 
 def curve(folder: Path) -> Curve:
-    """The learning curve of a run, epochs without a finished episode left out."""
-    rows = []
+    """The learning curve of a run, epochs without a finished episode left out.
+
+    Of a training from data, which plays none, it is that of the evaluations, once it has finished.
+    """
     path = folder / "metrics.jsonl"
-    for row in read_metrics(path) if path.exists() else ():
-        if "train/return" not in row:
+    logged = list(read_metrics(path)) if path.exists() else []
+    played = any("train/return" in row for row in logged)
+    evaluated = None if played else final_episodes(folder)
+    group = "train/" if evaluated is None else "eval/"
+    rows = []
+    for row in logged:
+        if f"{group}return" not in row:
             continue
-        names = [name.removeprefix(_TOTAL) for name in row if name.startswith(_TOTAL)]
-        cost = sum(row[f"train/{name}"] for name in names)
-        rows.append((row["step"], row["train/return"], cost, row["train/length"]))
+        totals = [name.removeprefix(_TOTAL) for name in row if name.startswith(_TOTAL)]
+        cost = sum(row[group + name] for name in (totals if evaluated is None else evaluated.cost))
+        rows.append((row["step"], row[f"{group}return"], cost, row[f"{group}length"]))
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
     return Curve(*table.T)
 

@@ -175,6 +175,36 @@ _OFF_POLICY_PID: Flat = {
     "model_cfgs.actor.lr": 1e-4,
 }
 
+_OFFLINE: Flat = {
+    **{key: value for key, value in _SHARED.items() if not key.startswith("algo_cfgs.")},
+    "train_cfgs.total_steps": 1_000_000,
+    "train_cfgs.dataset": "SafetyPointCircle1-v0_mixed_0.5",
+    "train_cfgs.evaluate_epoisodes": 10,
+    "algo_cfgs.batch_size": 256,
+    "algo_cfgs.steps_per_epoch": 1000,
+}
+_CLONED: Flat = {
+    "model_cfgs.hidden_sizes": [750, 750],
+    "model_cfgs.activation": "relu",
+    "model_cfgs.learning_rate": 1e-3,
+}
+_Q_LEARNT: Flat = {
+    "algo_cfgs.gamma": 0.99,
+    "algo_cfgs.sampled_action_num": 10,
+    "algo_cfgs.polyak": 0.005,
+    **{f"model_cfgs.{network}.hidden_sizes": [256, 256, 256] for network in ("actor", "critic")},
+    **{f"model_cfgs.{network}.activation": "relu" for network in ("actor", "critic")},
+    **{f"model_cfgs.{network}.lr": 1e-3 for network in ("actor", "critic")},
+}
+_OFFLINE_LAGRANGE: Flat = {
+    **_LAGRANGE,
+    "lagrange_cfgs.lagrangian_multiplier_init": 1.0,
+    "lagrange_cfgs.lambda_lr": 1e-3,
+    "algo_cfgs.lagrange_start_step": 150_000,
+}
+_CRR: Flat = {"algo_cfgs.beta": 1, "algo_cfgs.phi": 0.05}
+_BCQ: Flat = {"algo_cfgs.phi": 0.05, "algo_cfgs.minimum_weighting": 0.75}
+
 # What an algorithm's own file adds to its family.
 _OWN: Mapping[str, Flat] = {
     "PolicyGradient": {"algo_cfgs.update_iters": 10},
@@ -201,6 +231,10 @@ _OWN: Mapping[str, Flat] = {
     "PPOEarlyTerminated": {"algo_cfgs.cost_limit": 25.0},
     "TRPOEarlyTerminated": {"algo_cfgs.cost_limit": 25.0},
     "DDPGPID": {"lagrange_cfgs.lagrangian_multiplier_init": 0.0},
+    "BCQ": _BCQ,
+    "BCQLag": {**_BCQ, "algo_cfgs.cost_gamma": 0.99},
+    "CRR": _CRR,
+    "CCRR": _CRR,
 }
 
 _WITHOUT_CLIP = ("PolicyGradient", *("CPO", "PCPO", "RCPO", "TRPO", "TRPOLag", "OnCRPO"))
@@ -228,6 +262,8 @@ def published(algorithm: Algorithm, env_id: str = "") -> Flat:
     own = _OWN.get(algorithm.name, {})
     if algorithm.update == "off-policy":
         return {**_off_policy(algorithm), **own, **_goal1(algorithm, env_id)}
+    if algorithm.update == "offline":
+        return {**_offline(algorithm), **own}
     settings = {**_ON_POLICY, **(_NATURAL if algorithm.update == "natural" else {})}
     match algorithm.constraint:
         case "lagrange":
@@ -255,6 +291,12 @@ def _off_policy(algorithm: Algorithm) -> Flat:
     own = _SAC if algorithm.name.startswith("SAC") else _TD3 if algorithm.name.startswith("TD3") else _DDPG
     limited = {"lagrange": _OFF_POLICY_LAGRANGE, "pid": _OFF_POLICY_PID}.get(algorithm.constraint, {})
     return {**_OFF_POLICY, **own, **limited}
+
+
+def _offline(algorithm: Algorithm) -> Flat:
+    if algorithm.name == "VAEBC":
+        return {**_OFFLINE, **_CLONED}
+    return {**_OFFLINE, **_Q_LEARNT, **(_OFFLINE_LAGRANGE if algorithm.constraint == "lagrange" else {})}
 
 
 def _goal1(algorithm: Algorithm, env_id: str) -> Flat:

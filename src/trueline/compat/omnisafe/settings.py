@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 from trueline.compat.omnisafe.algorithms import Algorithm
@@ -21,6 +22,7 @@ __all__ = ["Plan", "plan"]
 _INITS = {"kaiming_uniform": "kaiming", "orthogonal": "orthogonal"}
 _ACTIVATIONS = {"tanh": "tanh", "relu": "relu"}
 _RULES = {"Adam": "adam", "SGD": "sgd"}
+_EVALUATED = "train_cfgs.evaluate_epoisodes"  # as the original spells it
 # One move of an off-policy multiplier stands for the thousand gradient steps of an episode.
 _STEPS_PER_MOVE = 1000
 
@@ -77,10 +79,16 @@ def plan(
     means something no row can do.
     """
     defaults = published(algorithm, env_id)
+    for name, cfgs in (("custom_cfgs", custom_cfgs), ("train_terminal_cfgs", train_terminal_cfgs)):
+        if cfgs is not None and not isinstance(cfgs, Mapping):
+            raise ConfigError(f"{name} is {cfgs!r}. Give a dict of settings by name, or leave it out.")
     given = {**_given(custom_cfgs or {}), **_given({"train_cfgs": train_terminal_cfgs or {}})}
-    for key in given:
+    for key, value in given.items():
         if key not in defaults:
-            raise _unknown(algorithm, key, defaults)
+            raise _unknown(algorithm, key, value, defaults)
+    if algorithm.type == "offline":
+        # Nothing is played while it learns: what became of the policy is known by evaluations alone.
+        given.setdefault(_EVALUATED, defaults[_EVALUATED])
     whole = {**defaults, **given}
     settings: Flat = {}
     sources: dict[str, str] = {}
@@ -127,7 +135,10 @@ def _given(nested: Mapping[str, Any]) -> Flat:
     return flat(own)
 
 
-def _unknown(algorithm: Algorithm, key: str, known: Mapping[str, Any]) -> ConfigError:
+def _unknown(algorithm: Algorithm, key: str, value: Any, known: Mapping[str, Any]) -> ConfigError:
+    within = [name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")]
+    if within:
+        return ConfigError(f"{key} is {value!r}, but is a section. Give a dict with some of {', '.join(within)}.")
     section, _, last = key.rpartition(".")
     # A key that is right in another section is the likeliest mistake; then one misspelt in its own.
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
@@ -222,6 +233,8 @@ def _meanings(algorithm: Algorithm) -> Iterator[_Meaning]:
     yield from _everywhere()
     if algorithm.update == "off-policy":
         yield from _off_policy(algorithm)
+    elif algorithm.update == "offline":
+        yield from _offline(algorithm)
     else:
         yield from _on_policy(algorithm)
         yield from _first_order(algorithm) if algorithm.update == "first-order" else _natural()
@@ -354,6 +367,46 @@ def _off_policy(algorithm: Algorithm) -> Iterator[_Meaning]:
     yield _switched("algo_cfgs.use_exploration_noise", "algo_cfgs.exploration_noise", "update.exploration", 0.0)
     yield _real("algo_cfgs.policy_noise", "update.target_noise")
     yield _real("algo_cfgs.policy_noise_clip", "update.noise_clip")
+
+
+def _offline(algorithm: Algorithm) -> Iterator[_Meaning]:
+    yield _Translated(("train_cfgs.dataset",), _data)
+    yield _Translated((_EVALUATED,), _evaluation)
+    yield _One("train_cfgs.vector_env_nums", (1,), "nothing is stepped while a policy learns from data")
+    yield _count("algo_cfgs.batch_size", "update.batch")
+    if algorithm.name == "VAEBC":
+        hidden = "model_cfgs.hidden_sizes"
+        yield _Translated((hidden,), lambda sizes: {"actor.hidden": _sizes(hidden, sizes)})
+        yield _choice("model_cfgs.activation", _ACTIVATIONS, "actor.activation")
+        yield _real("model_cfgs.learning_rate", "update.lr")
+        return
+    yield _real("algo_cfgs.gamma", "gamma")
+    yield _real("algo_cfgs.polyak", "update.polyak")
+    yield _real("model_cfgs.actor.lr", "update.lr")
+    if algorithm.name in ("BCQ", "BCQLag"):
+        yield _real("algo_cfgs.phi", "update.phi")
+        yield _count("algo_cfgs.sampled_action_num", "update.candidates")
+        yield _real("algo_cfgs.minimum_weighting", "update.least_weight")
+    else:
+        yield _real("algo_cfgs.beta", "update.beta")
+        yield _Idle("algo_cfgs.phi", "the original's update does not read it either")
+        yield _count("algo_cfgs.sampled_action_num", "update.actions")
+    yield _real("algo_cfgs.cost_gamma", "cost_gamma")
+    yield _count("algo_cfgs.lagrange_start_step", "multiplier_after")
+
+
+def _data(path: Any) -> Flat:
+    """The file of recorded steps; the original takes the actions of its own kind of file for scaled ones."""
+    if not isinstance(path, str | PathLike):
+        raise ConfigError(f"train_cfgs.dataset is {path!r}. Give the path of a file of recorded steps.")
+    found: Flat = {"dataset": fspath(path)}
+    return found | {"actions": "scaled"} if found["dataset"].endswith(".npz") else found
+
+
+def _evaluation(episodes: Any) -> Flat:
+    """Evaluations of so many episodes, after every epoch as there, and of what was learnt in the end."""
+    count = _at_least_one(_EVALUATED, episodes)
+    return {"evaluation.every": 1, "evaluation.episodes": count, "evaluation.final_episodes": count}
 
 
 def _constraint(algorithm: Algorithm) -> Iterator[_Meaning]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trueline.core.config import dotted
 from trueline.core.errors import RunError
 from trueline.core.metrics import read_metrics
-from trueline.core.run import Run, is_locked, read_manifest
+from trueline.core.run import Run, is_locked, read_config, read_manifest
 
 __all__ = [
     "FINAL_EPISODES",
@@ -29,6 +30,12 @@ FINAL_EPISODES = "final_episodes.json"  # artefact: the final policy's episodes,
 LIMITS = "limits.json"  # artefact: what was limited in training, and to what
 LOGGED = "training episodes of the last tenth"
 _NO_STEP = 0.0  # update/case of a solver that found no step within its trust region which meets every limit
+_BOUNDED = {  # the setting that bounds what is logged under names that begin so
+    "constraint.upper": "constraint/multiplier_",
+    "constraint.penalty_max": "constraint/multiplier_",
+    "caution.upper": "constraint/caution_",
+    "update.multiplier_max": "update/multiplier_",
+}
 
 
 class FinalEpisodes(NamedTuple):
@@ -117,17 +124,38 @@ def finished_because(steps: int, found: Mapping[str, Reached], limits: Mapping[s
 
 
 def why_finished(folder: Path, figures: Mapping[str, Any]) -> str:
-    """`finished_because` of the run in `folder`, whose figures are given, and how often its solver found no step."""
+    """`finished_because` of the run in `folder`, whose figures are given, and what kept it from pressing on the cost.
+
+    That is how often its solver found no step, and which multipliers ended at their upper bounds.
+    """
     limits = read_limits(folder)
-    said = finished_because(_last_step(folder), reached(folder, figures, limits), limits)
+    said = [finished_because(_last_step(folder), reached(folder, figures, limits), limits)]
     cases = [row["update/case"] for row in _rows(folder) if "update/case" in row]
     without = cases.count(_NO_STEP)
-    if not without:
-        return said
-    return (
-        f"{said}; no step within the trust region met the limits in {without} of {len(cases)} updates, and the cost "
-        "was descended instead"
-    )
+    if without:
+        said.append(
+            f"no step within the trust region met the limits in {without} of {len(cases)} updates, and the cost was "
+            "descended instead"
+        )
+    return "; ".join([*said, *_at_their_bounds(folder)])
+
+
+def _at_their_bounds(folder: Path) -> Iterator[str]:
+    """A clause for each setting that bounds multipliers and at which some of them were, last they were logged."""
+    settings = dotted(read_config(folder))
+    bounds = {key: settings[key] for key in _BOUNDED if isinstance(settings.get(key), int | float)}
+    if not bounds:
+        return
+    last: dict[str, float] = {}
+    for row in _rows(folder):
+        last |= row
+    for key, bound in bounds.items():
+        begins = _BOUNDED[key]
+        # Logged as the ratio of two weights, it is off by rounding.
+        at_it = [name for name, x in last.items() if name.startswith(begins) and math.isclose(x, bound, rel_tol=1e-9)]
+        if at_it:
+            which = ", ".join(name.removeprefix(begins) for name in at_it)
+            yield f"the multiplier of {which} ended at its upper bound {bound:g} ({key}) and could not rise further"
 
 
 def stopped_because(folder: Path) -> str:

@@ -23,22 +23,11 @@ from trueline.evidence.experiments.runs import (
     summarise,
     task_scores,
 )
-from trueline.evidence.plots import (
-    PlanePoint,
-    _axis_x,
-    _axis_y,
-    _band,
-    _domain,
-    _legend,
-    _maybe,
-    _path,
-    _Scale,
-    _svg,
-    interval_text,
-    number,
-)
+from trueline.evidence.plots import PlanePoint
 from trueline.evidence.records import Axis, Curve, Estimate, Requirement
 from trueline.evidence.report import TrainCurve
+from trueline.evidence.svg import WIDTH, Scale, at_y, axis_x, axis_y, banded, domain, drawing, legend
+from trueline.evidence.words import number
 
 __all__ = [
     "Table",
@@ -131,7 +120,7 @@ def _without_empty(table: Table) -> Table:
 def _said(estimate: Estimate | None) -> str:
     if estimate is None or math.isnan(estimate.value):
         return "-"
-    return f"{number(estimate.value)} {interval_text(estimate.low, estimate.high)}".rstrip()
+    return estimate.words()
 
 
 def _limited(cost: Estimate | None, limit: float | None) -> str:
@@ -170,35 +159,33 @@ def _at(curve: TrainCurve, steps: np.ndarray) -> np.ndarray:
 
 def seed_curves(curve: Curve, limits: Mapping[str, float], label: str) -> Markup:
     """A quantity over training with its band; `limits` are lines, name -> height."""
-    left, right, top, bottom = 44.0, plots.WIDTH - 12, 26.0, 176.0
-    x = _Scale(*_domain([0.0, *curve.axis.values], pad=0.0), left, right)
-    y = _Scale(*_domain([*curve.mean, *curve.low, *curve.high, *limits.values()]), bottom, top)
+    left, right, top, bottom = 44.0, WIDTH - 12, 26.0, 176.0
+    x = Scale(*domain([0.0, *curve.axis.values], pad=0.0), left, right)
+    y = Scale(*domain([*curve.mean, *curve.low, *curve.high, *limits.values()]), bottom, top)
     xs = [x(step) for step in curve.axis.values]
-    parts = _axis_x(x, bottom, curve.axis.name) + _axis_y(y, left, right)
-    parts.append(f'<path class="band series s0" d="{_band(xs, curve.low, curve.high, y)}"/>')
-    parts.append(f'<path class="line series s0" d="{_path(xs, [_maybe(y, m) for m in curve.mean])}"/>')
+    parts = axis_x(x, bottom, curve.axis.name) + axis_y(y, left, right)
+    parts += banded("series s0", xs, curve.mean, curve.low, curve.high, y)
     for index, height in enumerate(limits.values()):
-        at = f'x1="{left:.1f}" x2="{right:.1f}" y1="{y(height):.1f}" y2="{y(height):.1f}"'
+        at = f'x1="{left:.1f}" x2="{right:.1f}" {at_y(y(height))}'
         parts.append(f'<line class="limit l{index % 3}" {at}/>')
     named = [(f"limit l{index % 3}", f"{name} {number(height)}") for index, (name, height) in enumerate(limits.items())]
-    return _svg(bottom + 36, label, parts + _legend(named, left))
+    return drawing(bottom + 36, label, parts + legend(named, left))
 
 
 def profiles(curves: Sequence[Curve], label: str) -> Markup:
     """A performance profile for each curve with its band, named one below the other; the first is drawn strongest."""
-    left, right, top = 44.0, plots.WIDTH - 12, 12.0 + 15.0 * len(curves)
+    left, right, top = 44.0, WIDTH - 12, 12.0 + 15.0 * len(curves)
     bottom = top + 150.0
-    x = _Scale(*_domain(curves[0].axis.values, pad=0.02), left, right)
-    y = _Scale(0.0, 1.0, bottom, top)
-    parts = _axis_x(x, bottom, curves[0].axis.name) + _axis_y(y, left, right)
+    x = Scale(*domain(curves[0].axis.values, pad=0.02), left, right)
+    y = Scale(0.0, 1.0, bottom, top)
+    parts = axis_x(x, bottom, curves[0].axis.name) + axis_y(y, left, right)
     for index, curve in enumerate(curves):
         xs = [x(level) for level in curve.axis.values]
-        parts.append(f'<path class="band series s{index}" d="{_band(xs, curve.low, curve.high, y)}"/>')
-        parts.append(f'<path class="line series s{index}" d="{_path(xs, [_maybe(y, m) for m in curve.mean])}"/>')
-        named = "".join(_legend([(f"line series s{index}", _shortened(curve.name))], left))
+        parts += banded(f"series s{index}", xs, curve.mean, curve.low, curve.high, y)
+        named = "".join(legend([(f"line series s{index}", _shortened(curve.name))], left))
         title = f"<title>{escape(curve.name)}</title>"
         parts.append(f'<g transform="translate(0 {15 * index})">{title}{named}</g>')
-    return _svg(bottom + 36, label, parts)
+    return drawing(bottom + 36, label, parts)
 
 
 def _shortened(name: str) -> str:

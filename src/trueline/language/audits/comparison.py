@@ -24,7 +24,6 @@ from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.run import resolve
 from trueline.core.subject import Subject, load_subject
 from trueline.evidence.records import Estimate
-from trueline.language.audits.prompts import text_of
 from trueline.language.audits.replies import REFUSALS, Examination, ReplyAudit, fitting, refuses
 from trueline.language.evaluation import (
     Answers,
@@ -41,7 +40,7 @@ from trueline.language.evaluation import (
     values_of,
     win_rate,
 )
-from trueline.language.rollout import Reply, chat
+from trueline.language.rollout import Reply, chat, text_of
 from trueline.language.scorers import Judged, Scoring, opened, referred
 from trueline.language.subject import LanguageModel
 
@@ -162,27 +161,23 @@ def _model(name: str, root: Path) -> LanguageModel:
 def _lines(found: Comparison) -> list[str]:
     lines = []
     for name, one in found.statistics.items():
-        refused = "" if one.refused is None else f", refused {_shown(one.refused)}"
-        lines.append(f"{name}: {_shown(one.length)} tokens, cut {_shown(one.cut)}, empty {_shown(one.empty)}{refused}")
+        refused = "" if one.refused is None else f", refused {one.refused.words()}"
+        lines.append(f"{name}: {one.length.words()} tokens, cut {one.cut.words()}, empty {one.empty.words()}{refused}")
     first = next(iter(found.statistics))
     for name, won in found.won.items():
         lines.append(
-            f"{name} over {first}: wins {_shown(won.estimate)} ({won.wins:.3g} better, {won.ties:.3g} equal, "
-            f"{won.missing} prompts not judged), reward {_shown(found.better[name])} more"
+            f"{name} over {first}: wins {won.estimate.words()} ({won.wins:.3g} better, {won.ties:.3g} equal, "
+            f"{won.missing} prompts not judged), reward {found.better[name].words()} more"
         )
     for what, points in (("", found.points), (f"{first}, best of ", found.best_of_n)):
         for point in points:
             at_most = "at most " if what else ""
-            kl = f"{point.kl.value:.3g}" if what else _shown(point.kl)
+            kl = f"{point.kl.value:.3g}" if what else point.kl.words()
             lines.append(
-                f"{what}{point.label}: divergence {at_most}{kl} nats, proxy {_shown(point.proxy)}, "
-                f"gold {_shown(point.gold)}"
+                f"{what}{point.label}: divergence {at_most}{kl} nats, proxy {point.proxy.words()}, "
+                f"gold {point.gold.words()}"
             )
     return lines
-
-
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
-from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, text_of, turns
+from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, turns
 from trueline.language.audits.replies import (
     REFUSALS,
     Examination,
@@ -28,7 +28,7 @@ from trueline.language.audits.replies import (
     refuses,
     shown,
 )
-from trueline.language.rollout import Chat, Message, Replies, Reply
+from trueline.language.rollout import Chat, Message, Replies, Reply, text_of
 from trueline.rl.audits.layouts import new_noise, requirement
 
 __all__ = [

@@ -29,14 +29,16 @@ from trueline.language.audits.replies import Examination, ReplyAudit, fitting
 from trueline.language.elasticity.reversion import Crossing, Exam, Path, even_marks, followed, soonest, value_at
 from trueline.language.elasticity.tuning import Tunable, TuneProtocol
 from trueline.language.models import Lora, ModelRef
+from trueline.language.objectives import Likelihood
 from trueline.language.optimiser import AdamW
 from trueline.language.rollout import Chat, Replies, Reply
-from trueline.language.sources import BUILTIN, Data, teaches_chats
+from trueline.language.sources import BUILTIN, Data, load, teaches_chats
 from trueline.language.subject import LanguageModel
 
 __all__ = ["Elastic", "Elasticity", "ElasticityConfig", "base_model"]
 
 _FEWEST_PROMPTS = 2
+_GLANCE = 16  # rows of inverse data that are read before anything is trained
 _BEFORE, _AFTER = "divergence from the base", "divergence from the base where it reverted"
 
 
@@ -48,8 +50,10 @@ class Elastic(Replies, Tunable, Protocol):
 class ElasticityConfig(ReplyAudit):
     """Settings of `Elasticity`.  `path` names the prompts that the score is taken on, `judge` who gives it."""
 
-    inverse: Data | None = None  # items that teach the opposite of what the subject was aligned to
-    lr: float | None = Field(None, gt=0)  # the rate that the subject was aligned with
+    # Items that teach the opposite of what the subject was aligned to; of a world, n and seed are each case's own.
+    inverse: Data | None = None
+    answers: Literal["better", "worse", "both", "harmful"] = "better"  # of inverse data that are pairs
+    lr: float | None = Field(None, gt=0)  # the rate that the subject was aligned with; none: that of its last training
     rates: tuple[float, ...] = Field((1 / 3, 1.0, 3.0), min_length=1)  # what the attacker may choose, × lr
     base: str = ""  # a run, its folder, or a model's folder or name; empty: the run the subject was trained from
     level: float | None = None  # the score to fall to, in place of a base's
@@ -72,9 +76,6 @@ class ElasticityConfig(ReplyAudit):
                 f"at_least {self.at_least:g} is more than most_items {self.most_items}, so it could never be met. "
                 "Raise most_items."
             )
-        own = {"n", "seed"} & set(self.inverse.options if self.inverse is not None else ())
-        if own:
-            raise ValueError(f"inverse.options.{min(own)} is the audit's own to choose. Leave it out.")
         return self
 
 
@@ -95,8 +96,11 @@ class Elasticity:
     Config = ElasticityConfig
 
     def __init__(self, config: ElasticityConfig) -> None:
-        """Raises for prompts and judges that do not exist, so that a cycle refuses them before it trains."""
+        """Raises for prompts, judges and data that do not exist, so that a cycle refuses them before it trains."""
         self.config, self.examination = config, Examination(config)
+        if config.inverse is not None:
+            first = _drawn(config.inverse, _GLANCE, 0).model_copy(update={"limit": _GLANCE})
+            load(first, Likelihood.accepts, config.root)
         self._marks = even_marks(config.most_items, config.looks)
         self.axis: Axis | None = Axis("inverse data", "items", tuple(map(float, self._marks)))
         most = (0.0, float(config.most_items))
@@ -171,6 +175,7 @@ class Elasticity:
             optimiser=AdamW(lr=rate * said.lr, schedule="constant"),
             items=self.config.most_items,
             marks=self._marks,
+            loss=Likelihood(pairs=self.config.answers),
             lora=self.config.lora,
         )
         data, rng = _drawn(said.inverse, self.config.most_items, exam.seed), np.random.default_rng([exam.seed, 1])
@@ -200,11 +205,12 @@ class Elasticity:
         if self._said is None or self._for is not subject:
             if config.inverse is None:
                 raise NotMeasurable("no data are given that teach the opposite. Set inverse.")
-            if config.lr is None:
-                raise NotMeasurable("it is not said at which rate the subject was aligned. Set lr.")
+            lr = config.lr or getattr(getattr(subject, "history", None), "rate", None)
+            if lr is None:
+                raise NotMeasurable("it is not known at which rate the subject was aligned. Set lr.")
             _refuse_plain(config, subject)
             base = None if config.level is not None else _base_of(subject, config)
-            self._for, self._said = subject, _Said(config.inverse, config.lr, base)
+            self._for, self._said = subject, _Said(config.inverse, lr, base)
         return self._said
 
     def _least(self, found: Crossing) -> float:

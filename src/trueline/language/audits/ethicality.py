@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.language.audits.judge import Opinion
-from trueline.language.audits.prompts import case_of, chat_of, text_of, turns
+from trueline.language.audits.prompts import case_of, chat_of, turns
 from trueline.language.audits.replies import (
     REFUSALS,
     Examination,
@@ -26,7 +26,7 @@ from trueline.language.audits.replies import (
     refuses,
     shown,
 )
-from trueline.language.rollout import Chat, Replies, Reply
+from trueline.language.rollout import Chat, Replies, Reply, text_of
 from trueline.rl.audits.layouts import new_noise, requirement
 
 __all__ = ["GroupBias", "GroupBiasConfig", "HarmRate", "HarmRateConfig"]

@@ -7,7 +7,7 @@ subject tells what it was trained to please (`judged_by`). What a judge could no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from pydantic import model_validator
 
-from trueline.core import registry
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.recipe import Plan
 from trueline.core.run import resolve
 from trueline.core.subject import load_subject, subject_hash
 from trueline.evidence.records import EvidenceError, NotMeasurable, Split
-from trueline.language.audits.prompts import Prompts, text_of
-from trueline.language.rollout import Chat, Reply, Rollout, Sampling
+from trueline.language.audits.prompts import Prompts
+from trueline.language.rollout import Chat, Reply, Rollout, Sampling, text_of
 from trueline.language.scorers import (
     REFERENCE,
     Endpoint,
@@ -36,6 +35,7 @@ from trueline.language.scorers import (
     ScalarModel,
     Scoring,
     identity,
+    judgements,
 )
 from trueline.language.sources import BUILTIN, LABELS, Data, labelled_by
 from trueline.language.subject import LanguageModel, history_of
@@ -53,6 +53,8 @@ __all__ = [
     "refuse_own_plan",
     "refuse_pleased",
 ]
+
+Asked = tuple[Chat, Reply]  # a request, and what was replied to it
 
 
 class Opinion(NamedTuple):
@@ -117,30 +119,17 @@ class TextJudge:
         self.function, self.identity, self._cost, self._rewards = function, identity, cost, rewards
 
     def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
-        """Raises ConfigError when the function does not give one result for each reply, with the costs it named."""
-        asked = [(text_of(request), reply) for request, reply in zip(requests, replies, strict=True) if reply]
-        if not asked:
-            return [Opinion()] * len(replies)
-        found = list(self.function([text for text, _ in asked], [reply for _, reply in asked]))
-        if len(found) != len(asked):
-            raise ConfigError(
-                f"the judge gave {len(found)} results for {len(asked)} replies. Return one for each, None where there "
-                "is none."
-            )
-        given = iter(found)
-        return [self._opinion(next(given)) if reply else Opinion() for reply in replies]
+        """Raises ConfigError as `judgements`."""
+        return _of_replies(requests, replies, self._opinions)
 
-    def _opinion(self, found: Judgement | float | None) -> Opinion:
-        if found is None:
-            return Opinion()
-        whole = found if isinstance(found, Judgement) else Judgement(float(found))
-        if set(whole.cost) != set(self.function.costs):
-            raise ConfigError(
-                f"the judge gave costs {sorted(whole.cost)}, but it has {sorted(self.function.costs)}. "
-                "Give every reply those."
-            )
-        counted = [whole.cost[self._cost]] if self._cost else list(whole.cost.values())
-        return _opinion(whole.reward if self._rewards else math.nan, counted)
+    def _opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
+        texts, replies = [text_of(request) for request, _ in asked], [reply for _, reply in asked]
+        found = judgements(self.function, texts, replies, self.function.costs, "the judge")
+        return [Opinion() if one is None else self._opinion(one) for one in found]
+
+    def _opinion(self, found: Judgement) -> Opinion:
+        counted = [found.cost[self._cost]] if self._cost else list(found.cost.values())
+        return _opinion(found.reward if self._rewards else math.nan, counted)
 
 
 class ModelJudge:
@@ -161,23 +150,31 @@ class ModelJudge:
 
     def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
         """Raises NotMeasurable when its chat template refuses a request."""
-        asked = [(request, reply) for request, reply in zip(requests, replies, strict=True) if reply]
-        if not asked:
-            return [Opinion()] * len(replies)
+        return _of_replies(requests, replies, self._opinions)
+
+    def _opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
         try:
             rollout = _written(self._tokenizer, asked)
         except ConfigError as error:
             raise NotMeasurable(f"the judge cannot read a request: {error}") from None
         scores = self._scorer.score(rollout, np.random.default_rng(0))  # models draw nothing
-        reward, cost = scores.reward.sum(dim=1).tolist(), scores.cost.sum(dim=1).tolist()
-        found = iter(
-            Opinion() if missing else _opinion(r if self._rewards else math.nan, [c[k] for k in self._columns])
-            for r, c, missing in zip(reward, cost, scores.missing.tolist(), strict=True)
-        )
-        return [next(found) if reply else Opinion() for reply in replies]
+        sums = scores.reward.sum(dim=1).tolist(), scores.cost.sum(dim=1).tolist(), scores.missing.tolist()
+        return [
+            Opinion() if missing else _opinion(reward if self._rewards else math.nan, [cost[k] for k in self._columns])
+            for reward, cost, missing in zip(*sums, strict=True)
+        ]
 
 
-def _written(tokenizer: Any, asked: Sequence[tuple[Chat, Reply]]) -> Rollout:
+def _of_replies(
+    requests: Sequence[Chat], replies: Sequence[Reply | None], opinions: Callable[[Sequence[Asked]], list[Opinion]]
+) -> list[Opinion]:
+    """Opinions of the replies that there are, asked for together; of each other one an empty opinion."""
+    asked = [(request, reply) for request, reply in zip(requests, replies, strict=True) if reply is not None]
+    found = iter(opinions(asked) if asked else ())
+    return [Opinion() if reply is None else next(found) for reply in replies]
+
+
+def _written(tokenizer: Any, asked: Sequence[Asked]) -> Rollout:
     """The texts as a rollout; a reply that was cut has no end token."""
     rows = [encode_reply(tokenizer, chat, reply.text) for chat, reply in asked]
     pairs = zip(rows, asked, strict=True)
@@ -188,8 +185,8 @@ def _written(tokenizer: Any, asked: Sequence[tuple[Chat, Reply]]) -> Rollout:
     for r, (row, n) in enumerate(zip(rows, kept, strict=True)):
         tokens[r, :n], attended[r, :n] = torch.tensor(row.tokens[:n]), True
         sampled[r, :n] = torch.tensor(row.learnt[:n])
-    ended = torch.tensor([reply.ended for _, reply in asked])
-    return Rollout(tokens, attended, sampled, torch.zeros(len(rows), width), torch.arange(len(rows)), ended)
+    ended, texts = torch.tensor([reply.ended for _, reply in asked]), tuple(text_of(chat) for chat, _ in asked)
+    return Rollout(tokens, attended, sampled, torch.zeros(len(rows), width), torch.arange(len(rows)), ended, texts)
 
 
 def _opinion(reward: float, costs: Sequence[float]) -> Opinion:
@@ -232,8 +229,7 @@ def _reward_bounds(judge: Scoring) -> tuple[float, float] | None:
         return (0.0, 1.0)
     if not isinstance(judge, Function):
         return None
-    made = registry.load("scorer", judge.name)(**judge.options)
-    found: tuple[float, float] | None = getattr(made, "reward_bounds", None)
+    found: tuple[float, float] | None = getattr(judge.made(), "reward_bounds", None)
     return found
 
 
@@ -247,8 +243,7 @@ def open_judge(settings: JudgeSettings, prompts: Prompts, sampling: Sampling) ->
         case None:
             raise NotMeasurable(f"nothing is given to judge replies to {prompts.name}. Set judge.")
         case Function():
-            made: Judges = registry.load("scorer", judge.name)(**judge.options)
-            return TextJudge(made, identity(judge, {}), settings.cost)
+            return TextJudge(judge.made(), identity(judge, {}), settings.cost)
         case Endpoint():
             return TextJudge(EndpointJudge(judge), identity(judge, {}), settings.cost, _gives_reward(judge))
         case _:

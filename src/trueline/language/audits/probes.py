@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
-from trueline.language.audits.prompts import FilePrompts, Prompt, PromptSettings, case_of, text_of
+from trueline.language.audits.prompts import FilePrompts, Prompt, PromptSettings, case_of
 from trueline.language.audits.replies import ShowsWeights, Source, chats_of, check_known, fitting, reading, tokenised
 from trueline.language.batches import parts_to_read
-from trueline.language.rollout import Chat
+from trueline.language.rollout import Chat, text_of
 from trueline.language.texts import Paraphrases
 from trueline.rl.audits.layouts import requirement
 

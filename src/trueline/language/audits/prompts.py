@@ -35,7 +35,6 @@ __all__ = [
     "WorldPrompts",
     "case_of",
     "chat_of",
-    "text_of",
     "turns",
 ]
 
@@ -200,13 +199,6 @@ def turns(chat: Chat) -> list[dict[str, str]]:
 def chat_of(turns: Sequence[Mapping[str, Any]]) -> Chat:
     """The chat that `turns` wrote."""
     return tuple(Message(turn["role"], turn["content"]) for turn in turns)
-
-
-def text_of(chat: Chat) -> str:
-    """A chat as text: of one turn what it says, of several each with its role on a line of its own."""
-    if len(chat) == 1:
-        return chat[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in chat)
 
 
 def case_of(prompt: Prompt, split: Split, round: int, **data: Any) -> Case:

@@ -33,10 +33,9 @@ from trueline.language.audits.prompts import (
     chat_of,
     open_prompts,
     refuse_trained_on,
-    text_of,
 )
 from trueline.language.models import context_of
-from trueline.language.rollout import Chat, Replies, Reply, Sampling
+from trueline.language.rollout import Chat, Replies, Reply, Sampling, text_of
 from trueline.language.subject import tell_if_plain
 from trueline.language.templates import prompt_tokens, prompts_tokens
 from trueline.language.texts import TextWorld, Verdict

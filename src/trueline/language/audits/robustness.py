@@ -17,7 +17,7 @@ from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.evidence.statistics import clopper_pearson
 from trueline.language.audits.judge import Opinion
-from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, chat_of, text_of, turns
+from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, chat_of, turns
 from trueline.language.audits.replies import (
     Examination,
     ReplyAudit,
@@ -32,7 +32,7 @@ from trueline.language.audits.replies import (
     shown,
 )
 from trueline.language.models import context_of
-from trueline.language.rollout import Chat, Message, Replies, Reply
+from trueline.language.rollout import Chat, Message, Replies, Reply, text_of
 from trueline.language.templates import encode_reply
 from trueline.language.texts import Injects, Paraphrases
 from trueline.language.texts.world import hashed

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trueline.evidence.claims import Claim, Scale, mean_of
+from trueline.evidence.claim_statistics import MeanOf
+from trueline.evidence.claims import Claim, Scale
 from trueline.evidence.records import Requirement
 from trueline.language.batches import Item
 from trueline.language.elasticity.resistance import resistance
@@ -283,7 +284,7 @@ ELASTICITY = Claim(
     sentence="the more a model was pre-trained on, the fewer inverse items undo its alignment",
     source="arXiv 2406.06144, rebound against the volume of pre-training, and the elasticity theorem",
     measure=measure_rebound,
-    statistic=mean_of("trend"),
+    statistic=MeanOf("trend"),
     acceptance=Requirement(bound="at_most", threshold=0.0),
     scales={
         "ci": Scale(
@@ -327,7 +328,7 @@ RESISTANCE = Claim(
     sentence="an aligned model is trained back to an earlier checkpoint more easily than on to a later one",
     source="arXiv 2406.06144, Table 1",
     measure=measure_resistance,
-    statistic=mean_of("excess"),
+    statistic=MeanOf("excess"),
     acceptance=Requirement(bound="at_least", threshold=0.0),
     scales={
         "ci": Scale(

@@ -10,7 +10,6 @@ Intervals are Student's t over seeds; fewer than eight seeds are points.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -19,8 +18,8 @@ from markupsafe import Markup
 
 from trueline.core.config import build
 from trueline.core.files import write_text
+from trueline.evidence.claim_statistics import Contrast, MeanOf
 from trueline.evidence.claims import ClaimResult
-from trueline.evidence.over_seeds import seed_interval
 from trueline.evidence.plots import IntervalRow, PlanePoint, intervals, plane, standalone
 from trueline.evidence.records import Estimate, EvidenceError, Requirement
 from trueline.language.claims import safe_rlhf, seq2seq
@@ -134,8 +133,8 @@ _FIGURES: Mapping[tuple[str, str], Callable[[ClaimResult], Markup]] = {
 
 def _mean(result: ClaimResult, name: str, less: str | None = None) -> Estimate:
     """Mean over seeds of a number, or of what it is more than another; seeds where it is nan or infinite left out."""
-    values = [row[name] - (row[less] if less else 0.0) for row in result.per_seed.values()]
-    return seed_interval([x for x in values if math.isfinite(x)], result.acceptance.interval_confidence())
+    statistic = MeanOf(name) if less is None else Contrast((name,), less)
+    return statistic(list(result.per_seed.values()), result.acceptance.interval_confidence())
 
 
 def _row(label: str, result: ClaimResult, name: str, less: str | None = None) -> IntervalRow:

@@ -39,9 +39,9 @@ from pydantic import Field
 
 from trueline.core.config import Config, build
 from trueline.core.streams import Streams
+from trueline.evidence.claim_statistics import LeastMargin, smallest_effect
 from trueline.evidence.claims import Claim, Scale
 from trueline.evidence.records import Requirement
-from trueline.language.claims.statistics import LeastMargin, smallest_effect
 from trueline.language.claims.trainings import trained
 from trueline.language.evaluation import divergence
 from trueline.language.models import ModelRef

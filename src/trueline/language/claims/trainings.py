@@ -94,13 +94,11 @@ def trained(
     ours = _begun(folder, config, seed, given)
     if ours and (folder / "subject").is_dir():
         return load_subject(folder)
-    if ours and lowest is None:
-        run = Run.reopen(folder)
-    else:
+    if not ours or lowest is not None:
         shutil.rmtree(folder, ignore_errors=True)
-        run = Run.create(
-            folder.parent, kind="train", name=recipe.name, config=config, seed=seed, inputs=given, id=folder.name
-        )
+    run = Run.open_or_create(
+        folder.parent, kind="train", name=recipe.name, config=config, seed=seed, inputs=given, id=folder.name
+    )
     with run, run.interruptible():
         subjects = {role: load_subject(path) for role, path in given.items()}
         subject: Any
@@ -112,7 +110,7 @@ def trained(
             with suppress(_Enough):
                 recipe.train(config, run, subjects)
             subject = lowest.back()
-        save_subject(subject, run)
+        save_subject(subject, folder)
     return subject
 
 

@@ -145,7 +145,7 @@ def _stages(
     device = model.device
     models = Models(model, device=device)
     optimiser = Optimiser(protocol.optimiser, model.parameters(), math.ceil(len(items) / size))
-    packing = Packing(trained.tokenizer.pad_token_id, 2**31, None)
+    packing = Packing(trained.tokenizer.pad_token_id, 2**31, context_of(model))
     marks = list(protocol.marks)
     tokens, nll, gradient = 0.0, 0.0, 0.0
 

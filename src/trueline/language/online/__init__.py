@@ -11,9 +11,11 @@ of `batch_size` prompts, scores them, moves the multipliers by the raw costs of 
 
 Everything random comes from the run's streams; a run that is killed and resumed on a CPU ends with the same bits.
 
-    settings.py   what a user says          prompts.py   what is asked        critic.py      who values replies
-    making.py     models as they begin      training.py  the loop             losses.py      its losses
-    rehearsal.py  dry runs                  recipes.py   the rows
+    settings.py   what a user says          recipes.py    the rows                 rehearsal.py  dry runs
+    prompts.py    what is asked             checks.py     refused in advance       making.py     models as they begin
+    training.py   the loop                  gathering.py  of several processes     reading.py    passes over replies
+    learning.py   steps of the optimisers   losses.py     what they descend        critic.py     who values replies
+    kept_text.py  learnt beside the reward  telling.py    what a run keeps of it
 """
 
 from trueline.language.online.critic import Critic, SharedCritic

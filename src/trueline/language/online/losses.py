@@ -42,9 +42,10 @@ def kl_loss(
 ) -> Tensor:
     """Σ weight·ρ·k(log π, log π_ref) of tokens that π_old drew, ρ = π/π_old.  [R, L] each -> scalar.
 
-    In expectation its gradient is that of KL(π ‖ π_ref), in every pass. Of k3 that is so with the ratio differentiated
-    too (DeepSeek-AI 2025, DeepSeek-V3.2); without it the gradient at π_old is that of KL(π_ref ‖ π), as in Shao et al.
-    (2024). Of k2 it is so with the ratio held: ∇k2 = Δ·∇log π.
+    In expectation its gradient is that of Σ_t KL(π ‖ π_ref) of each token given what π_old had drawn before it, in
+    every pass; of whole replies' divergence it leaves out how earlier tokens decide what comes later. Of k3 that is so
+    with the ratio differentiated too (DeepSeek-AI 2025, DeepSeek-V3.2); without it the gradient at π_old is that of
+    KL(π_ref ‖ π), as in Shao et al. (2024). Of k2 it is so with the ratio held: ∇k2 = Δ·∇log π.
     """
     ratio = (log_prob - old_log_prob).exp()
     ratio = ratio.detach() if estimator == "k2" else ratio

@@ -13,19 +13,19 @@ import torch
 
 from trueline.core.errors import ConfigError
 from trueline.core.subject import Subject
-from trueline.language.batches import Codec, Item
-from trueline.language.models import attach_lora, check_learns, context_of, end_tokens
-from trueline.language.objectives import Likelihood
+from trueline.language.batches import Item
+from trueline.language.models import ModelRef, attach_lora, check_learns
 from trueline.language.online.critic import Critic, critic_for, learnt_by_itself
+from trueline.language.online.kept_text import text_for
 from trueline.language.online.prompts import Asked, prompts_for
 from trueline.language.online.settings import Online, OnlinePpo, limits_of
 from trueline.language.sampler import check_for_training
 from trueline.language.scorers import Judged, opened, referred
 from trueline.language.scores import Scorer
-from trueline.language.sources import load
 from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.templates import TEMPLATES
 
-__all__ = ["Made"]
+__all__ = ["Made", "policy_of", "refused_start"]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Made:
         check_for_training(config.sampling)
         roles = tuple(name for one in config.scorers for name in one.inputs)
         inputs = {**inputs, **referred(config.scorers, inputs, root)}
-        policy = _start(config, inputs.get("policy"), rng)
+        policy = policy_of(config.model, inputs.get("policy"), rng)
         check_learns(policy.model.parameters(), "policy")
         policy.model.to(device)
         frozen = _frozen(inputs.get("reference"), policy) if config.needs_reference else None
@@ -76,20 +76,31 @@ class Made:
             judges=judges,
             limits=limits_of(config, tuple(scorer.costs)),
             asked=prompts_for(config, policy, root),
-            kept=_kept(config, policy, root),
+            kept=() if config.ptx is None else text_for(config.ptx, policy, root),
         )
 
 
-def _start(config: Online, given: Subject | None, rng: np.random.Generator) -> LanguageModel:
-    """The policy to train."""
+def policy_of(ref: ModelRef, given: Subject | None, rng: np.random.Generator) -> LanguageModel:
+    """The policy as it begins: the model that the reference names, or the warm start with its template and adapters.
+
+    `rng` gives what a preset and adapters begin with.  Raises ConfigError for a warm start of another kind.
+    """
     if given is None:
-        return LanguageModel.of(config.model, rng)
+        return LanguageModel.of(ref, rng)
     if not isinstance(given, LanguageModel):
-        raise ConfigError(f"the warm start is a {given.kind!r}. Give a language model.")
-    if config.model.lora is None:
-        return given
-    adapted = attach_lora(given.model, config.model.lora, int(rng.integers(2**63)))
-    return LanguageModel(adapted, given.tokenizer, given.parent, given.history)
+        raise refused_start(given.kind)
+    model, tokenizer = given.model, given.tokenizer
+    if ref.template != "own":
+        tokenizer = copy.deepcopy(tokenizer)  # others may ask the warm start too
+        tokenizer.chat_template = TEMPLATES[ref.template]
+    if ref.lora is not None:
+        model = attach_lora(model, ref.lora, int(rng.integers(2**63)))
+    return LanguageModel(model, tokenizer, given.parent, given.history)
+
+
+def refused_start(kind: str | None) -> ConfigError:
+    """Of a warm start that is no policy."""
+    return ConfigError(f"the warm start is a {kind!r}. Give a language model.")
 
 
 def _frozen(given: Subject | None, policy: LanguageModel) -> Any:
@@ -111,23 +122,4 @@ def _critic(
     adapts = isinstance(config.critic, Critic) and config.critic.lora is not None
     made = critic_for(config.critic, policy, heads, int(rng.integers(2**63)) if adapts else 0)
     check_learns(learnt_by_itself(config.critic, made).values(), "critic")
-    return made
-
-
-def _kept(config: Online, policy: LanguageModel, root: Path) -> tuple[tuple[Item, ...], ...]:
-    if config.ptx is None:
-        return ()
-    data, learns = config.ptx.data, Likelihood()
-    model, tokenizer = policy.model, policy.tokenizer
-    codec = Codec(tokenizer, data, context_of(model), end_tokens(model, tokenizer))
-    sources = tuple(
-        tuple(
-            item
-            for record, number in zip(table.rows, table.numbers, strict=True)
-            for item in learns.items(record, codec, f"row {number} of {table.name}")
-        )
-        for table in load(data, Likelihood.accepts, root)
-    )
-    if not all(sources):
-        raise ConfigError("no row of ptx.data is left to learn from. Give rows that fit the context.")
-    return sources
+    return made.to(next(policy.model.parameters()).device)

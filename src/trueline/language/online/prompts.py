@@ -1,11 +1,16 @@
-"""What an on-line training asks: the prompts of its data, and beside them those that failed an audit."""
+"""What an on-line training asks: the prompts of its data, and beside them those that failed an audit.
+
+A prompt is asked whole or not at all: one that leaves no room for a reply in the policy's context is refused by its
+row, or dropped and counted, as `prompts.long_prompt` says.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +18,27 @@ from trueline.core.errors import ConfigError
 from trueline.core.files import to_json
 from trueline.core.run import resolve
 from trueline.language.data_order import DataOrder
-from trueline.language.models import context_of
-from trueline.language.online.settings import Online
+from trueline.language.online.settings import Asking
+from trueline.language.records import Table, prompt_of
 from trueline.language.rollout import Chat, Message, chat
 from trueline.language.sources import Data, load
 from trueline.language.subject import LanguageModel, tell_if_plain
 from trueline.language.templates import prompts_tokens
+from trueline.language.windows import Window
 
-__all__ = ["PROMPTS", "Asked", "check_prompts", "failing_prompts", "prompts_for"]
+__all__ = [
+    "PROMPTS",
+    "Asked",
+    "asked_of",
+    "chats_of",
+    "failing_prompts",
+    "prompts_for",
+    "tables_of",
+    "with_room",
+]
 
 PROMPTS = ("prompt", "prompt-completion", "unpaired-preference", "preference", "safety-preference")
+LONG = "longer than the context"
 
 
 class Asked(NamedTuple):
@@ -31,64 +47,124 @@ class Asked(NamedTuple):
     chats: tuple[tuple[Chat, ...], ...]
     weights: tuple[float, ...]  # share of the prompts that each source gives; (): every row of all once an epoch
     epoch: int  # prompts of an epoch
-    dropped: int  # too long for the context
-    sha256: str
-    names: tuple[str, ...]  # of the sources
+    facts: Mapping[str, Any]  # counts by source, what was left out, hashes
+
+    @property
+    def sha256(self) -> str:
+        """Of the records everything was made from."""
+        return str(self.facts["sha256"])
 
     def order(self, shuffle: bool, seed: int) -> DataOrder:
         """The order in which prompts come."""
         return DataOrder([len(source) for source in self.chats], self.weights, shuffle, seed)
 
+    def left_out(self) -> list[str]:
+        """What of the data is not asked, as a user is told it."""
+        return [
+            f"{source['name']}: left out {', '.join(f'{n} {why}' for why, n in source['dropped'].items())}"
+            for source in self.facts["sources"]
+            if source["dropped"]
+        ]
 
-def check_prompts(data: Data) -> None:
-    """Raises ConfigError for prompts that would lose tokens: what is asked is asked whole, or not at all."""
+
+class _Source(NamedTuple):
+    """The prompts of one file, or of the findings."""
+
+    chats: tuple[Chat, ...]  # that leave room for a reply
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, name: str, form: str, chats: Sequence[Chat], kept: Sequence[int], dropped: Mapping[str, int]
+    ) -> _Source:
+        """Some of the chats; `dropped` are rows that did not come so far."""
+        long = {LONG: len(chats) - len(kept)} if len(kept) < len(chats) else {}
+        facts = {
+            "name": name,
+            "format": form,
+            "records": len(chats),
+            "items": len(kept),
+            "dropped": {**dropped, **long},
+        }
+        return cls(tuple(chats[k] for k in kept), facts)
+
+
+def prompts_for(config: Asking, policy: LanguageModel, root: Path) -> Asked:
+    """As `asked_of`; says so where a model that learnt plain text alone is asked."""
+    tell_if_plain(policy)
+    return asked_of(config, Window.of(policy), root)
+
+
+def asked_of(config: Asking, window: Window, root: Path) -> Asked:
+    """The prompts that leave room for a reply; plain ones are a user's turn, whatever `prompts.as_chat` says.
+
+    Raises ConfigError for one that does not where those are refused, for a source in which none does, and as
+    `tables_of`, `chats_of` and `failing_prompts`.
+    """
+    tables = tables_of(config.prompts, root)
+    sources = [_of_table(table, window, config.prompts) for table in tables]
+    weights, epoch = config.prompts.weights, sum(len(source.chats) for source in sources)
+    failed = {one: name for name in config.findings for one in failing_prompts(name, root)}
+    if failed:
+        own = np.array(weights or [len(source.chats) for source in sources], dtype=np.float64)
+        weights = (*(own / own.sum() * (1.0 - config.findings_share)).tolist(), config.findings_share)
+        sources.append(_of_findings(failed, window, config.prompts))
+    digest = hashlib.sha256(to_json([[table.sha256 for table in tables], tuple(failed)]).encode()).hexdigest()
+    facts = {"sources": [source.facts for source in sources], "sha256": digest}
+    return Asked(tuple(source.chats for source in sources), weights, epoch, facts)
+
+
+def tables_of(data: Data, root: Path) -> list[Table]:
+    """Rows that have prompts.  Raises ConfigError for prompts that are to lose tokens, and as `sources.load`."""
     if data.long_prompt == "truncate-left":
         raise ConfigError(
             "prompts.long_prompt is 'truncate-left', which is for text that is learnt: a prompt is asked whole, with "
             "the turns of its chat. Set it to 'drop' or 'refuse'."
         )
+    return load(data, PROMPTS, root)
 
 
-def prompts_for(config: Online, policy: LanguageModel, root: Path) -> Asked:
-    """The prompts that leave room for a reply; plain ones are a user's turn, whatever `prompts.as_chat` says.
+def chats_of(table: Table) -> list[Chat]:
+    """What each row asks; text is a user's turn.  Raises ConfigError for a row without a prompt."""
+    found = []
+    for record, number in zip(table.rows, table.numbers, strict=True):
+        prompt = prompt_of(record)
+        if not prompt:
+            raise ConfigError(f"row {number} of {table.name} has no prompt. Give one in every row.")
+        found.append(chat(prompt) if isinstance(prompt, str) else tuple(prompt))
+    return found
 
-    Raises ConfigError where none does, and as `check_prompts` and `sources.load`.
+
+def with_room(chats: Sequence[Chat], called: Sequence[str], window: Window, data: Data) -> list[int]:
+    """Numbers of the chats that leave room for a reply.  called: each one's name in a refusal.
+
+    Raises ConfigError where one does not and is not to be dropped, and where none does.
     """
-    check_prompts(config.prompts)
-    tell_if_plain(policy)
-    tables = load(config.prompts, PROMPTS, root)
-    context = context_of(policy.model)
-    sources, dropped = [], 0
-    for table in tables:
-        asked = []
-        for record, number in zip(table.rows, table.numbers, strict=True):
-            prompt = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
-            if not prompt:
-                raise ConfigError(f"row {number} of {table.name} has no prompt. Give one in every row.")
-            asked.append(chat(prompt) if isinstance(prompt, str) else tuple(prompt))
-        lengths = [len(ids) for ids in prompts_tokens(policy.tokenizer, asked)]
-        fits = [length < context for length in lengths]
-        if not all(fits) and config.prompts.long_prompt != "drop":
-            row = table.numbers[fits.index(False)]
-            raise ConfigError(
-                f"row {row} of {table.name} has a prompt of {lengths[fits.index(False)]} tokens, but the context holds "
-                f"{context}. Shorten it, or set prompts.long_prompt to 'drop'."
-            )
-        kept = tuple(one for one, fit in zip(asked, fits, strict=True) if fit)
-        if not kept:
-            raise ConfigError(f"no prompt of {table.name} leaves room for a reply. Give shorter ones.")
-        sources.append(kept)
-        dropped += len(asked) - len(kept)
-    failed = tuple(dict.fromkeys(one for findings in config.findings for one in failing_prompts(findings, root)))
-    digest = hashlib.sha256(to_json([[table.sha256 for table in tables], failed]).encode()).hexdigest()
-    weights, epoch = config.prompts.weights, sum(map(len, sources))
-    names = tuple(table.name for table in tables)
-    if failed:
-        own = np.array(weights or [len(source) for source in sources], dtype=np.float64)
-        weights = (*(own / own.sum() * (1.0 - config.findings_share)).tolist(), config.findings_share)
-        sources.append(failed)
-        names = (*names, "findings")
-    return Asked(tuple(sources), weights, epoch, dropped, digest, names)
+    lengths = [len(ids) for ids in prompts_tokens(window.tokenizer, chats)]
+    kept = [k for k, length in enumerate(lengths) if length < window.tokens]
+    if len(kept) < len(chats) and data.long_prompt != "drop":
+        first = next(k for k, length in enumerate(lengths) if length >= window.tokens)
+        raise ConfigError(
+            f"{called[first]} has a prompt of {lengths[first]} tokens, but the context holds {window.tokens}. "
+            "Shorten it, or set prompts.long_prompt to 'drop'."
+        )
+    if not kept:
+        raise ConfigError(
+            f"none of {len(chats)} prompts, {called[0]} among them, leaves room for a reply in a context of "
+            f"{window.tokens} tokens. Give shorter ones."
+        )
+    return kept
+
+
+def _of_table(table: Table, window: Window, data: Data) -> _Source:
+    chats, called = chats_of(table), [f"row {number} of {table.name}" for number in table.numbers]
+    kept = with_room(chats, called, window, data)
+    return _Source.of(table.name, table.format, chats, kept, table.dropped)
+
+
+def _of_findings(failed: Mapping[Chat, str], window: Window, data: Data) -> _Source:
+    chats, called = list(failed), [f"a case of {name}" for name in failed.values()]
+    return _Source.of("findings", "prompt", chats, with_room(chats, called, window, data), {})
 
 
 def failing_prompts(findings: str, root: Path) -> list[Chat]:

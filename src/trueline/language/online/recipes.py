@@ -31,18 +31,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trueline.core.run import Run, resolve
+from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.language.models import check_reference
-from trueline.language.objectives import Likelihood
-from trueline.language.online.prompts import PROMPTS, check_prompts, failing_prompts
+from trueline.language.online.checks import check_asking, check_room
+from trueline.language.online.kept_text import check_text
 from trueline.language.online.rehearsal import rehearsed
 from trueline.language.online.settings import Online, OnlineGrpo, OnlinePpo, OnlinePpoLag, OnlineRloo, limits_of
 from trueline.language.online.training import Trainer
 from trueline.language.rehearsal import DryRun
-from trueline.language.sampler import check_for_training
-from trueline.language.scorers import Endpoint, references, taken_by
-from trueline.language.sources import load
+from trueline.language.scorers import taken_by
 from trueline.language.subject import LanguageModel
 
 __all__ = ["GRPO", "LM_PPO", "LM_PPO_LAG", "RLOO", "OnlineRecipe"]
@@ -66,20 +63,14 @@ class OnlineRecipe:
 
         That is sampling, prompts, text to keep, limits, the model's folder, models named by run, and keys of endpoints.
         """
-        check_for_training(config.sampling)
-        check_reference(config.model)
-        check_prompts(config.prompts)
-        load(config.prompts, PROMPTS, root)
+        check_asking(config, root)
         if config.ptx is not None:
-            load(config.ptx.data, Likelihood.accepts, root)
-        for findings in config.findings:
-            failing_prompts(findings, root)
-        for name in references(config.scorers):
-            resolve(name, root)
-        for one in config.scorers:
-            if isinstance(one, Endpoint):
-                one.key()
+            check_text(config.ptx, root)
         self.limits(config)
+
+    def check_with(self, config: Online, root: Path, inputs: Mapping[str, Path]) -> None:
+        """Raises what `train` would raise for prompts that leave the policy it begins with no room for a reply."""
+        check_room(config, root, inputs)
 
     def limits(self, config: Online) -> dict[str, float]:
         """The limit that each cost is trained for; {} when none is.  Raises ConfigError for limits that do not fit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trueline.core.streams import Streams
 from trueline.core.subject import Subject
@@ -19,7 +19,7 @@ from trueline.language.rehearsal import MARKS, SHOWN, DryRun
 from trueline.language.subject import LanguageModel, ScoreModel
 from trueline.language.templates import prompts_tokens
 
-__all__ = ["Foreseen", "facts_of", "foreseen", "judges_bytes", "memory_of", "rehearsed"]
+__all__ = ["Foreseen", "foreseen", "judges_bytes", "memory_of", "rehearsed"]
 
 
 class Foreseen(NamedTuple):
@@ -55,18 +55,9 @@ def rehearsed(config: Online, inputs: Mapping[str, Subject] | None, root: Path |
         tokens=config.samples * found.tokens,
         memory=memory_of(config, made, found.widest),
         rows=found.rows,
-        facts=facts_of(made.asked),
+        facts=made.asked.facts,
         at_most=True,
     )
-
-
-def facts_of(asked: Asked) -> dict[str, Any]:
-    """Counts by source, and the hash, of what is asked."""
-    sources = [
-        {"name": name, "format": "prompt", "records": len(chats), "items": len(chats)}
-        for name, chats in zip(asked.names, asked.chats, strict=True)
-    ]
-    return {"sources": sources, "sha256": asked.sha256}
 
 
 def memory_of(config: Online, made: Made, width: int) -> Memory:

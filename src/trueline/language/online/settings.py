@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from trueline.core.config import Config
+from trueline.core.config import Config, Harmless
 from trueline.core.errors import ConfigError
 from trueline.language.estimators import Gae, Grpo, LossType, Rloo
 from trueline.language.models import ModelRef
@@ -24,6 +24,7 @@ from trueline.rl.handlers.pid import PidLagrangian
 
 __all__ = [
     "SAFE_RLHF_HANDLER",
+    "Asking",
     "Online",
     "OnlineGrpo",
     "OnlinePpo",
@@ -46,16 +47,21 @@ class Ptx(Config):
     batch_size: int = Field(8, ge=1)  # rows beside each step of the optimiser
 
 
-class Online(Config):
-    """Settings every on-line recipe shares."""
+class Asking(Config):
+    """Who is asked what, and who scores the replies: settings of everything that learns from replies of its own."""
 
-    model: ModelRef = ModelRef()  # with a warm start, its adapters alone
+    model: ModelRef = ModelRef()  # with a warm start, its template and adapters alone
     prompts: Data  # plain ones are asked as a user's turn, in the model's template
     scorers: tuple[Scoring, ...]
     sampling: Sampling = Sampling()
     sampler: Samplers = Auto()
     findings: tuple[str, ...] = ()  # run://ID/artefact each, listing prompts that failed an audit
     findings_share: float = Field(0.25, gt=0, lt=1)  # share of prompts that come from those
+
+
+class Online(Asking):
+    """Settings every on-line recipe shares."""
+
     samples: int = Field(1, ge=1)  # replies to each prompt of a step
     batch_size: int = Field(32, ge=1)  # prompts of a step
     epochs: float = Field(1.0, gt=0)
@@ -78,8 +84,8 @@ class Online(Config):
     learner_threads: int = Field(1, ge=1)
     completion_steps: int = Field(10, ge=1)  # steps between the replies that are written down
     completions: int = Field(8, ge=0)  # how many of them
-    eval_steps: int = Field(10, ge=1)  # steps between looks of whoever watches the run
-    checkpoint_steps: int = Field(10, ge=1)
+    eval_steps: Harmless[int] = Field(10, ge=1)  # steps between looks of whoever watches the run
+    checkpoint_steps: Harmless[int] = Field(10, ge=1)
 
     @model_validator(mode="after")
     def _effective(self) -> Self:
@@ -105,6 +111,16 @@ class Online(Config):
     def handler(self) -> Multipliers | None:
         """What holds costs under their limits."""
         return getattr(self, "constraint", None)
+
+    @property
+    def shares_body(self) -> bool:
+        """Whether a critic reads the policy's hidden states."""
+        return False
+
+    @property
+    def warmup(self) -> int:
+        """First steps, in which the critic alone learns and multipliers stand still."""
+        return 0
 
     @property
     def needs_reference(self) -> bool:
@@ -134,6 +150,16 @@ class OnlinePpo(Online):
 
     estimator: Gae = Gae()
     critic: Critic | SharedCritic = Critic()  # told apart by `kind`
+
+    @property
+    def shares_body(self) -> bool:
+        """As its critic is set."""
+        return isinstance(self.critic, SharedCritic)
+
+    @property
+    def warmup(self) -> int:
+        """As its critic is set."""
+        return self.critic.warmup
 
 
 class OnlinePpoLag(OnlinePpo):

@@ -23,21 +23,25 @@ from pydantic import Field, model_validator
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.files import to_json, write_json, write_text
-from trueline.core.progress import progress
+from trueline.core.progress import progress, stage
 from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.language.models import ModelRef, context_of
-from trueline.language.records import Text
-from trueline.language.rollout import Chat, Rollout, Sampling, chat
+from trueline.language.models import ModelRef
+from trueline.language.online.checks import window_for
+from trueline.language.online.making import policy_of
+from trueline.language.online.prompts import chats_of, tables_of, with_room
+from trueline.language.parallel import device_of
+from trueline.language.records import Text, prompt_of
+from trueline.language.rollout import Chat, Rollout, Sampling, chat, text_of
 from trueline.language.sampler import Auto, Samplers
 from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred, taken_by
 from trueline.language.scores import Scorer
-from trueline.language.sources import MADE, Data, load
+from trueline.language.sources import MADE, Data
 from trueline.language.subject import LanguageModel, judges_behind, tell_if_plain
-from trueline.language.supervised import device_of
 from trueline.language.templates import prompts_tokens
 from trueline.language.topology.pairs import Pair, Topologies, TreePairs
 from trueline.language.topology.trees import Leaf, lca_depth, shared_prefix
+from trueline.language.windows import Window
 
 __all__ = [
     "FILE",
@@ -54,14 +58,13 @@ __all__ = [
 
 FILE = "preferences.jsonl"
 _ROWS_AT_ONCE = 1024  # replies that a judge is shown together
-_PROMPTS = ("prompt", "prompt-completion", "unpaired-preference", "preference", "safety-preference")
 
 
 class PreferenceSampling(Config):
     """Which prompts, whose replies, how they branch, and who judges."""
 
     prompts: Data  # rows of any format that has prompts; answers in them are not read
-    model: ModelRef = ModelRef()  # that replies; an input "policy" takes its place
+    model: ModelRef = ModelRef()  # that replies; of a warm start, its template and adapters alone
     topology: Topologies = TreePairs()
     sampling: Sampling = Sampling()
     sampler: Samplers = Auto()
@@ -140,7 +143,8 @@ def written(model: LanguageModel, chats: Sequence[Chat], leaves: Sequence[Leaf])
     group = torch.tensor([known.setdefault(tuple(one), len(known)) for one in chats], device=device)
     zero = torch.zeros(attended.shape, device=device)
     whole = torch.ones(len(rows), dtype=torch.bool, device=device)
-    return Rollout(tokens.to(device), attended, attended & (column >= start[:, None]), zero, group, whole)
+    texts = tuple(text_of(tuple(one)) for one in chats)
+    return Rollout(tokens.to(device), attended, attended & (column >= start[:, None]), zero, group, whole, texts)
 
 
 def judged(
@@ -237,11 +241,18 @@ class PreferenceRecipe:
 
     def check(self, config: PreferenceSampling, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise for prompts and judges that are not inputs."""
-        load(config.prompts, _PROMPTS, root)
+        for table in tables_of(config.prompts, root):
+            chats_of(table)
         for judge in config.judges:
             if isinstance(judge, Function):
                 judge.named_costs()
         reference_records(config.judges, root)
+
+    def check_with(self, config: PreferenceSampling, root: Path, inputs: Mapping[str, Path]) -> None:
+        """Raises what `train` would raise for prompts that leave whoever replies no room for it."""
+        window = window_for(config.model, inputs)
+        if window is not None:
+            _asked(config, window, root)
 
     def train(self, config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> PreferenceData:
         """Sample and label; `inputs["policy"]` replies, and judges name inputs of their own.
@@ -252,11 +263,13 @@ class PreferenceRecipe:
         root = run.folder.parent
         inputs = {**inputs, **referred(config.judges, inputs, root)}
         run.manifest["inputs"] |= reference_records(config.judges, root)  # so that a resume finds the same models
-        policy = _policy(config, run, inputs)
+        policy = policy_of(config.model, inputs.get("policy"), run.rng("model"))
         tell_if_plain(policy)
         policy.model.to(device_of(config.device))
         judge = opened(config.judges, Judged(policy, config.sampling), inputs)
-        asked = _asked(config, policy, root)
+        asked, long = _asked(config, Window.of(policy), root)
+        if long:
+            stage(f"left out {long} prompts longer than the context")
         saved = run.restore() or {"rows": [], "done": 0, "tokens": 0, "unlabelled": 0, "counts": {}}
         rows, done, tokens = saved["rows"], int(saved["done"]), int(saved["tokens"])
         unlabelled, counts = int(saved["unlabelled"]), Counter[str](saved["counts"])
@@ -289,6 +302,7 @@ class PreferenceRecipe:
             "settings": config.model_dump(mode="json"),
             "seed": run.seed,
             "prompts": done,
+            "long": long,  # prompts that were left out, as they leave no room for a reply
             "pairs": len(rows),
             "unlabelled": unlabelled,  # ties, and replies that were not judged
             "tokens": tokens,
@@ -303,33 +317,21 @@ class PreferenceRecipe:
         return whole
 
 
-def _policy(config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> LanguageModel:
-    given = inputs.get("policy")
-    if given is None:
-        return LanguageModel.of(config.model, run.rng("model"))
-    if not isinstance(given, LanguageModel):
-        raise ConfigError(f"the input 'policy' is a {given.kind!r}. Give a language model.")
-    return given
+def _asked(config: PreferenceSampling, window: Window, root: Path) -> tuple[list[Asked], int]:
+    """The distinct prompts that leave room for a reply, in their order; and how many do not.
 
-
-def _asked(config: PreferenceSampling, policy: LanguageModel, root: Path) -> list[Asked]:
-    """The distinct prompts in their order.  Raises ConfigError for a row without one, or one that leaves no room."""
+    Raises as `tables_of`, `chats_of` and `with_room`.
+    """
     found: dict[Text, Asked] = {}
-    for table in load(config.prompts, _PROMPTS, root):
-        for record, number in zip(table.rows, table.numbers, strict=True):
-            prompt: Text = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
-            if not prompt:
-                raise ConfigError(f"row {number} of {table.name} has no prompt. Give one in every row.")
-            found.setdefault(prompt, Asked.of(prompt))
-    context, asked = context_of(policy.model), list(found.values())
-    lengths = [len(ids) for ids in prompts_tokens(policy.tokenizer, [one.chat for one in asked])]
-    fitting = [one for one, length in zip(asked, lengths, strict=True) if length < context]
-    if (len(fitting) < len(asked) and config.prompts.long_prompt != "drop") or not fitting:
-        raise ConfigError(
-            f"{len(asked) - len(fitting)} prompts leave no room to reply in a context of {context} tokens. "
-            "Shorten them, or set prompts.long_prompt to 'drop'."
-        )
-    return fitting
+    called: dict[Text, str] = {}
+    for table in tables_of(config.prompts, root):
+        for record, number, one in zip(table.rows, table.numbers, chats_of(table), strict=True):
+            prompt = prompt_of(record)
+            found.setdefault(prompt, Asked(prompt, one))
+            called.setdefault(prompt, f"row {number} of {table.name}")
+    asked = list(found.values())
+    kept = with_room([one.chat for one in asked], list(called.values()), window, config.prompts)
+    return [asked[k] for k in kept], len(asked) - len(kept)
 
 
 def _rewards(

@@ -26,6 +26,7 @@ from trueline.rl.audits.layouts import (
 )
 from trueline.rl.env import LaidOut, Obs, VectorEnv
 from trueline.rl.evaluate import run_episodes
+from trueline.rl.handlers.schedule import PerCost, in_order
 from trueline.rl.policy import Acts
 
 __all__ = ["EpisodeCost", "EpisodeCostConfig", "WorstLayouts", "WorstLayoutsConfig"]
@@ -37,8 +38,8 @@ Layout = Mapping[str, Any]
 class EpisodeCostConfig(LayoutAudit):
     """Settings of `EpisodeCost`."""
 
-    costs: tuple[str, ...] = ()  # costs to audit side by side; empty: `cost`
-    cost_limit: float | tuple[float, ...] = 25.0  # d: undiscounted cost per episode, one for all or one per cost
+    costs: tuple[str, ...] = ()  # costs to audit side by side; empty: those that cost_limit names, or else `cost`
+    cost_limit: PerCost = 25.0  # d, undiscounted cost per episode: one for all, one per cost, or by name
     violation_at_most: float | None = Field(None, ge=0, le=1)  # required P(cost > d); none: only reported
     return_at_least: float | None = None  # required return; none: only reported
     tail: float = Field(0.1, gt=0, le=0.5)  # share of the worst episodes that the cvar averages
@@ -60,9 +61,16 @@ class EpisodeCost:
 
     def __init__(self, config: EpisodeCostConfig) -> None:
         self.config = config
-        if isinstance(config.cost_limit, tuple) and len(config.cost_limit) != len(self._costs):
+        limits = config.cost_limit
+        if isinstance(limits, Mapping):
+            self._costs = config.costs or tuple(limits)
+            limits = in_order(limits, self._costs, self.name)
+        else:
+            self._costs = config.costs or (config.cost,)
+        self._limits = limits
+        if isinstance(self._limits, tuple) and len(self._limits) != len(self._costs):
             raise ConfigError(
-                f"cost_limit has {len(config.cost_limit)} values for {len(self._costs)} costs. Give one per entry "
+                f"cost_limit has {len(self._limits)} values for {len(self._costs)} costs. Give one per entry "
                 "of `costs`, or a single number for all."
             )
         self.metrics: Sequence[Metric] = [m for name in self._costs for m in self._metrics(name)] + [
@@ -75,16 +83,11 @@ class EpisodeCost:
         ]
         self._arena = Arena(config.num_envs, config.threads)
 
-    @property
-    def _costs(self) -> tuple[str, ...]:
-        return self.config.costs or (self.config.cost,)
-
     def _of(self, cost: str) -> str:
         return f" of {cost}" if len(self._costs) > 1 else ""
 
     def _limit(self, cost: str) -> float:
-        limits = self.config.cost_limit
-        return limits[self._costs.index(cost)] if isinstance(limits, tuple) else limits
+        return self._limits[self._costs.index(cost)] if isinstance(self._limits, tuple) else self._limits
 
     def _metrics(self, cost: str) -> list[Metric]:
         c, of, d = self.config, self._of(cost), self._limit(cost)

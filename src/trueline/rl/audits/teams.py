@@ -1,6 +1,6 @@
 """What a team is worth and what it costs, each agent and all together, on held-out layouts.
 
-The audits of one policy, in the world as a team is judged in it (`rl.teams.training.as_team`): the return is the
+The audits of one policy, in the world as a team is judged in it (`rl.teams.world.as_team`): the return is the
 agents' mean, as training counts it. Costs are named "AGENT/COST"; the plain name is what all agents cost
 together, in which a cost that each is charged for counts once for each.
 """
@@ -19,7 +19,7 @@ from trueline.rl.audits.layouts import Arena
 from trueline.rl.audits.usefulness import Usefulness, UsefulnessConfig
 from trueline.rl.env import VectorEnv
 from trueline.rl.policy import Acts
-from trueline.rl.teams.training import as_team
+from trueline.rl.teams.world import as_team
 
 __all__ = ["ActsTogether", "TeamCost", "TeamUsefulness"]
 

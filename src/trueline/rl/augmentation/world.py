@@ -8,6 +8,7 @@ what the world charges, and an episode goes on after a limit is passed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -140,13 +141,14 @@ class Augmented:
                 for name in _MEMBERS[ability]:
                     setattr(self, name, getattr(env, name))
         if isinstance(env, LaidOut):
-            self.layout, self.set_layout = env.layout, self._set_layout
+            self.layout, self.set_layout = env.layout, partial(self._set_layout, env)
         if isinstance(env, Stateful):
-            self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
+            self.state_dict = partial(self._state_dict, env)
+            self.load_state_dict = partial(self._load_state_dict, env)
         if isinstance(env, Restarts):
-            self.begin = self._begin
+            self.begin = partial(self._begin, env)
         if isinstance(env, NoisySensors):
-            self.set_scale = self._set_scale
+            self.set_scale = partial(self._set_scale, env)
 
     @property
     def episode_seed(self) -> NDArray[np.uint32]:
@@ -265,33 +267,33 @@ class Augmented:
 
     # --- what the inner world can do beyond stepping ---
 
-    def _begin(self, rows: NDArray[np.intp], seeds: NDArray[np.uint32]) -> Obs:
-        obs = self.env.begin(rows, seeds)  # type: ignore[attr-defined]
+    def _begin(self, env: Restarts, rows: NDArray[np.intp], seeds: NDArray[np.uint32]) -> Obs:
+        obs = env.begin(rows, seeds)
         self._start(np.asarray(rows))
         return self._join(obs)
 
-    def _set_layout(self, layouts: Mapping[int, Mapping[str, Any]]) -> Obs:
-        obs = self.env.set_layout(layouts)  # type: ignore[attr-defined]
+    def _set_layout(self, env: LaidOut, layouts: Mapping[int, Mapping[str, Any]]) -> Obs:
+        obs = env.set_layout(layouts)
         self._start(np.array(sorted(layouts), np.intp))
         return self._join(obs)
 
-    def _set_scale(self, scale: NDArray[Any]) -> None:
-        self.env.set_scale(np.asarray(scale)[self.own_columns()])  # type: ignore[attr-defined]
+    def _set_scale(self, env: NoisySensors, scale: NDArray[Any]) -> None:
+        env.set_scale(np.asarray(scale)[self.own_columns()])
 
-    def _state_dict(self) -> dict[str, Any]:
+    def _state_dict(self, env: Stateful) -> dict[str, Any]:
         return {
-            "world": self.env.state_dict(),  # type: ignore[attr-defined]
+            "world": env.state_dict(),
             "z": self._z.copy(),
             "parameters": {name: np.array(value) for name, value in self.parameters.items()},
             "return": self._return.copy(),
             "cost": self._cost.copy(),
         }
 
-    def _load_state_dict(self, state: Mapping[str, Any]) -> Obs:
+    def _load_state_dict(self, env: Stateful, state: Mapping[str, Any]) -> Obs:
         self.parameters = {name: np.array(value) for name, value in state["parameters"].items()}
         self._z = np.array(state["z"])
         self._return[:], self._cost[:] = state["return"], state["cost"]
-        return self._join(self.env.load_state_dict(state["world"]))  # type: ignore[attr-defined]
+        return self._join(env.load_state_dict(state["world"]))
 
 
 _MEMBERS: dict[type, tuple[str, ...]] = {

@@ -38,19 +38,17 @@ from trueline.rl.certificates.certificate import examined, outside_loss, violati
 from trueline.rl.certificates.policy import CertifiedPolicy, Guard, Shapes
 from trueline.rl.certificates.search import climbed, drawn
 from trueline.rl.certificates.update import CertifiedSac
+from trueline.rl.episodes import Ended, Finished, Recent
 from trueline.rl.off_policy.networks import QPolicy, described
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.planning.dynamics import Fitted
 from trueline.rl.planning.experience import Experience, Seen, bootstrap
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ObservationCodec
+from trueline.rl.stepping import Stepping, Taken
 from trueline.rl.training import (
     ActingSettings,
-    Ended,
-    Finished,
-    Recent,
-    Stepping,
-    Taken,
+    account_of,
     evaluated,
     failing_layouts,
     limits_of,
@@ -59,7 +57,6 @@ from trueline.rl.training import (
     run_epochs,
     training_world,
 )
-from trueline.rl.watching import CostAccount
 
 __all__ = ["Certified", "CertifiedRecipe", "Certifying", "Trainer"]
 
@@ -181,7 +178,7 @@ class Trainer:
         self.wanderers = np.arange(config.num_envs) < math.floor(config.wandering * config.num_envs + 0.5)
         self.wander = np.zeros((config.num_envs, width), dtype=np.float32)  # what they want to do
         self.recent = Recent(len(self.env.costs), WINDOW)
-        self.paid = CostAccount(self.env.costs, list(self.limited.values()))
+        self.paid = account_of(self.env.costs, self.limited)
         self.taken = 0  # rows that the models' statistics hold
         self.epoch, self.epochs = 0, config.epochs
 

@@ -1,12 +1,8 @@
 """The exact optimum of each constrained problem that a learner may claim to solve (corrections C4).
 
 A problem is a frozen value: `solve` gives its optimum on a CMDP, `constrained` what it limits of any policy's outcome.
-Over policies of a horizon H the occupancies ρ_t(s, a) form a polytope,
-
-    Σ_a ρ_0(s, a) = start(s),    Σ_a ρ_t(s, a) = Σ_{s', a'} ρ_{t−1}(s', a') P(s | s', a'),    ρ ≥ 0,
-
-return and expected costs are linear in ρ, and π_t(a | s) = ρ_t(s, a)/Σ_a ρ_t(s, a) attains it (Altman 1999, ch. 4).
-Limits on the law of the accumulated cost are linear in the occupancy of (t, s, accumulated cost).
+Limits on expected costs are linear in the occupancy of (t, s) (`occupancy.py`), limits on the law of the accumulated
+cost in that of (t, s, accumulated cost).
 """
 
 from __future__ import annotations
@@ -19,18 +15,11 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import linprog
 
 from trueline.core.errors import ConfigError
 from trueline.rl.exact.cmdp import Array, Cmdp
 from trueline.rl.exact.evaluate import Accumulated, Outcome, best_plan, evaluate
-
-TOLERANCE = 1e-10  # of the simplex method, primal and dual: the smallest it takes
-
-
-class Infeasible(ConfigError):
-    """No policy meets the limits of a problem."""
+from trueline.rl.exact.occupancy import Infeasible, Slacks, Solution, cost_rows, maximise, policy_of, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,99 +78,6 @@ class Problem(Protocol):
         ...
 
 
-# --- linear programmes over occupancies ---
-
-
-class Slacks(NamedTuple):
-    """E further variables of a programme."""
-
-    objective: Array  # [E]
-    rows: Array  # [M, E] their coefficients in each inequality
-    lower: Array  # [E]
-
-
-class Solution(NamedTuple):
-    """An optimal vertex."""
-
-    value: float
-    occupancy: Array  # [H, S, A]
-    multipliers: Array  # [M] of the inequalities, 0 or more
-    slacks: Array  # [E]
-
-
-def maximise(
-    cmdp: Cmdp,
-    objective: Array,
-    rows: Array,
-    limits: Sequence[float] | Array,
-    allowed: NDArray[np.bool_] | None = None,
-    slacks: Slacks | None = None,
-) -> Solution:
-    """max Σ ρ·objective over occupancies with Σ ρ·rows_m ≤ limits_m, by HiGHS.
-
-    objective [H, S, A] or what broadcasts to it, rows [M, H, S, A], limits [M]; `allowed` [H, S, A] marks the pairs
-    that may be visited. Raises Infeasible.
-    """
-    shape = (cmdp.horizon, cmdp.states, cmdp.actions)
-    pairs = math.prod(shape)
-    flow, source = _flow(cmdp)
-    upper = (
-        np.full(pairs, np.inf) if allowed is None else np.where(np.broadcast_to(allowed, shape), np.inf, 0.0).ravel()
-    )
-    c = -np.broadcast_to(objective, shape).ravel()
-    inequalities = sparse.csr_array(rows.reshape(len(rows), pairs))
-    lower = np.zeros(pairs)
-    if slacks is not None:
-        count = len(slacks.objective)
-        c, lower = np.concatenate([c, -slacks.objective]), np.concatenate([lower, slacks.lower])
-        upper = np.concatenate([upper, np.full(count, np.inf)])
-        inequalities = sparse.hstack([inequalities, sparse.csr_array(slacks.rows)], format="csr")
-        flow = sparse.hstack([flow, sparse.csr_array((flow.shape[0], count))], format="csr")
-    found = linprog(
-        c,
-        A_ub=inequalities if len(rows) else None,
-        b_ub=limits if len(rows) else None,
-        A_eq=flow,
-        b_eq=source,
-        bounds=np.column_stack([lower, upper]),
-        method="highs",
-        options={"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE},
-    )
-    if found.status == 2:
-        raise Infeasible(f"no policy of {cmdp.name!r} meets the limits {_shown(limits)}. Give higher ones.")
-    assert found.status == 0, found.message
-    multipliers = np.maximum(0.0, -found.ineqlin.marginals) if len(rows) else np.zeros(0)
-    return Solution(-float(found.fun), found.x[:pairs].reshape(shape).clip(0.0), multipliers, found.x[pairs:])
-
-
-def _flow(cmdp: Cmdp) -> tuple[sparse.csr_array, Array]:
-    """The equations of the occupancy polytope, and their right-hand side."""
-    h, s, a = cmdp.horizon, cmdp.states, cmdp.actions
-    leaving = sparse.kron(sparse.eye_array(s), np.ones((1, a)))  # Σ_a ρ_t(s, a)
-    arriving = sparse.csr_array(cmdp.transition.reshape(s * a, s).T)  # Σ ρ_{t−1} P
-    flow = sparse.kron(sparse.eye_array(h), leaving) - sparse.kron(sparse.eye_array(h, k=-1), arriving)
-    return sparse.csr_array(flow), np.concatenate([cmdp.start, np.zeros((h - 1) * s)])
-
-
-def policy_of(occupancy: Array, allowed: NDArray[np.bool_] | None = None) -> Array:
-    """π_t(a | s) = ρ_t(s, a)/Σ_a ρ_t(s, a), [H, S, A]; the same chance for each allowed action where nobody comes."""
-    visits = occupancy.sum(-1, keepdims=True)
-    open_ = np.ones(occupancy.shape) if allowed is None else np.broadcast_to(allowed, occupancy.shape).astype(float)
-    open_ = np.where(open_.any(-1, keepdims=True), open_, 1.0)
-    even = open_ / open_.sum(-1, keepdims=True)
-    return np.where(visits > TOLERANCE, occupancy / np.maximum(visits, TOLERANCE), even)
-
-
-def cost_rows(cmdp: Cmdp) -> Array:
-    """Each cost as a row of a programme, [K, H, S, A]."""
-    rows = cmdp.cost.transpose(2, 0, 1)[:, None]
-    return np.broadcast_to(rows, (len(cmdp.costs), cmdp.horizon, cmdp.states, cmdp.actions))
-
-
-def _shown(limits: Sequence[float] | Array) -> str:
-    return ", ".join(f"{limit:.6g}" for limit in limits)
-
-
 # --- the two ends of the scale ---
 
 
@@ -215,12 +111,10 @@ def cost_span(cmdp: Cmdp) -> Array:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Expected:
-    """max J_r subject to J_c ≤ d: constrained policy optimisation, Lagrangian methods; offline with `support`."""
+class _OnExpectedCosts:
+    """The part of the contract that is the same for all limits on expected costs."""
 
     limit: tuple[float, ...]  # d [K]
-    support: NDArray[np.bool_] | None = None  # [S, A] or [H, S, A]: pairs that data cover, the only ones to be used
-    name = "expected"
     limit_on = None
     needs_law = False
 
@@ -228,12 +122,6 @@ class Expected:
     def of(cls, cmdp: Cmdp) -> Self:
         """With the limits that belong to the process."""
         return cls(cmdp.limit)
-
-    def solve(self, cmdp: Cmdp) -> Optimum:
-        """The occupancy linear programme; the multipliers are its dual variables."""
-        _one_limit_per_cost(cmdp, self.limit)
-        found = maximise(cmdp, cmdp.reward, cost_rows(cmdp), self.limit, self.support)
-        return _attained(self, cmdp, found, self.support)
 
     @property
     def cost_limit(self) -> tuple[float, ...]:
@@ -249,8 +137,22 @@ class Expected:
         return cost_span(cmdp)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected(_OnExpectedCosts):
+    """max J_r subject to J_c ≤ d: constrained policy optimisation, Lagrangian methods; offline with `support`."""
+
+    support: NDArray[np.bool_] | None = None  # [S, A] or [H, S, A]: pairs that data cover, the only ones to be used
+    name = "expected"
+
+    def solve(self, cmdp: Cmdp) -> Optimum:
+        """The occupancy linear programme; the multipliers are its dual variables."""
+        _one_limit_per_cost(cmdp, self.limit)
+        found = maximise(cmdp, cmdp.reward, cost_rows(cmdp), self.limit, self.support)
+        return _attained(self, cmdp, found, self.support)
+
+
 @dataclass(frozen=True, slots=True)
-class Penalty:
+class Penalty(_OnExpectedCosts):
     """max J_r − κ Σ_k (J_ck − d_k)₊: exact penalties (P3O), and multipliers that stop at κ (FOCOPS, CUP: ν_max = κ).
 
     The two are one problem: over a compact convex set of occupancies, maximum and minimum change places, so that
@@ -260,16 +162,8 @@ class Penalty:
     With κ ≥ λ* the constrained optimum solves it; below, the limit is exceeded.
     """
 
-    limit: tuple[float, ...]  # d [K]
     kappa: float = 20.0
     name = "penalty"
-    limit_on = None
-    needs_law = False
-
-    @classmethod
-    def of(cls, cmdp: Cmdp) -> Self:
-        """With the limits that belong to the process."""
-        return cls(cmdp.limit)
 
     def solve(self, cmdp: Cmdp) -> Optimum:
         """A linear programme with the excess e ≥ 0, e ≥ J_c − d; multipliers are at most κ."""
@@ -278,34 +172,13 @@ class Penalty:
         excess = Slacks(np.full(k, -self.kappa), -np.eye(k), np.zeros(k))
         return _attained(self, cmdp, maximise(cmdp, cmdp.reward, cost_rows(cmdp), self.limit, slacks=excess))
 
-    @property
-    def cost_limit(self) -> tuple[float, ...]:
-        """d."""
-        return self.limit
-
-    def constrained(self, outcome: Outcome) -> Array:
-        """J_c."""
-        return outcome.cost
-
-    def span(self, cmdp: Cmdp) -> Array:
-        """Of the expected costs."""
-        return cost_span(cmdp)
-
 
 @dataclass(frozen=True, slots=True)
-class Barrier:
+class Barrier(_OnExpectedCosts):
     """max J_r + κ Σ_k log(d_k − J_ck), the problem of interior-point methods (IPO)."""
 
-    limit: tuple[float, ...]  # d [K]
     kappa: float = 0.01
     name = "barrier"
-    limit_on = None
-    needs_law = False
-
-    @classmethod
-    def of(cls, cmdp: Cmdp) -> Self:
-        """With the limits that belong to the process."""
-        return cls(cmdp.limit)
 
     def solve(self, cmdp: Cmdp) -> Optimum:
         """Cutting planes (Kelley 1960): log is the lower envelope of its tangents.
@@ -318,7 +191,7 @@ class Barrier:
         d = np.array(self.limit)
         k, each = len(d), np.eye(len(d))
         if not (d > 0.0).all():
-            raise Infeasible(f"no policy of {cmdp.name!r} has costs strictly below {_shown(d)}. Give higher limits.")
+            raise Infeasible(f"no policy of {cmdp.name!r} has costs strictly below {shown(d)}. Give higher limits.")
         points = [d * 0.5**halvings for halvings in range(21)]  # at most κ/16 from the logarithm to begin with
         gap = math.inf
         while True:
@@ -340,19 +213,6 @@ class Barrier:
             if gap <= 1e-12 * (1.0 + abs(value)) or (gap <= 1e-8 and gap >= last):
                 return Optimum(optimum.outcome, optimum.constrained, optimum.policy, self.kappa / slack)
             points.append(slack)
-
-    @property
-    def cost_limit(self) -> tuple[float, ...]:
-        """d."""
-        return self.limit
-
-    def constrained(self, outcome: Outcome) -> Array:
-        """J_c."""
-        return outcome.cost
-
-    def span(self, cmdp: Cmdp) -> Array:
-        """Of the expected costs."""
-        return cost_span(cmdp)
 
 
 def _one_limit_per_cost(cmdp: Cmdp, limit: Sequence[float]) -> None:
@@ -645,7 +505,7 @@ def best_sequence(cmdp: Cmdp, limit: Sequence[float] | None = None) -> ActionSeq
                     following[key] = candidate
         reached = following
     if not reached:
-        raise Infeasible(f"every sequence of actions of {cmdp.name!r} exceeds {_shown(limit)}. Give higher limits.")
+        raise Infeasible(f"every sequence of actions of {cmdp.name!r} exceeds {shown(limit)}. Give higher limits.")
     (_, spent), (value, actions) = max(reached.items(), key=lambda item: item[1][0])
     return ActionSequence(value, actions, spent)
 

@@ -8,23 +8,37 @@ reported, drawn and selected by, is the one at its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError
+from trueline.core.errors import ConfigError, nearest
 from trueline.core.metrics import read_metrics
 from trueline.core.run import read_manifest, resolve
 
-__all__ = ["Calibrated", "CostLimit", "Limits", "Linear", "Steps", "reference_cost"]
+__all__ = ["Calibrated", "CostLimit", "Limits", "Linear", "PerCost", "Steps", "by_name", "in_order", "reference_cost"]
 
-PerCost = float | tuple[float, ...]  # one number for all costs, or one for each
+
+def by_name(table: Mapping[str, Any]) -> bool:
+    """Whether a table has limits by the names of costs, and not the settings of a limit that moves or is calibrated."""
+    settings = {key for kind in (Linear, Steps, Calibrated) for key in kind.model_fields}
+    return not table or not settings.issuperset(table)
+
+
+def _costs_named(table: Mapping[str, float]) -> Mapping[str, float]:
+    if not by_name(table):
+        raise ValueError("a table has the limit of each cost by its name, or all that a limit of some `kind` needs.")
+    return table
+
+
+Named = Annotated[Mapping[str, float], AfterValidator(_costs_named)]
+PerCost = float | tuple[float, ...] | Named  # one number for all costs, one for each in order, or one for each by name
 
 
 class Linear(Config):
@@ -81,7 +95,9 @@ class Calibrated(Config):
     last: float = Field(0.1, gt=0, le=1)
 
 
-CostLimit = float | tuple[float, ...] | Linear | Steps | Calibrated  # tables are told apart by `kind`
+# Tables are told apart by `kind`, or else name costs. The last is asked last: of a kind that lacks a setting, what it
+# lacks is told.
+CostLimit = float | tuple[float, ...] | Linear | Steps | Calibrated | Named
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +114,7 @@ class Limits:
         """The limits that the setting `cost_limit` gives the costs `names` of `world`.
 
         root: the folder of runs, needed where the limit is calibrated by one. Raises ConfigError for another number of
-        limits than costs, a limit below 0, or a run that does not say what its policy cost.
+        limits than costs, other names than theirs, a limit below 0, or a run that does not say what its policy cost.
         """
 
         def each(given: PerCost) -> list[float]:
@@ -174,6 +190,8 @@ def reference_cost(calibration: Calibrated, names: Sequence[str], root: Path | N
 
 def _one_for_each(given: PerCost, names: tuple[str, ...], world: str) -> list[float]:
     """Limits in the order of `names`; one number stands for all."""
+    if isinstance(given, Mapping):
+        given = in_order(given, names, world)
     limits = list(given) if isinstance(given, tuple) else [given] * len(names)
     if len(limits) != len(names):
         raise ConfigError(
@@ -183,6 +201,30 @@ def _one_for_each(given: PerCost, names: tuple[str, ...], world: str) -> list[fl
     wrong = [limit for limit in limits if not (math.isfinite(limit) and limit >= 0.0)]
     if wrong:
         raise ConfigError(
-            f"cost_limit is {wrong[0]}, but the costs of a world are 0 or more. Give a limit of 0 or more."
+            f"cost_limit is {wrong[0]}, but the costs of a world are finite and 0 or more. "
+            "Give a finite limit of 0 or more."
         )
     return limits
+
+
+def in_order(given: Mapping[str, float], names: tuple[str, ...], world: str) -> tuple[float, ...]:
+    """The limits by name in the order of `names`, which are the costs of `world`.
+
+    Raises ConfigError for a name that is none of them, and where one of them has no limit.
+    """
+    reported = f"{world} reports {', '.join(names)}"
+    unknown = next((name for name in given if name not in names), None)
+    if unknown is not None:
+        # Contracts: a world counts all that it forbids as one cost, unless it is asked for each.
+        apart = " A world that can tell its costs apart does so with env_options.costs=split."
+        raise ConfigError(
+            f"cost_limit has a limit for {unknown!r}, but {reported}.{nearest(unknown, names)} Give one for each of "
+            f"these, or a single number for all.{apart if names == ('cost_sum',) else ''}"
+        )
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ConfigError(
+            f"cost_limit has no limit for {', '.join(missing)}, but {reported}. Give one for each of these, or a "
+            "single number for all."
+        )
+    return tuple(given[name] for name in names)

@@ -38,9 +38,10 @@ from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.augmentation.augment import Augmentation
-from trueline.rl.augmentation.kinds import Expected, LimitOn, StepRate, refuse_hard
+from trueline.rl.augmentation.kinds import Expected, LimitOn, refuse_hard
 from trueline.rl.augmentation.world import Augmented
 from trueline.rl.env import VectorEnv
+from trueline.rl.episodes import Ended, Finished, Recent, Steering
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
@@ -51,13 +52,11 @@ from trueline.rl.off_policy.sac import Sac
 from trueline.rl.perturb import Disturbance, NoisySensors
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.stepping import Stepping
 from trueline.rl.training import (
     ActingSettings,
     Averaged,
-    Ended,
-    Finished,
-    Recent,
-    Stepping,
+    account_of,
     as_trained,
     evaluated,
     failing_layouts,
@@ -72,7 +71,6 @@ from trueline.rl.training import (
     training_world,
     with_default,
 )
-from trueline.rl.watching import CostAccount
 
 Constraint = Lagrangian | PidLagrangian  # told apart by `kind`
 
@@ -152,7 +150,7 @@ class OffPolicy(ActingSettings):
 class Limited(OffPolicy):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
+    cost_limit: CostLimit = 25.0  # d, undiscounted per episode: one number, one per cost, or by name; or how it moves
 
 
 class Constrained(Limited):
@@ -232,11 +230,14 @@ def _cost_limit(config: OffPolicy) -> CostLimit | None:
     return config.cost_limit if isinstance(config, Limited) else None
 
 
+def _limit_on(config: OffPolicy) -> LimitOn:
+    return config.limit_on if isinstance(config, Constrained) else Expected()
+
+
 def rules_of(config: OffPolicy) -> Augmentation | None:
     """The rules under which training episodes are played; None where they are the world's own."""
-    if isinstance(config, Constrained) and not isinstance(config.limit_on, Expected):
-        return config.limit_on
-    return None
+    limit_on = _limit_on(config)
+    return None if isinstance(limit_on, Expected) else limit_on
 
 
 def _network(config: OffPolicy, world: VectorEnv, rng: torch.Generator) -> ActorQ:
@@ -301,10 +302,10 @@ class Trainer:
         self.n_step = NStep.start(config.n_step, gamma, config.num_envs)
         self.replay = Replay(config.capacity, self.codec.width, action.width, self.critics_costs, run.folder / "replay")
         self.stepping = Stepping(self.env, self.codec)
-        self.recent_cost = np.zeros((0, k))  # what is limited, as it is charged
-        self.recent = Recent(k, config.window if isinstance(config, Constrained) else 50)
+        window = config.window if isinstance(config, Constrained) else 50
+        self.steering, self.recent = Steering(k, window), Recent(k, window)
         self.since_move = 0  # finished episodes since the multiplier moved
-        self.paid = CostAccount(self.env.costs, list(self.limited.values()) if self._counts_costs() else None)
+        self.paid = account_of(self.env.costs, self.limited, _limit_on(config))
         self.owed = 0.0  # gradient steps that the steps taken so far have earned
         self.averaged = Averaged(self.network, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
@@ -368,7 +369,7 @@ class Trainer:
             "n_step": self.n_step.state_dict(),
             "handler": dict(self.handler_state),
             "stepping": self.stepping.state_dict(),
-            "recent_cost": self.recent_cost,
+            "steering": self.steering.state_dict(),
             "recent": self.recent.state_dict(),
             "rules": None if self.rules is None else dict(self.rules.parameters),
             "since_move": self.since_move,
@@ -384,7 +385,7 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.replay.restore(state["replay"])
         self.handler_state = dict(state["handler"])
-        self.recent_cost = state["recent_cost"]
+        self.steering.load_state_dict(state["steering"])
         self.recent.load_state_dict(state["recent"])
         if self.rules is not None:
             self.rules.parameters = dict(state["rules"])
@@ -409,8 +410,7 @@ class Trainer:
             self.load_state_dict(saved)
         own = {f"train/{name}": limit for name, limit in self.limited.items()}
         write_limits(run, own if self.rules is None else stated(self.rules))
-        limit_on = config.limit_on if isinstance(config, Constrained) else Expected()
-        with closing(self.env), evaluated(config, run, self.limited, limit_on) as finish:
+        with closing(self.env), evaluated(config, run, self.limited, _limit_on(config)) as finish:
             run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
             self.averaged.settle()
             policy = self.policy()
@@ -462,8 +462,7 @@ class Trainer:
         note = self._log(epoch, report, limits)
         if self.rules is not None and epoch.ended.length:
             self.rules.adapt(self.recent.cost)
-            # An episode that was counted under other limits keeps its excess over them.
-            self.recent_cost = self.recent_cost + (self.limits() - limits).numpy()
+            self.steering.shift((self.limits() - limits).numpy())
         self.run.offer(self.total_steps, self.policy)
         return note
 
@@ -492,9 +491,8 @@ class Trainer:
             features = self.network.features({"vector": torch.from_numpy(self.stepping.obs)})
             found: NDArray[np.float32] = self.update.act(self.network, features, self.run.torch_rng("collect")).numpy()
         if not np.isfinite(found).all():
-            refuse_divergence(
-                self.network, self.total_steps, self.run
-            )  # before the world is blamed for what it makes of such actions
+            # Before the world is blamed for what it makes of such actions.
+            refuse_divergence(self.network, self.total_steps, self.run)
         return found
 
     def _act(self, epoch: Epoch) -> None:
@@ -515,8 +513,8 @@ class Trainer:
         epoch.ended.add(finished, played)
         epoch.charged.extend(finished.cost)
         self.recent.add(finished.episode_return, played[finished.own])
-        for cost in finished.cost[finished.own]:
-            self.recent_cost = np.concatenate([self.recent_cost, cost[None]])[-self.recent.window :]
+        for i in np.flatnonzero(finished.own).tolist():
+            self.steering.add(finished.cost[i, None], finished.length[i, None])
             self.since_move += 1
             if isinstance(self.config, Constrained) and self.since_move == self.config.episodes_per_move:
                 self._move_multiplier()
@@ -524,14 +522,9 @@ class Trainer:
     def _move_multiplier(self) -> None:
         assert self.handler is not None
         self.since_move = 0
-        measured = torch.as_tensor(self.recent_cost)
+        measured = torch.as_tensor(self.steering.cost)
         self.handler_state = self.handler.update(self.handler_state, measured, self.limits())
         self.guide = self._guide()
-
-    def _counts_costs(self) -> bool:
-        """Whether an episode's cost is what its limit is stated in; a step rate is not."""
-        config = self.config
-        return bool(self.limited) and not (isinstance(config, Constrained) and isinstance(config.limit_on, StepRate))
 
     def _played(self, finished: Finished) -> NDArray[np.float64]:
         """What the world itself charged the episodes that have just ended, [E, K]."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -208,9 +209,9 @@ def _one_wave(env: VectorEnv, act: Act, codec: ObservationCodec, action: ActionC
     obs = env.reset()
     for t in range(env.max_episode_steps):
         taken = np.asarray(act(t, obs))
-        if action.kind == "continuous":
+        if isinstance(env.action_space, gym.spaces.Box):
             # A normal policy draws beyond what worlds act on.
-            taken = taken.clip(env.action_space.low, env.action_space.high)  # type: ignore[attr-defined]
+            taken = taken.clip(env.action_space.low, env.action_space.high)
         step = env.step(taken)
         before = codec.encode(obs)["vector"].copy()
         after = codec.encode(step.final_obs)["vector"].copy()

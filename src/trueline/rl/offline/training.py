@@ -149,7 +149,7 @@ class Offline(Settings):
 class Limited(Offline):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: CostLimit = 25.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
+    cost_limit: CostLimit = 25.0  # d, undiscounted per episode: one number, one per cost, or by name; or how it moves
 
 
 class Constrained(Limited):

@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from trueline.core.config import Harmless
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.env import VectorEnv
+from trueline.rl.episodes import Ended, Finished, Recent
 from trueline.rl.handlers.constraint import Handler, HandlerState, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
@@ -44,13 +46,10 @@ from trueline.rl.planning.known import Known
 from trueline.rl.planning.policy import Critic, Memory, Method, Planner, PlanningPolicy
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.stepping import Stepping, Taken
 from trueline.rl.training import (
     ActingSettings,
-    Ended,
-    Finished,
-    Recent,
-    Stepping,
-    Taken,
+    account_of,
     evaluated,
     failing_layouts,
     limits_of,
@@ -60,7 +59,6 @@ from trueline.rl.training import (
     run_epochs,
     training_world,
 )
-from trueline.rl.watching import CostAccount
 
 LEAST_DECISIONS = 20  # before the first fit: with fewer, a member's bootstrap sample may be empty
 WINDOW = 50  # episodes that are shown beside the bar
@@ -81,7 +79,7 @@ class Planning(ActingSettings):
     gamma: float = Field(1.0, gt=0, le=1)  # of a decision's reward within a plan
     warm_up: int = Field(10_000, ge=1)  # steps of all environments before the first fit
     capacity: int = Field(1_000_000, ge=1)  # decisions that are learnt from: the last so many
-    checkpoint_epochs: int = Field(1, ge=1)  # epochs between checkpoints: one takes long
+    checkpoint_epochs: Harmless[int] = Field(1, ge=1)  # epochs between checkpoints: one takes long
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -109,7 +107,7 @@ class Planning(ActingSettings):
 class Limited(Planning):
     """Settings of a recipe that keeps episode costs under limits."""
 
-    cost_limit: CostLimit = 1.0  # d: undiscounted cost per episode, one number or one per cost; or how it moves
+    cost_limit: CostLimit = 1.0  # d, undiscounted per episode: one number, one per cost, or by name; or how it moves
     across: Literal["mean", "worst"] = "mean"  # cost of a candidate over its particles
     budget: Literal["rest", "rate"] = "rest"  # what a plan may cost: its part of what is left of d, or of d itself
 
@@ -257,7 +255,7 @@ class Trainer:
         self.held = np.zeros((n, 1 + k))  # reward and limited costs since the running actions were decided on
         self.stepping = Stepping(self.env, self.codec)
         self.recent = Recent(len(self.env.costs), WINDOW)
-        self.paid = CostAccount(self.env.costs, list(self.limited.values()) or None)
+        self.paid = account_of(self.env.costs, self.limited)
         self.fitted = -1  # steps at the last fit
         self.taken = 0  # rows that the model's statistics hold
         self.owed = 0.0  # gradient steps of the value that the steps taken so far have earned

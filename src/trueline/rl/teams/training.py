@@ -11,11 +11,11 @@ else will spare it. `answers_for = "all"` makes each answer for all, which is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -28,20 +28,22 @@ from trueline.core.run import Run
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.rl import worlds
-from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch, Collector
-from trueline.rl.env import Step, VectorEnv
+from trueline.rl.env import VectorEnv
+from trueline.rl.episodes import MOST_MET, Recent, Steering, fresh, latest
 from trueline.rl.estimates import scaled, slack_of, weighed
 from trueline.rl.handlers.barrier import Barrier
 from trueline.rl.handlers.constraint import Handler, HandlerState, mix, unconstrained
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.pid import PidLagrangian
-from trueline.rl.handlers.schedule import Calibrated, CostLimit, Limits, Linear, PerCost, Steps
+from trueline.rl.handlers.schedule import CostLimit
 from trueline.rl.handlers.switching import Switching
 from trueline.rl.multi_agent import MultiAgentVectorEnv, as_one
 from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.policy import WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.rl.teams.estimates import Estimates, Overview, estimate
+from trueline.rl.teams.limits import team_limits, team_path
 from trueline.rl.teams.networks import JointActor, Roster, Team, columns_of
 from trueline.rl.teams.policy import OBS, TeamPolicy
 from trueline.rl.teams.updates import (
@@ -56,12 +58,11 @@ from trueline.rl.teams.updates import (
     moments,
     take_up,
 )
+from trueline.rl.teams.world import as_team
 from trueline.rl.training import (
-    FAILED_FROM,
-    MOST_MET,
     ActingSettings,
     Averaged,
-    Recent,
+    account_of,
     evaluated,
     failing_layouts,
     refuse_divergence,
@@ -71,7 +72,6 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import standardised
-from trueline.rl.watching import CostAccount
 from trueline.rl.worlds import make_multi_agent
 
 if TYPE_CHECKING:
@@ -83,9 +83,6 @@ __all__ = [
     "TeamRecipe",
     "TeamSettings",
     "TeamTrainer",
-    "as_team",
-    "team_limits",
-    "team_path",
 ]
 
 
@@ -132,8 +129,8 @@ class TeamSettings(ActingSettings):
 class LimitedTeam(TeamSettings):
     """Settings of a recipe that keeps each agent's expected costs under limits."""
 
-    # d, undiscounted cost per episode: one number, one per cost, or one per agent and cost, agent by agent; or how that
-    # moves
+    # d, undiscounted cost per episode: one number, one per cost, or one per agent and cost, agent by agent or by
+    # name, COST or AGENT/COST; or how that moves
     cost_limit: CostLimit = 25.0
     window: int = Field(100, ge=1)  # finished episodes whose mean is J_C
     answers_for: Literal["own", "all"] = "own"  # whose costs an agent weighs or bounds
@@ -143,60 +140,6 @@ class ConstrainedTeam(LimitedTeam):
     """Settings of one with a constraint handler for each agent: a multiplier per agent and cost."""
 
     constraint: Lagrangian | PidLagrangian | Barrier | Switching = Lagrangian()
-
-
-@contextmanager
-def _one_world(id: str, options: Mapping[str, Any]) -> Iterator[MultiAgentVectorEnv]:
-    """A throw-away copy of a world, to be asked what it is."""
-    world = make_multi_agent(id, 1, **options)
-    try:
-        yield world
-    finally:
-        world.close()
-
-
-def team_path(cost_limit: CostLimit | None, world: MultiAgentVectorEnv, root: Path | None = None) -> Limits:
-    """The limits of all costs, named "AGENT/COST" and agent by agent, over a training; of none where it is None.
-
-    root: the folder of runs, for a limit that is calibrated by one. Raises ConfigError for a world without costs,
-    another number of limits than costs, a limit below 0, or a run that does not say what its team cost.
-    """
-    if cost_limit is None:
-        return Limits.of(0.0, (), world.id)
-    if not world.costs:
-        raise ConfigError(f"{world.id} reports no cost, so nothing can be constrained. Use an unconstrained recipe.")
-    names = tuple(f"{agent}/{cost}" for agent in world.agents for cost in world.costs)
-    return Limits.of(_agent_by_agent(cost_limit, world), names, world.id, root)
-
-
-def team_limits(cost_limit: CostLimit | None, world: MultiAgentVectorEnv, root: Path | None = None) -> dict[str, float]:
-    """Limit by "AGENT/COST" at the end of a training; {} where nothing is limited.  See `team_path`."""
-    return team_path(cost_limit, world, root).final
-
-
-def _agent_by_agent(cost_limit: CostLimit, world: MultiAgentVectorEnv) -> CostLimit:
-    """The same with a limit for each agent and cost, wherever it has one for each cost."""
-    agents, k = len(world.agents), len(world.costs)
-
-    def each(given: PerCost) -> PerCost:
-        if not isinstance(given, tuple) or len(given) == agents * k:
-            return given
-        if len(given) != k:
-            raise ConfigError(
-                f"cost_limit has {len(given)} values, but the {agents} agents of {world.id} have {k} costs each "
-                f"({', '.join(world.costs)}). Give a single number, one per cost, or {agents * k}, agent by agent."
-            )
-        return given * agents
-
-    match cost_limit:
-        case Linear():
-            return cost_limit.model_copy(update={"start": each(cost_limit.start), "end": each(cost_limit.end)})
-        case Steps():
-            return cost_limit.model_copy(update={"values": tuple(each(value) for value in cost_limit.values)})
-        case Calibrated():
-            return cost_limit
-        case _:
-            return each(cost_limit)
 
 
 @dataclass(frozen=True)
@@ -242,14 +185,14 @@ class TeamRecipe:
         """
         for reference in config.layouts:
             failing_layouts(reference, root)
-        with _one_world(config.env, config.env_options) as world:
+        with closing(make_multi_agent(config.env, 1, **config.env_options)) as world:
             team_path(_cost_limit(config), world, root)
             roster_of(config, world)
             as_one(world)
 
     def limits(self, config: TeamSettings) -> dict[str, float]:
         """The limit of each agent's cost, by "AGENT/COST"; {} when none is limited.  Raises as `check` does."""
-        with _one_world(config.env, config.env_options) as world:
+        with closing(make_multi_agent(config.env, 1, **config.env_options)) as world:
             return team_limits(_cost_limit(config), world)
 
     def train(self, config: TeamSettings, run: Run, inputs: Mapping[str, Subject]) -> TeamPolicy:
@@ -268,91 +211,6 @@ def _cost_limit(config: TeamSettings) -> CostLimit | None:
 def roster_of(config: TeamSettings, world: MultiAgentVectorEnv) -> Roster:
     """The roster of a world under these settings."""
     return Roster.of(world, config.reward, config.parameters, config.critic_sees)
-
-
-# --- the world as a team is judged in it ---
-
-
-def as_team(env: VectorEnv, agents: int, totals: bool = False) -> VectorEnv:
-    """A world of several agents seen as one agent's (`as_one`), its reward their mean and its costs AGENT/COST alone.
-
-    totals: what all agents cost together is told too, behind those and by the cost's own name.
-    """
-    return cast(VectorEnv, _AsTeam(env, agents, totals))  # it has what the world has; see `__getattr__`
-
-
-class _AsTeam:
-    """The wrapper; everything but reward and costs is the world's."""
-
-    def __init__(self, env: VectorEnv, agents: int, totals: bool) -> None:
-        self._env, self._agents, self._totals = env, agents, totals
-        own = env.costs[agents:]  # each agent's reward stands before them
-        together = tuple(name.partition("/")[2] for name in own[: len(own) // agents])
-        self.costs = own + together if totals else own
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._env, name)
-
-    def step(self, actions: NDArray[Any]) -> Step:
-        """One step, its reward and costs told as the team's."""
-        step = self._env.step(actions)
-        reward, cost = step.cost[:, : self._agents].mean(axis=1), step.cost[:, self._agents :]
-        if self._totals:
-            together = cost.reshape(len(cost), self._agents, -1).sum(axis=1)
-            cost = np.concatenate([cost, together], axis=1)
-        return replace(step, reward=reward, cost=cost)
-
-
-# --- estimates ---
-
-
-class Estimates(NamedTuple):
-    """What one collection of T steps in N environments says of rewards and costs."""
-
-    reward: Tensor  # [T, N, R] advantages of the team's reward, or of each agent's
-    cost: Tensor  # [T, N, agents, K] of each agent's costs
-    target: Tensor  # [T·N, R + agents·K] of the critic's values, in the unit of each signal
-
-
-def signals_of(batch: Batch, roster: Roster) -> Tensor:
-    """The rewards that are learnt from, then each agent's costs.  [T, N, R + agents·K]."""
-    agents = len(roster.agents)
-    own, costs = batch.cost[..., :agents], batch.cost[..., agents:]  # how a world seen as one agent's tells them
-    reward = own.mean(-1, keepdim=True) if roster.rewards == 1 else own
-    return torch.cat([reward, costs], dim=-1)
-
-
-@torch.no_grad()
-def estimate(batch: Batch, team: Team, overview: Overview, config: TeamSettings) -> Estimates:
-    """Advantages and value targets by the central critic, with truncation bootstrapping."""
-    roster, critic = team.roster, team.critic
-    steps, n = batch.reward.shape
-    seen = overview(batch.inputs["vector"])
-    value = critic.values(seen[:steps].flatten(0, 1)).view(steps, n, -1)
-    next_value = torch.cat([value[1:], critic.values(seen[steps])[None]])
-    ended = (batch.terminated + batch.truncated)[..., None]
-    next_value = next_value * (1.0 - ended)
-    if len(batch.finals.t):
-        next_value[batch.finals.t, batch.finals.i] = critic.values(overview(batch.finals.inputs["vector"]))
-    costs = len(roster.names)
-    gamma = torch.tensor([config.gamma] * roster.rewards + [config.cost_gamma] * costs)
-    lam = torch.tensor([config.lam] * roster.rewards + [config.cost_lam] * costs)
-    advantage = gae(signals_of(batch, roster), value, next_value, ended, gamma, lam)
-    by_agent = advantage[..., roster.rewards :].unflatten(-1, (len(roster.agents), len(roster.costs)))
-    return Estimates(advantage[..., : roster.rewards], by_agent, (advantage + value).flatten(0, 1))
-
-
-class Overview:
-    """Picks out of a joint row what the central critic sees."""
-
-    def __init__(self, columns: Mapping[str, slice], config: TeamSettings, roster: Roster) -> None:
-        named = ["state"] if config.critic_sees == "state" else [f"{OBS}{agent}" for agent in roster.agents]
-        self.columns = [columns[key] for key in named]
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        """[..., D] -> [..., D′]."""
-        parts = [vector[..., part] for part in self.columns]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 # --- the loop ---
@@ -375,7 +233,7 @@ class TeamTrainer:
         columns, action = columns_of(codec), ActionCodec.of(self.env.action_space)
         self.team = Team(self.roster, config.actor, config.critic, run.torch_rng("networks"))
         self.columns = [columns[f"{OBS}{agent}"] for agent in self.roster.agents]
-        self.overview = Overview(columns, config, self.roster)
+        self.overview = Overview(columns, config.critic_sees, self.roster)
         named = {agent: columns[f"{OBS}{agent}"] for agent in self.roster.agents}
         self.actor = JointActor(self.team, named, action)
         parent = inputs.get("policy")
@@ -401,11 +259,10 @@ class TeamTrainer:
                         "here. Set answers_for as it was trained."
                     )
                 self.handler_states[agent] = self.handler.start(count, before)
-        self.recent_cost = np.zeros((0, agents * k))
-        self.recent_length = np.zeros(0, dtype=np.int64)
-        # The return is the team's: the agents' mean.
-        self.recent = Recent(agents * k, config.window if isinstance(config, LimitedTeam) else 100)
-        self.paid = CostAccount(self.roster.names, list(self.limited.values()) or None)
+        window = config.window if isinstance(config, LimitedTeam) else 100
+        self.steering = Steering(agents * k, window)
+        self.recent = Recent(agents * k, window)  # the return is the team's: the agents' mean
+        self.paid = account_of(self.roster.names, self.limited)
         self.averaged = Averaged(self.team.members, config.averaged_share)
         self.epoch, self.epochs = 0, config.epochs
         self.parent = run.parent()
@@ -430,8 +287,7 @@ class TeamTrainer:
             "critic_adam": self.critic_adam.state_dict(),
             "handlers": {agent: dict(state) for agent, state in self.handler_states.items()},
             "collector": self.collector.state_dict(),
-            "recent_cost": self.recent_cost,
-            "recent_length": self.recent_length,
+            "steering": self.steering.state_dict(),
             "recent": self.recent.state_dict(),
             "paid": self.paid.state_dict(),
             "met": self.met,
@@ -446,7 +302,7 @@ class TeamTrainer:
         self.critic_adam.load_state_dict(state["critic_adam"])
         self.handler_states = {agent: dict(saved) for agent, saved in state["handlers"].items()}
         self.collector.restore(state["collector"])
-        self.recent_cost, self.recent_length = state["recent_cost"], state["recent_length"]
+        self.steering.load_state_dict(state["steering"])
         self.recent.load_state_dict(state["recent"])
         self.paid.load_state_dict(state["paid"])
         self.met = state["met"]
@@ -495,20 +351,17 @@ class TeamTrainer:
         # A collector asks a network for nothing but features, policy and the action's form.
         batch = self.collector.collect(cast(ActorCritic, self.actor), run.torch_rng("collect"))
         returns, costs = batch.episode_cost[:, :agents].mean(axis=1), batch.episode_cost[:, agents:]
-        window = self.recent.window
-        # Constraints are steered by E[cost] on fresh layouts: those that failed an audit cost more than the average.
-        fresh = batch.episode_seed < FAILED_FROM
-        self.recent_cost = np.concatenate([self.recent_cost, costs[fresh]])[-window:]
-        self.recent_length = np.concatenate([self.recent_length, batch.episode_length[fresh]])[-window:]
-        self.recent.add(returns, costs[fresh])
-        self.met = np.concatenate([self.met, batch.episode_seed])[-MOST_MET:]
+        own = fresh(batch.episode_seed)
+        self.steering.add(costs[own], batch.episode_length[own])
+        self.recent.add(returns, costs[own])
+        self.met = latest(self.met, batch.episode_seed, MOST_MET)
         self.paid.total += batch.cost[..., agents:].sum(dim=(0, 1)).double().numpy()
         self.paid.end_epoch(costs)
-        if self.handler is not None and fresh.any():
-            measured = torch.as_tensor(self.recent_cost)
-            for agent, own in zip(self.roster.agents, self.answers, strict=True):
+        if self.handler is not None and own.any():
+            measured = torch.as_tensor(self.steering.cost)
+            for agent, answers in zip(self.roster.agents, self.answers, strict=True):
                 state = self.handler_states[agent]
-                self.handler_states[agent] = self.handler.update(state, measured[:, own], limits[own])
+                self.handler_states[agent] = self.handler.update(state, measured[:, answers], limits[answers])
         estimates = estimate(batch, self.team, self.overview, self.config)
         rows = [self._rows(i, batch, estimates) for i in range(agents)]
         progress, rng = self.epoch / self.epochs, run.torch_rng("update")
@@ -578,7 +431,7 @@ class TeamTrainer:
                 each = (cost - cost.mean((0, 1))) / (cost.std((0, 1), correction=0) + 1e-8)
                 return mix(standardised(reward), each, weights).flatten()
             return weighed(reward, cost, weights, self.config.standardise).flatten()
-        slack = slack_of(self.recent_cost[:, own], self.recent_length, self._limits()[own])
+        slack = slack_of(self.steering.cost[:, own], self.steering.length, self._limits()[own])
         apart = scaled(reward, cost)
         return SlackAdvantage(apart.reward.flatten(), apart.cost.flatten(0, 1), slack.to(apart.cost))
 

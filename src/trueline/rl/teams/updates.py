@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trueline.core.config import Config
 from trueline.rl.adam import FlatAdam, Group
-from trueline.rl.distributions import Distribution
+from trueline.rl.distributions import Distribution, side_by_side
 from trueline.rl.networks import ActorCritic
 from trueline.rl.teams.networks import CentralCritic, Member, Team
 from trueline.rl.updates.cpo import ConstrainedReport, Cpo
@@ -155,20 +155,10 @@ def joined(rows: Sequence[Rows[Any]]) -> Rows[Any]:
         inputs,
         draw,
         torch.cat([own.log_prob for own in rows]),
-        _stacked([own.policy for own in rows]),
+        side_by_side([own.policy for own in rows]),
         torch.cat([own.advantage for own in rows]),
         torch.cat([own.target for own in rows]),
     )
-
-
-def _stacked(policies: Sequence[Distribution]) -> Distribution:
-    """Distributions of one kind over the rows of all; a deviation that no state decides is everybody's."""
-    first: Any = policies[0]
-    if hasattr(first, "logits"):
-        of_each = zip(*(policy.logits for policy in policies), strict=True)  # type: ignore[attr-defined]
-        return type(first)(tuple(torch.cat(part) for part in of_each))
-    mean = torch.cat([policy.mean for policy in policies])  # type: ignore[attr-defined]
-    return type(first)(mean, first.log_std)
 
 
 # --- updates ---

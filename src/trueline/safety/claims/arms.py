@@ -5,7 +5,10 @@ Arms are trained by the rows' presets "fast", and for running "fast-velocity": s
 the published multiplier moves fifty times, by 0.035 at most, so that it is an arm at 10⁷ steps alone. Every other arm
 of a multiplier takes plain dual ascent at 0.002 per unit of cost, once whenever a round of episodes has ended. The
 preset of PPO-PID moves its integral by the same amounts and adds a proportional part: it differs in nothing else from
-PPO-Lag.
+PPO-Lag. Every policy is the average of its weights over the last 15 % of the training.
+
+The bound ν_max = 2 of FOCOPS and CUP is in reward per cost, both as the world pays them; as published it is of
+advantages of deviation 1. Where going beyond the limit pays more than that, what is tested is the bound.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from trueline.core.config import Config, build
+from trueline.evidence.claim_statistics import Contrast, smallest_effect
 from trueline.evidence.claims import Claim, Scale, Statistic
+from trueline.evidence.over_seeds import FEWEST_SEEDS
 from trueline.evidence.records import Bound, Requirement
 from trueline.safety.claims.trainings import Arm, Row, measured
 
@@ -42,14 +47,15 @@ STEPS = 1_024_000  # 64 collections of 16,000 steps: sixteen rounds of 64 whole 
 EPISODES = 64  # of a policy's evaluation
 
 ASCENT: Mapping[str, Any] = {"kind": "lagrangian", "rule": "sgd", "lr": 0.002, "init": 0.05}
-BOUNDED: Mapping[str, Any] = {**ASCENT, "upper": 2.0}  # ν_max, as published
+BOUNDED: Mapping[str, Any] = {**ASCENT, "upper": 2.0}  # ν_max
+AVERAGED: Mapping[str, Any] = {"averaged_share": 0.15}  # which the presets of all other on-policy arms have
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
-        "ppo": Arm(recipe="ppo", preset="fast"),
+        "ppo": Arm(recipe="ppo", preset="fast", config=AVERAGED),
         "ppo-lag": Arm(recipe="ppo-lag", preset="fast", config={"constraint": ASCENT}),
         "ppo-pid": Arm(recipe="ppo-pid", preset="fast"),
-        "ppo-saute": Arm(recipe="ppo-saute", preset="fast"),
+        "ppo-saute": Arm(recipe="ppo-saute", preset="fast", config=AVERAGED),
         "trpo-lag": Arm(recipe="trpo-lag", preset="fast", config={"constraint": ASCENT}),
         "cpo": Arm(recipe="cpo", preset="fast"),
         "focops": Arm(recipe="focops", preset="fast", config={"constraint": BOUNDED}),
@@ -121,7 +127,11 @@ WORLDS: Mapping[str, World] = MappingProxyType(
             RUNNING,
         ),
         "ant": World(
-            "SafetyAntVelocity-v1", {"ppo-lag": 250.0, "trpo-lag": 235.0, "cpo": 265.0}, 0.25, {"last cost": 15.0}
+            "SafetyAntVelocity-v1",
+            {"ppo-lag": 250.0, "trpo-lag": 235.0, "cpo": 265.0},
+            0.25,
+            {"last cost": 15.0},
+            RUNNING,
         ),
         "team": World(
             "Safety2x4AntVelocity-v0",
@@ -174,8 +184,8 @@ class Size(NamedTuple):
 QUICK = Size(1, 16_000, 8, {"num_envs": 8, "steps_per_epoch": 8000})
 SIZES: Mapping[str, Size] = {"ci": QUICK, "laptop": Size(8, STEPS // 2), "published": Size(10, STEPS)}
 
-# (t₀.₉₅ + t₀.₈)/√n for n seeds: this many spreads are found four times in five by a one-sided t test, alone.
-FINDS: Mapping[int, float] = {8: 0.987, 10: 0.859}
+# Claims that are tested together: of so many, Holm asks the most of the first.
+FAMILY: Mapping[str, int] = {"omnisafe": 24, "safepo": 8}
 
 
 def cpu_hours(arms: Iterable[str], world: World, size: Size) -> float:
@@ -213,11 +223,18 @@ def stated(
     effect: float = math.inf,
     sizes: Mapping[str, Size] = SIZES,
 ) -> Claim:
-    """A claim about arms in one world; `number` is what its statistic is made of, whose spread says what it can see."""
+    """A claim about arms in one world; `number` is what its statistic is made of, whose spread says what it can see.
+
+    What it can see is stated as the first of its system's claims to be reproduced, the one from which Holm asks most.
+    """
+    # A difference of two arms spreads as both together: nobody knows yet what layouts in common take off.
+    spread = world.spread[number] * (math.sqrt(2.0) if isinstance(statistic, Contrast) else 1.0)
 
     def scale(size: Size) -> Scale:
         sizes_of = {"world": world.id, "arms": arms, "steps": size.steps, "episodes": size.episodes}
-        finds = round(FINDS[size.seeds] * world.spread[number], 3) if size.seeds in FINDS else math.nan
+        finds = math.nan
+        if size.seeds >= FEWEST_SEEDS:
+            finds = round(smallest_effect(spread, size.seeds, 1.0 - 0.05 / FAMILY[system]), 3)
         hours = cpu_hours(arms, world, size)
         return Scale(tuple(range(size.seeds)), hours, finds, {**sizes_of, "config": dict(size.config)})
 

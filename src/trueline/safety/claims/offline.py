@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import Field
 
 from trueline.core.config import Config, build
-from trueline.evidence.claims import Claim, Scale, mean_of
+from trueline.evidence.claim_statistics import MeanOf
+from trueline.evidence.claims import Claim, Scale
 from trueline.evidence.records import Bound, Requirement
 from trueline.rl.offline.data import FILE
 from trueline.safety.claims.arms import ASCENT, LIMIT, STEPS, TOLERANCE
@@ -131,7 +132,7 @@ def _claim(arm: str, name: str, sentence: str, bound: Bound, threshold: float) -
         sentence=f"{sentence}, in {WORLD}.",
         source=TABLES,
         measure=measure,
-        statistic=mean_of(f"{arm}/cost"),
+        statistic=MeanOf(f"{arm}/cost"),
         acceptance=Requirement(bound=bound, threshold=threshold),
         scales={
             "ci": Scale((0,), 0.01, math.nan, {**params, **_QUICK}),

@@ -8,6 +8,10 @@ Nine arms in `SafetyPointGoal1-v0` and `SafetyHalfCheetahVelocity-v1` with a lim
     pid-steadies          a proportional part beside the integral keeps J_C nearer to the limit
     saute-violates-least  of the eight arms, PPO-Sauté's policy has the smallest share of episodes beyond the limit
 
+An arm that has learnt nothing keeps any limit: read `keeps` of a world where `ppo-breaks` is reproduced there, and
+beside the returns. How far from its limit a method ends nobody has claimed, so that no scale is refused for it; one
+that ends near 30 may stay undecided.
+
 Claims share trainings (`trainings.py`): each states the CPU time of its arms as if none was there, and what all of them
 take is `arms.together`. Chunks are trainings of a few minutes, kept one by one; a longer one goes on from its last
 checkpoint. "ci" goes through all of it in minutes and decides nothing. Published rows stand beside (`published.py`).
@@ -21,14 +25,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from trueline.evidence.claims import Claim, mean_of
+from trueline.evidence.claim_statistics import Contrast, MeanOf
+from trueline.evidence.claims import Claim
 from trueline.safety.claims.arms import LIMIT, QUICK, SIZES, STEPS, TOLERANCE, WORLDS, Size, stated
 from trueline.safety.claims.catalogue import CONSTRAINED
-from trueline.safety.claims.contrast import Contrast
 
 __all__ = ["CLAIMS", "LONG", "OFF_POLICY", "by_name", "keeps"]
 
 TABLES = "OmniSafe (Ji et al. 2024), tables of its benchmarks"
+OWN = "a statement about our own trainings; OmniSafe's figures stand beside and are not all below 30"
 BREAKS = {"goal": 30.7, "cheetah": 894.0}  # published: cost of PPO beyond the limit
 PRICE = {"goal": 12.5, "cheetah": 3976.0}  # published: return of PPO-Lag below that of PPO
 
@@ -47,10 +52,10 @@ def keeps(
         name=f"{arm}-keeps-{world}",
         world=WORLDS[world],
         sentence=f"{title} keeps J_C within a fifth of the limit over the last tenth of its training",
-        source=TABLES,
+        source=OWN,
         arms=(arm, *beside),
         number="last cost",
-        statistic=mean_of(f"{arm}/last cost"),
+        statistic=MeanOf(f"{arm}/last cost"),
         bound="at_most",
         threshold=LIMIT + TOLERANCE,
         sizes=sizes,
@@ -66,7 +71,7 @@ def _breaks(world: str) -> Claim:
         source=TABLES,
         arms=("ppo",),
         number="cost",
-        statistic=mean_of("ppo/cost"),
+        statistic=MeanOf("ppo/cost"),
         bound="at_least",
         threshold=LIMIT,
         effect=BREAKS[world],

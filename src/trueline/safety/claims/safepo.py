@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trueline.evidence.claims import Claim, mean_of
+from trueline.evidence.claim_statistics import Contrast, MeanOf
+from trueline.evidence.claims import Claim
 from trueline.safety.claims.arms import LIMIT, WORLDS, Size, stated
 from trueline.safety.claims.catalogue import CONSTRAINED
-from trueline.safety.claims.contrast import Contrast
 from trueline.safety.claims.omnisafe import by_name, keeps
 
 __all__ = ["CLAIMS", "TEAMS"]
@@ -93,7 +93,7 @@ def _team_breaks(arm: str, title: str) -> Claim:
         source="Ji et al. 2023, multi-agent algorithms",
         arms=(arm,),
         number="cost",
-        statistic=mean_of(f"{arm}/cost"),
+        statistic=MeanOf(f"{arm}/cost"),
         bound="at_least",
         threshold=LIMIT,
         sizes=TEAM_SIZES,

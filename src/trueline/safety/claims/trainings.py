@@ -31,7 +31,7 @@ from trueline.core.errors import Diverged, RunError
 from trueline.core.files import write_json
 from trueline.core.metrics import read_metrics
 from trueline.core.recipe import recipe_config
-from trueline.core.run import Run, read_manifest
+from trueline.core.run import Run, read_manifest, status_of
 from trueline.core.streams import case_seeds
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import FINAL_EPISODES
@@ -103,16 +103,15 @@ def trained(name: str, arm: Arm, config: Config, seed: int, shelf: Shelf) -> Pat
     """
     id = f"{name}-{digest(config)[:10]}-s{seed}"
     folder = shelf.root / id
-    if not (folder / "manifest.json").exists():
-        run = Run.create(shelf.root, kind="train", name=arm.recipe, config=config, seed=seed, id=id)
-    else:
+    status = status_of(folder)
+    if status is not None:
         _refuse_other_versions(folder, shelf)
-        if read_manifest(folder)["status"] in ("done", "diverged"):
-            return folder
-        run = Run.reopen(folder)
+    if status in ("done", "diverged"):
+        return folder
+    run = Run.open_or_create(shelf.root, kind="train", name=arm.recipe, config=config, seed=seed, id=id)
     try:
         with run, run.interruptible():
-            save_subject(_timed(arm, config, run), run)
+            save_subject(_timed(arm, config, run), folder)
             run.finish("done", summary={**run.manifest["summary"], "subject": subject_hash(folder)})
     except Diverged:
         pass  # a claim counts the seed as one without a value

@@ -3,23 +3,13 @@
 Red is agent_0's goal, blue agent_1's. Rewards do not depend on the other agent, but both see both goals, push the same
 vases and run into one another. Only the original's repository has these worlds. It has ids for five bodies and models
 for the Point and the Ant alone: the others cannot be made there, and here are two of the single body in the same rooms.
-Layouts and goals are its own seed for seed, slips included as far as they decide where things are:
-
-- agent_1 is drawn last, and with the room that the last object claims in place of its own;
-- when a hundred tries have found no such room for it, the last try is taken;
-- a re-draw of goals draws both, each clear of the old places of both too, whichever of them is to be moved;
-- the re-draw at the start of an episode moves only a goal that its agent starts in, but uses up random numbers;
-- there the distance to the agents is √(d₀² + d₁²), and later in the episode that to agent_0 alone.
-
-Where we depart from it:
+Layouts and goals are its own seed for seed (`multi_goal_layout.py`). Where we depart from it:
 
 - An agent's actions drive its own body. Reading its model, the original sorts actuators by kind, so that of two Points
   the second number for agent_0 drives agent_1, and the first for agent_1 turns agent_0; its Ants drive themselves.
 - Contacts belong to the body that has them. The original knows each agent by two shapes, which of its Ants are the four
   that the first one begins with: they never touch one another, and agent_1 pays for what a leg of agent_0 touches.
 - Who owns a vase is forgotten at the end of an episode, so that a seed decides all of it.
-- Where the original refuses to begin, for a cost at the start or since a re-draw there found no room, which hardly ever
-  happens, the episode is played; in the latter case goals stay where they are.
 """
 
 from __future__ import annotations
@@ -28,7 +18,6 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gymnasium as gym
@@ -39,7 +28,6 @@ from numpy.typing import NDArray
 
 from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.multi_agent import MultiAgentStep
-from trueline.safety.worlds.agents import HEAD_AGENTS, Agent
 from trueline.safety.worlds.body import Senses, upright
 from trueline.safety.worlds.checks import (
     BEGIN_S,
@@ -52,174 +40,31 @@ from trueline.safety.worlds.checks import (
     refuse_no_row,
     seeded,
 )
-from trueline.safety.worlds.costs import Cost, Inside, Moving, Touching
-from trueline.safety.worlds.layout import Squares, Stream, Unplaceable, arrange, is_free, where
+from trueline.safety.worlds.layout import Stream, Unplaceable
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
-from trueline.safety.worlds.objects import Point, Thing, goal, hazards, vases
+from trueline.safety.worlds.multi_goal_layout import draw_goals, draw_pair
+from trueline.safety.worlds.multi_goal_table import GOALS, MULTI_GOALS, OTHER, refuse_unsupported
 from trueline.safety.worlds.physics import PAIR_COLOURS, describe
 from trueline.safety.worlds.scene import Array, Scene
 from trueline.safety.worlds.simulations import simulations
 from trueline.safety.worlds.table import plain_id
-from trueline.safety.worlds.tasks import ReachGoal
 from trueline.safety.worlds.world import World
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode
     from trueline.safety.worlds.viewer import Window
 
-__all__ = ["MULTI_GOALS", "MultiGoalWorlds", "PairLayout", "draw_goals", "draw_pair", "make_multi_goal"]
+__all__ = ["MultiGoalWorlds", "make_multi_goal"]
 
 AGENTS = ("agent_0", "agent_1")
-GOALS = ("goal_red", "goal_blue")  # of agent_0 and agent_1
 PREFIXES = ("", "second_")  # of the names of the agents' parts
-OTHER = "other"  # what `touches` calls the other agent
 EYES = ("vision", "vision1")  # the cameras of agent_0 and agent_1
 Observe = Literal["shared", "own", "parts", "vision"]
 
-_TRIES_PER_AGENT = 100
-_TRIES_PER_GOALS = 10_000
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)  # the accelerometer belongs to the new state too
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
 _DIVERGED_REWARD = -10.0
 _PICTURE = (256, 256)  # what an agent's camera sees, height and width
-_OF_ONE_AGENT = ("lidar", "compass", "agent_within", "scenery", "fades")  # fields of a World
-
-
-# --- the worlds as data -----------------------------------------------------------------------------------------------
-
-
-def _goals() -> tuple[Thing, ...]:
-    there = goal(keepout_m=0.305)
-    return tuple(replace(there, name=name, colour=(*rgb, 0.25)) for name, rgb in zip(GOALS, PAIR_COLOURS, strict=True))
-
-
-def _multi_goal(agent: Agent, level: int) -> World:
-    """Reach one's own goals; among hazards, a vase and one another; among more hazards, and vases not to be touched.
-
-    Rules hold for each agent for itself.
-    """
-    task = ReachGoal()  # of each agent, whose scene calls its own goal the goal
-    if level == 0:
-        return World(agent, task, 1.0, _goals())
-    in_hazards: tuple[Cost, ...] = (Inside("cost_hazards", "hazards", 0.2),)
-    apart = (Touching("cost_contact_other", OTHER),)
-    if level == 1:
-        return World(agent, task, 1.5, (*_goals(), hazards(8, keepout_m=0.18), vases(1)), in_hazards + apart)
-    vases_still = (Touching("cost_vases_contact", "vases"), Moving("cost_vases_velocity", "vases"))
-    things = (*_goals(), hazards(10, keepout_m=0.18), vases(10))
-    return World(agent, task, 2.0, things, in_hazards + vases_still + apart)
-
-
-# The model of two Ants gives their eyes no angle, and MuJoCo's own is 45 degrees.
-_ANT = replace(HEAD_AGENTS["ant"], eye=replace(HEAD_AGENTS["ant"].eye, field_deg=45.0))
-MULTI_GOALS: dict[str, World] = {
-    f"Safety{agent.name.title()}MultiGoal{level}-v0": _multi_goal(agent, level)
-    for agent in {**HEAD_AGENTS, "ant": _ANT}.values()
-    for level in range(3)
-}
-
-
-def refuse_unsupported(id: str, world: World) -> None:
-    """Raises ConfigError for what a world of one agent may have and one of two has not: it would do nothing."""
-    for name in GOALS:
-        if world.thing(name) is None:
-            raise ConfigError(f"{id} has no {name}. Give the agents of a pair a goal each: {' and '.join(GOALS)}.")
-    for thing in world.things:
-        if not (thing.seen and (thing.stands == "mark" or (thing.name, thing.stands) == ("vases", "free"))):
-            raise ConfigError(
-                f"{id} has {thing.name!r}, and beside two agents there can only be marks that the lidar shows, such as "
-                "hazards, and vases. Leave them out."
-            )
-    for given in fields(World):
-        if given.name in _OF_ONE_AGENT and getattr(world, given.name) != given.default:
-            value = getattr(world, given.name)
-            raise ConfigError(
-                f"{given.name} is {value!r:.60} in {id}, which two agents in one world cannot have. "
-                f"Leave it at {given.default!r}."
-            )
-    task = world.task
-    if task.renews != "place" or task.ends or task.stages or task.target or task.touches:
-        raise ConfigError(
-            f"the task of {id} is {task!r:.60}, and goals of two agents are only put elsewhere once they are reached. "
-            "Give one that renews by place and neither ends, has stages or a target, nor asks for contacts."
-        )
-
-
-# --- layouts ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PairLayout:
-    """Where an episode starts: positions in metres, rotations about the vertical in radians."""
-
-    agents: tuple[Point, Point]
-    agent_rots: tuple[float, float]
-    places: Mapping[str, tuple[Point, ...]]
-    turns: Mapping[str, tuple[float, ...]]  # of things whose rotation matters
-    agent_angles: tuple[float, ...]  # of the joints that start at random, the same for both agents
-
-
-def _second_agent(world: World, stream: Stream, placed: Sequence[tuple[Point, float]]) -> Point:
-    """Where agent_1 starts; with the leaked keepout and the unchecked last try of the module's docstring."""
-    e, (_, leaked) = world.extent_m, placed[-1]
-    squares = Squares.shrunk(((-e, -e, e, e),), world.keepout_m)
-    for _ in range(_TRIES_PER_AGENT):
-        xy = stream.point(squares)
-        if is_free(xy, leaked, placed):
-            break
-    return xy
-
-
-def draw_goals(
-    world: World, stream: Stream, agents: Sequence[Point], places: Mapping[str, Sequence[Point]]
-) -> tuple[Point, Point]:
-    """New places for the red and the blue goal.  Raises Unplaceable.
-
-    agents: those whose distances, as the length of one vector, must leave an agent's room and a goal's.
-    """
-    goals = [(thing, where(world, thing, 0)) for thing in world.things if thing.name in GOALS]
-    others = [(xy, thing.keepout_m) for thing in world.things if thing.name not in GOALS for xy in places[thing.name]]
-    now = {name: places[name][0] for name in GOALS}
-    for _ in range(_TRIES_PER_GOALS):
-        for thing, squares in goals:
-            xy, keepout = stream.point(squares), thing.keepout_m
-            away = math.sqrt(sum((xy[axis] - agent[axis]) ** 2 for agent in agents for axis in (0, 1)))
-            placed = [*((at, keepout) for at in now.values()), *others]
-            if away < world.keepout_m + keepout or not is_free(xy, keepout, placed):
-                break
-            now[thing.name] = xy  # stays there for the next try when the other goal fails
-        else:
-            return now[GOALS[0]], now[GOALS[1]]
-    raise Unplaceable(" and ".join(GOALS))
-
-
-def draw_pair(world: World, stream: Stream) -> PairLayout:
-    """The arrangement of a new episode.  Raises Unplaceable naming what found no room."""
-    first, *rest = arrange(world, stream)
-    keepouts = [thing.keepout_m for thing in world.things for _ in range(thing.count)]
-    agents = (first, _second_agent(world, stream, [(first, world.keepout_m), *zip(rest, keepouts, strict=True)]))
-    rots = (stream.angle(), stream.angle())
-    places: dict[str, tuple[Point, ...]] = {}
-    turns = {}
-    for thing in world.things:
-        places[thing.name], rest = tuple(rest[: thing.count]), rest[thing.count :]
-        drawn = tuple(stream.angle() for _ in range(thing.count))  # round things too are drawn a rotation
-        if thing.turned:
-            turns[thing.name] = drawn
-    try:
-        drawn_goals = draw_goals(world, stream, agents, places)
-    except Unplaceable:
-        pass
-    else:
-        for agent, name, place in zip(agents, GOALS, drawn_goals, strict=True):
-            there = world.thing(name)
-            if there is not None and math.dist(agent, places[name][0]) <= there.radius_m:
-                places[name] = (place,)
-    noise = [(start, stream.uniform(-start.noise_rad, start.noise_rad)) for start in world.agent.start]
-    return PairLayout(agents, rots, places, turns, tuple(start.angle(by) for start, by in noise))
-
-
-# --- physics ----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -239,9 +84,6 @@ def _compiled(world: World) -> mujoco.MjModel:
             intprm=[1, 0, 1],  # report only how many contacts were found
         )
     return spec.compile()
-
-
-# --- the vector world -------------------------------------------------------------------------------------------------
 
 
 class MultiGoalWorlds:

@@ -8,13 +8,9 @@ evaluation before the new state, not of the new state.
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import mujoco
@@ -36,300 +32,21 @@ from trueline.safety.worlds.checks import (
     refuse_no_row,
     seeded,
 )
-from trueline.safety.worlds.compiled import machine_code, read, written
 from trueline.safety.worlds.simulations import simulations
+from trueline.safety.worlds.velocity_picture import scene
+from trueline.safety.worlds.velocity_runners import SPEEDS, VELOCITY, VelocityTask, compiled
+from trueline.safety.worlds.velocity_step import Rules, centre, drive, fast, judge
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode, Painter
     from trueline.safety.worlds.viewer import RunnerWindow
 
-__all__ = ["RUNNERS", "VELOCITY", "Interval", "Runner", "VelocityTask", "VelocityWorlds", "make_velocity"]
+__all__ = ["VelocityWorlds", "make_velocity"]
 
 Array = NDArray[np.float64]
-Speed = Literal["forward", "either way", "planar"]  # vₓ, |vₓ|, √(vₓ² + v_y²)
 
 _CURRENT = int(mujoco.mjtStage.mjSTAGE_ACC)
 _UNTOUCHED = int(mujoco.mjtStage.mjSTAGE_NONE)
-_DIVERGED_REWARD = -10.0
-_FIXED_M = {"fixednear": 2.0, "fixedfar": 5.0}  # cameras that stand so far beside the start, and so high
-_SPEEDS: tuple[Speed, ...] = ("forward", "either way", "planar")
-
-
-# --- bodies and tasks as data -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Bounds, both allowed, of the coordinates first ≤ i < last of the motion: all positions, then all velocities."""
-
-    first: int
-    last: int | None
-    low: float
-    high: float
-
-
-def _between(first: int, last: int | None, low: float, high: float) -> Interval:
-    """Bounds that are not allowed themselves."""
-    return Interval(first, last, math.nextafter(low, math.inf), math.nextafter(high, -math.inf))
-
-
-@dataclass(frozen=True, slots=True)
-class Runner:
-    """A body, and Gymnasium's v4 task of running forwards with it.
-
-    reward = forward_weight · vₓ + healthy_reward − control_weight · Σu², with u in the actuators' own range.
-    """
-
-    name: str
-    substeps: int  # physics steps in a control step
-    control_weight: float
-    forward_weight: float = 1.0
-    healthy_reward: float = 0.0
-    healthy: tuple[Interval, ...] = ()  # the task ends when a coordinate leaves its interval
-    noise: float = 0.1  # half-width of the uniform noise on every coordinate at the start
-    normal_velocities: bool = False  # velocities start with normal noise, `noise` its σ, instead
-    planar: bool = False  # it moves along y too: the first two positions are not observed, instead of the first
-    velocity_clip: float = math.inf  # bound of observed velocities
-    free: bool = False  # its root is a free joint: the positions 3 to 6 are a quaternion
-    place: Literal["joints", "torso", "mass centre"] = "joints"  # what its speed is the speed of
-    inside: bool = False  # it also observes its parts' inertias and velocities, its motors' forces and those on it
-
-    @property
-    def hidden(self) -> int:
-        """How many leading positions are not observed: where along the way it is must not matter."""
-        return 2 if self.planar else 1
-
-
-RUNNERS: dict[str, Runner] = {
-    runner.name: runner
-    for runner in (
-        Runner("HalfCheetah", substeps=5, control_weight=0.1, normal_velocities=True),
-        Runner(
-            "Hopper",
-            substeps=4,
-            control_weight=1e-3,
-            healthy_reward=1.0,
-            # height, tilt, and every other coordinate but the way made
-            healthy=(_between(2, None, -100.0, 100.0), _between(1, 2, 0.7, math.inf), _between(2, 3, -0.2, 0.2)),
-            noise=5e-3,
-            velocity_clip=10.0,
-        ),
-        Runner("Swimmer", substeps=4, control_weight=1e-4, planar=True),
-        Runner(
-            "Walker2d",
-            substeps=4,
-            control_weight=1e-3,
-            healthy_reward=1.0,
-            healthy=(_between(1, 2, 0.8, 2.0), _between(2, 3, -1.0, 1.0)),
-            noise=5e-3,
-            velocity_clip=10.0,
-        ),
-        Runner(
-            "Ant",
-            substeps=5,
-            control_weight=0.5,
-            healthy_reward=1.0,
-            healthy=(Interval(2, 3, 0.2, 1.0),),
-            normal_velocities=True,
-            planar=True,
-            free=True,
-            place="torso",
-        ),
-        Runner(
-            "Humanoid",
-            substeps=5,
-            control_weight=0.1,
-            forward_weight=1.25,
-            healthy_reward=5.0,
-            healthy=(_between(2, 3, 1.0, 2.0),),
-            noise=1e-2,
-            planar=True,
-            free=True,
-            place="mass centre",
-            inside=True,
-        ),
-    )
-}
-
-_FILES = {
-    "HalfCheetah": "half_cheetah.xml",
-    "Hopper": "hopper.xml",
-    "Swimmer": "swimmer.xml",
-    "Walker2d": "walker2d.xml",
-    "Ant": "ant.xml",
-    "Humanoid": "humanoid.xml",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class VelocityTask:
-    """A runner and the speed that it must not exceed."""
-
-    runner: Runner
-    speed: Speed
-    threshold_m_per_s: float
-    steps: int = 1000
-
-
-def _versions(name: str, v0: tuple[Speed, float], v1: tuple[Speed, float]) -> dict[str, VelocityTask]:
-    return {
-        f"Safety{name}Velocity-v{version}": VelocityTask(RUNNERS[name], speed, threshold)
-        for version, (speed, threshold) in enumerate((v0, v1))
-    }
-
-
-VELOCITY: dict[str, VelocityTask] = {
-    **_versions("HalfCheetah", ("forward", 2.8795), ("forward", 3.2096)),
-    **_versions("Hopper", ("forward", 0.37315), ("forward", 0.7402)),
-    **_versions("Swimmer", ("planar", 0.04845), ("forward", 0.2282)),
-    **_versions("Walker2d", ("forward", 1.7075), ("forward", 2.3415)),
-    **_versions("Ant", ("planar", 2.5745), ("planar", 2.6222)),
-    **_versions("Humanoid", ("planar", 2.3475), ("planar", 1.4149)),
-}
-
-
-def _described(name: str) -> mujoco.MjSpec:
-    """The runner called `name`, from Gymnasium's MJCF file, with two cameras beside its start."""
-    assets = importlib.resources.files("gymnasium") / "envs" / "mujoco" / "assets"
-    with importlib.resources.as_file(assets / _FILES[name]) as path:
-        spec = mujoco.MjSpec.from_file(str(path))
-    for geom in spec.geoms:
-        # In each file all geoms, and the floor, have one margin. Two in contact now add theirs; in MuJoCo 2.3.3, which
-        # these worlds were made for, the larger counted.
-        geom.margin /= 2
-    down_45 = [math.cos(math.pi / 8), math.sin(math.pi / 8), 0.0, 0.0]
-    for camera, distance in _FIXED_M.items():
-        spec.worldbody.add_camera(name=camera, pos=[0.0, -distance, distance], quat=down_45)
-    return spec
-
-
-@functools.cache
-def compiled(name: str) -> mujoco.MjModel:
-    """The model of the runner called `name`, compiled once per process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # settotalmass of the HalfCheetah's file is to leave the format some day
-        return _described(name).compile()
-
-
-# --- the arithmetic of a step -----------------------------------------------------------------------------------------
-#
-# The physics of one light body takes 30 µs, and twenty array operations would take nearly as long. So the rest of a
-# step is three loops that Numba compiles; they are plain functions too, and the tests run them as such.
-
-
-class Rules(NamedTuple):
-    """The numbers of a task that `judge` needs."""
-
-    interval_s: float  # of a control step
-    lasting_s: float  # the clock moves by at least this much, unless the simulation diverged
-    forward_weight: float
-    healthy_reward: float
-    control_weight: float
-    threshold_m_per_s: float
-    speed: int  # index in _SPEEDS
-    steps: int
-
-
-def drive(reach: Array, ctrl: Array, actions: Array) -> int:
-    """ctrl ← reach · clip(actions, −1, 1).  reach [A]; ctrl, actions [N, A].
-
-    Returns the first environment with an action that is not a number, in which case nothing is written; or −1.
-    """
-    for i in range(actions.shape[0]):
-        for j in range(actions.shape[1]):
-            if actions[i, j] != actions[i, j]:
-                return i
-    for i in range(actions.shape[0]):
-        for j in range(actions.shape[1]):
-            ctrl[i, j] = reach[j] * min(max(actions[i, j], -1.0), 1.0)
-    return -1
-
-
-def centre(mass: Array, parts: Array, place: Array) -> None:
-    """place ← Σ mass · parts / Σ mass, in the plane of the ground.  mass [B], parts [N, B, 3], place [N, 2]."""
-    for i in range(parts.shape[0]):
-        for k in range(2):
-            weighed = 0.0
-            for b in range(parts.shape[1]):
-                weighed += mass[b] * parts[i, b, k]
-            place[i, k] = weighed / mass.sum()
-
-
-def judge(
-    interval_s: float,
-    lasting_s: float,
-    forward_weight: float,
-    healthy_reward: float,
-    control_weight: float,
-    threshold_m_per_s: float,
-    speed_rule: int,
-    steps: int,
-    motion: Array,
-    low: Array,
-    high: Array,
-    ctrl: Array,
-    place: Array,
-    place_before: Array,
-    time: Array,
-    time_before: Array,
-    elapsed: NDArray[np.int64],
-    told: Array,
-    flags: NDArray[np.bool_],
-) -> bool:
-    """What a control step came to, under `Rules`; returns whether an episode ended.
-
-    motion [N, M] must keep between low and high [M]; ctrl [N, A], place [N, P], time [N] are those of the new state.
-    Writes told [3 + 2P, N] = reward, cost, −control cost, velocity (P), place (P), and flags [3, N] = terminated,
-    truncated, diverged; moves place_before, time_before and elapsed on.
-    """
-    axes, some = place.shape[1], False
-    for i in range(motion.shape[0]):
-        for k in range(axes):
-            told[3 + k, i] = (place[i, k] - place_before[i, k]) / interval_s
-            told[3 + axes + k, i] = place_before[i, k] = place[i, k]
-        effort = 0.0
-        for j in range(ctrl.shape[1]):
-            effort += ctrl[i, j] * ctrl[i, j]
-        effort *= control_weight
-        speed = told[3, i]
-        if speed_rule == 1:
-            speed = abs(speed)
-        elif speed_rule == 2:
-            speed = math.sqrt(told[3, i] ** 2 + told[4, i] ** 2)
-        healthy = True
-        for j in range(motion.shape[1]):
-            healthy = healthy and low[j] <= motion[i, j] <= high[j]
-        elapsed[i] += 1
-        # MuJoCo puts a simulation whose state has become absurd back to its start, which its clock gives away; one in
-        # which it raised an error stands still.
-        diverged = time[i] < time_before[i] + lasting_s
-        time_before[i] = time[i]
-        told[0, i] = forward_weight * told[3, i] + healthy_reward - effort
-        told[1, i] = 1.0 if speed > threshold_m_per_s else 0.0
-        told[2, i] = -effort
-        flags[0, i] = not healthy
-        flags[1, i] = elapsed[i] >= steps
-        flags[2, i] = diverged
-        if diverged:
-            told[0, i], told[1, i] = _DIVERGED_REWARD, 1.0
-            flags[0, i], flags[1, i] = False, True
-        some = some or flags[0, i] or flags[1, i]
-    return some
-
-
-@functools.cache
-def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the three, compiled."""
-    from numba import boolean, float64, int64, void
-
-    state = [read(2), read(1), read(1), read(2)]
-    past = [read(2), written(2), read(1), written(1), written(1, int64)]
-    signature = {
-        drive: int64(read(1), written(2), read(2)),
-        centre: void(read(1), read(3), written(2)),
-        judge: boolean(*[float64] * 6, int64, int64, *state, *past, written(2), written(2, boolean)),
-    }[function]
-    return machine_code(function, signature)
 
 
 class _Told(Mapping[str, NDArray[Any]]):
@@ -349,9 +66,6 @@ class _Told(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._rows) + 1
-
-
-# --- the worlds -------------------------------------------------------------------------------------------------------
 
 
 class VelocityWorlds:
@@ -441,7 +155,7 @@ class VelocityWorlds:
             healthy_reward=runner.healthy_reward,
             control_weight=runner.control_weight,
             threshold_m_per_s=task.threshold_m_per_s,
-            speed=_SPEEDS.index(task.speed),
+            speed=SPEEDS.index(task.speed),
             steps=task.steps,
         )
         low, high = np.full(model.nq + model.nv, -np.inf), np.full(model.nq + model.nv, np.inf)
@@ -457,7 +171,7 @@ class VelocityWorlds:
         names = ["cost_velocity", "reward_ctrl", *(f"{a}_velocity" for a in axes), *(f"{a}_position" for a in axes)]
         self._rows = {name: row for row, name in enumerate(names, start=1)}
         self._told_shape = (1 + len(names), n)
-        self._drive, self._judge, self._centre = _fast(drive), _fast(judge), _fast(centre)
+        self._drive, self._judge, self._centre = fast(drive), fast(judge), fast(centre)
 
     def _own_seeds(self, n: int) -> NDArray[np.uint32]:
         return self._seeds.integers(0, 2**32, n, dtype=np.uint32)
@@ -702,16 +416,9 @@ class VelocityWorlds:
         return painter.draw(camera, mode)
 
     def scene(self, i: int = 0) -> dict[str, Any]:
-        """Environment `i` from the side, the Swimmer from above: {"extent": m, "shapes": […]}.
-
-        Coordinates go along with the body: 0 is where it is, and marks stand at every whole metre of its way. A mark is
-        a square, a solid of the body a row of discs, and the body as such an arrow.
-        """
+        """Environment `i` from the side, the Swimmer from above; see `velocity_picture.scene` for its form."""
         refuse_no_row(self.id, i, self.num_envs)
-        data = mujoco.MjData(self.model)
-        data.qpos[:] = self._batch.bind("qpos")[i]
-        mujoco.mj_kinematics(self.model, data)
-        return {"extent": _EXTENT_M, "shapes": _shapes(self.model, data, (0, 1) if self._swims else (0, 2))}
+        return scene(self.model, self._batch.bind("qpos")[i], above=self._swims)
 
     def close(self) -> None:
         """Free the simulations and what drew them."""
@@ -734,37 +441,3 @@ def make_velocity(
     if id not in VELOCITY:
         raise UnknownName(unknown("env", id, VELOCITY))
     return VelocityWorlds(id, VELOCITY[id], num_envs, threads, costs, seed)
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-_EXTENT_M = 2.0
-_EYE_LEVEL_M = 1.0  # height that a side view has in its middle
-_MARK_M = 0.03
-_MARK_COLOUR = [0.5, 0.5, 0.5, 1.0]
-
-
-def _shapes(model: mujoco.MjModel, data: mujoco.MjData, seen: tuple[int, int]) -> list[dict[str, Any]]:
-    """A body's solids and the marks on its way as shapes in the plane of the axes `seen`, the body as an arrow last."""
-    first, second = seen
-    above = second == 1
-    root, turned = data.xpos[1], data.xmat[1].reshape(3, 3)
-    origin = np.array([root[0], root[1] if above else _EYE_LEVEL_M])
-
-    def shape(kind: str, xy: Array, radius: float, colour: list[float], rot: float = 0.0) -> dict[str, Any]:
-        return {"kind": kind, "xy": (xy - origin).tolist(), "radius": float(radius), "rot": rot, "colour": colour}
-
-    def whole(middle: float) -> range:
-        return range(math.ceil(middle - _EXTENT_M), math.floor(middle + _EXTENT_M) + 1)
-
-    rows = whole(root[1]) if above else (0,)
-    marks = [np.array([x, y], float) for x in whole(root[0]) for y in rows]
-    shapes = [shape("square", mark, _MARK_M, _MARK_COLOUR) for mark in marks]
-    for geom in np.flatnonzero(model.geom_bodyid > 0).tolist():
-        radius, half = model.geom_size[geom, :2] * (1.0, model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE)
-        axis = data.geom_xmat[geom].reshape(3, 3)[:, 2]
-        for along in np.linspace(-half, half, 1 + 2 * math.ceil(half / radius)):
-            at = data.geom_xpos[geom] + along * axis
-            shapes.append(shape("disc", at[[first, second]], radius, model.geom_rgba[geom].tolist()))
-    heading = math.atan2(turned[second, 0], turned[first, 0])
-    return [*shapes, shape("arrow", root[[first, second]], 0.15, [0.74, 0.04, 0.18, 1.0], heading)]

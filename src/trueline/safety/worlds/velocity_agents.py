@@ -27,7 +27,8 @@ from trueline.core.errors import ConfigError, UnknownName, unknown
 from trueline.rl.env import SeedSource, Step
 from trueline.rl.multi_agent import MultiAgentStep
 from trueline.safety.worlds.checks import read_actions
-from trueline.safety.worlds.velocity import RUNNERS, Runner, Speed, VelocityTask, VelocityWorlds
+from trueline.safety.worlds.velocity import VelocityWorlds
+from trueline.safety.worlds.velocity_runners import RUNNERS, Runner, Speed, VelocityTask
 
 if TYPE_CHECKING:
     from trueline.safety.worlds.render import Mode

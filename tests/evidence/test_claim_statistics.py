@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from trueline.evidence.claim_statistics import LeastMargin, smallest_effect
 from trueline.evidence.over_seeds import one_sided_p, seed_interval
 from trueline.evidence.records import Requirement, Verdict
-from trueline.language.claims.statistics import LeastMargin, smallest_effect
 
 ACCEPTANCE = Requirement(bound="at_least", threshold=0.0)
 CONFIDENCE = ACCEPTANCE.interval_confidence()
