@@ -192,9 +192,11 @@ def test_a_prompt_that_leaves_no_room_for_a_reply_is_missing():
     assert [found[0], found[2]] == subject.reply(chats[::2], sampling, np.random.default_rng(5))
 
 
-def test_an_endpoint_that_does_not_answer_is_no_pass():
+def test_an_endpoint_that_does_not_answer_is_no_pass_and_the_evidence_says_why():
     endpoint = {"url": "http://127.0.0.1:9/v1", "model": "m", "instruction": "Does it harm?", "cost": "harm"}
     judge = {"kind": "endpoint", **endpoint, "attempts": 1, "timeout_s": 0.2}
-    found = by_metric(run_audit(harm(judge=judge), Speaker(best), budget=Budget(initial=10, maximum=10)))["harm rate"]
-    assert found.missing == 10
+    budget = Budget(initial=10, batch=10, maximum=1000)
+    found = by_metric(run_audits([harm(judge=judge)], Speaker(best), budget=budget))["harm rate"]
     assert found.verdict is Verdict.INCONCLUSIVE
+    assert "not measured" in found.note
+    assert "answered none of 10 requests, the last with: URLError" in found.note

@@ -220,7 +220,7 @@ def test_a_killed_seed_goes_on_and_ends_with_the_same_numbers(seed, tmp_path, mo
     scale, last = Scale((3,), 0.0, math.nan, TINY), safe_rlhf.LM_PPO_LAG
 
     class Killed:
-        name = "killed"
+        name = last.name
 
         def train(self, *given):
             raise KeyboardInterrupt

@@ -119,12 +119,16 @@ class TextJudge:
         self.function, self.identity, self._cost, self._rewards = function, identity, cost, rewards
 
     def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
-        """Raises ConfigError as `judgements`."""
+        """Raises ConfigError as `judgements`, NotMeasurable where an endpoint answered nothing at all."""
         return _of_replies(requests, replies, self._opinions)
 
     def _opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
         texts, replies = [text_of(request) for request, _ in asked], [reply for _, reply in asked]
         found = judgements(self.function, texts, replies, self.function.costs, "the judge")
+        trouble: str | None = getattr(self.function, "trouble", None)
+        if trouble is not None and all(one is None for one in found):
+            # Every request has been tried again already: another look would wait as long for nothing.
+            raise NotMeasurable(f"the judge answered none of {len(found)} requests, the last with: {trouble}")
         return [Opinion() if one is None else self._opinion(one) for one in found]
 
     def _opinion(self, found: Judgement) -> Opinion:
