@@ -338,6 +338,26 @@ def test_help_lists_every_setting_with_the_default_that_holds():
     assert settings["constraint", ""].type == "lagrangian | pid | none"
 
 
+def test_help_lists_the_settings_of_a_lists_tables_by_kind():
+    class First(Config):
+        kind: Literal["first"] = "first"
+        size: int = 3
+
+    class Second(Config):
+        kind: Literal["second"] = "second"
+        name: str
+
+    class Whole(Config):
+        parts: tuple[First | Second, ...]
+        alone: tuple[First, ...] = ()
+
+    settings = {(setting.key, setting.note): setting.default for setting in fields(Whole)}
+    assert settings["parts", ""] == "required"
+    assert settings["parts[].size", "when one of parts is first"] == "3"
+    assert settings["parts[].name", "when one of parts is second"] == "required"
+    assert settings["alone[].size", ""] == "3"
+
+
 def test_every_setting_in_the_help_can_be_set():
     keys = {setting.key for setting in fields(Ppo) if "pid" in setting.note or not setting.note}
     given = {"steps": "4", "clip": "0.5", "hidden": "[1]", "interval": "2", "rule": "sgd", "env": "e", "weights": "w",

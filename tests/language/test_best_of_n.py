@@ -181,7 +181,7 @@ def test_as_a_sampler_it_gives_the_same_rollout():
     same = best_of_n(policy, chats, 3, letters(), sampling, np.random.default_rng(2)).rollout
     for name in rollout.__slots__:
         one, other = getattr(rollout, name), getattr(same, name)
-        assert (torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other), name
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
     assert rollout.asked == ("x", "y", "x")
     assert rollout.group.tolist() == [0, 1, 0]
     assert rollout.attended.any(dim=0).all(), "no column of padding alone"

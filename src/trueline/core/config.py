@@ -201,7 +201,10 @@ class Setting(NamedTuple):
 
 
 def fields(cls: type[Config], prefix: str = "") -> list[Setting]:
-    """Every setting of `cls`, nested ones by dotted key; for alternatives the note says which one has the setting."""
+    """Every setting of `cls`, nested ones by dotted key; for alternatives the note says which one has the setting.
+
+    Those of a list's tables have the key LIST[].NAME.
+    """
     found: list[Setting] = []
     for name, field in cls.model_fields.items():
         key, inner = prefix + name, _configs(field.annotation)
@@ -209,6 +212,9 @@ def fields(cls: type[Config], prefix: str = "") -> list[Setting]:
         if not inner:
             required = default is PydanticUndefined
             found.append(Setting(key, _words(field), "required" if required else _show(default), _note(field)))
+            within = _configs_within(field.annotation)
+            for arm in within:
+                found += _of_alternative(fields(arm, key + "[]."), f"one of {key}", arm, within)
             continue
         arms = _arms(field.annotation)
         if len(arms) > 1:
@@ -217,12 +223,19 @@ def fields(cls: type[Config], prefix: str = "") -> list[Setting]:
             choices = [*dict.fromkeys(plain), *map(_kind, inner), *(["none"] if NoneType in arms else [])]
             found.append(Setting(key, " | ".join(choices), shown, _note(field)))
         for arm in inner:
-            for setting in fields(arm, key + "."):
-                if isinstance(default, arm):
-                    setting = setting._replace(default=_default_at(default, setting, key))
-                note = f"when {key} is {_kind(arm)}" if len(inner) > 1 else ""
-                found.append(setting._replace(note="; ".join(filter(None, [note, setting.note]))))
+            own = fields(arm, key + ".")
+            if isinstance(default, arm):
+                own = [setting._replace(default=_default_at(default, setting, key)) for setting in own]
+            found += _of_alternative(own, key, arm, inner)
     return found
+
+
+def _of_alternative(
+    settings: Sequence[Setting], where: str, arm: type[Config], among: Sequence[type[Config]]
+) -> list[Setting]:
+    """The settings of `arm`, with a note where there are others that could stand in its place."""
+    note = f"when {where} is {_kind(arm)}" if len(among) > 1 else ""
+    return [setting._replace(note="; ".join(filter(None, [note, setting.note]))) for setting in settings]
 
 
 # -- what a value may be ----------------------------------------------------------------------------------------------
