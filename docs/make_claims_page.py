@@ -7,6 +7,7 @@ and scale corrected together. A test compares page, figures and results with the
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,7 +18,8 @@ from trueline.core.files import write_text
 from trueline.cycle.reproduction import claims_of
 from trueline.evidence.claims import Claim, ClaimResult, corrected
 from trueline.evidence.over_seeds import seed_interval
-from trueline.evidence.plots import interval_text, number, required, standalone
+from trueline.evidence.plots import standalone
+from trueline.evidence.words import interval, number
 from trueline.language.claims.figures import drawn
 from trueline.safety.claims.arms import together
 from trueline.safety.claims.figures import costs
@@ -44,6 +46,8 @@ _POLICIES = (
 _PAIRS = (250, 1000, 4000)
 
 # What stands beside the number that decides, by the name a claim is listed under.
+_ELSEWHERE = tuple(f"accuracy-{pairs}" for pairs in ("combined", "longer", "truncated", "empty"))
+_PROMPTS = ("plain", "combined", "longer")
 BESIDE: dict[str, tuple[str, ...]] = {
     "safe-rlhf": (
         *("harm/start", "harm/ppo", "harm/ppo-lag"),
@@ -60,10 +64,12 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "seq2seq-rm-accuracy": (
         *(f"accuracy/{n}/sft/{name}" for n in (300, 1500) for name in _READINGS),
         *(f"accuracy/{n}/scratch/{name}" for n in (300, 1500) for name in _READINGS),
-        *(f"{part}/1500/sft/{name}" for part in ("localisation", "accuracy-longer") for name in _READINGS),
+        *(f"{part}/1500/sft/{name}" for part in ("localisation", *_ELSEWHERE) for name in _READINGS),
+        *(f"agreement-{prompts}/1500/sft/{reply}" for prompts in _PROMPTS for reply in ("chosen", "rejected")),
     ),
-    "seq2seq-rm-length": tuple(
-        f"{part}/{name}" for part in ("filler-plain", "refused-plain", "gold-plain") for name in _POLICIES
+    "seq2seq-rm-length": (
+        *(f"{part}/{name}" for part in ("filler-plain", "refused-plain", "gold-plain") for name in _POLICIES),
+        *(f"length-slope/{name}" for name in (*_READINGS, "seq2seq-hard-mean", "seq2seq-soft-mean")),
     ),
     "seq2seq-rm-policy": (
         *(f"win-plain/{name}/scalar" for name in _POLICIES if name not in ("start", "scalar")),
@@ -78,7 +84,12 @@ BESIDE |= {
             for n in _PAIRS
             for arm in ("tree", control)
         ),
-        *(f"complex/{n}/{arm}/accuracy" for n in _PAIRS for arm in ("tree", control)),
+        *(
+            f"complex/{n}/{arm}/{part}"
+            for part in ("variance", "accuracy")
+            for n in _PAIRS
+            for arm in ("tree", control)
+        ),
         *(f"complex/{_PAIRS[0]}/{arm}/tokens" for arm in ("tree", control)),
     )
     for name, control in (("structure", "independent-trees"), ("labels", "chain-labels"), ("tokens", "chain-tokens"))
@@ -151,8 +162,8 @@ def verdicts() -> str:
             f"`{registered()[result.system, result.name]}`",
             result.sentence,
             f"{result.scale}, {len(result.per_seed)}",
-            f"{number(estimate.value)} {interval_text(estimate.low, estimate.high)}".rstrip(),
-            required(result.acceptance, result.unit),
+            estimate.words(),
+            result.acceptance.words(result.unit),
             "–" if result.p_holm is None else f"{result.p_holm:.2g}",
             f"**{result.outcome}**" + (f" ({result.note})" if result.note else ""),
         )
@@ -171,10 +182,12 @@ def numbers() -> str:
     for result in results():
         name = registered()[result.system, result.name]
         for key in BESIDE.get(name, ()):
-            values = [row[key] for row in result.per_seed.values()]
+            given = [row[key] for row in result.per_seed.values()]
+            values = [x for x in given if math.isfinite(x)]
+            few = "" if len(values) == len(given) else f" ({len(values)} of {len(given)} seeds)"
             found = seed_interval(values, result.acceptance.interval_confidence())
-            interval = interval_text(found.low, found.high)
-            lines.append(f"| `{name}` | {key} | {number(found.value)} | {interval} | {number(stdev(values))} |")
+            ends = interval(found.low, found.high)
+            lines.append(f"| `{name}` | {key}{few} | {number(found.value)} | {ends} | {number(stdev(values))} |")
     return "\n".join(lines)
 
 
