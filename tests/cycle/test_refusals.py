@@ -15,7 +15,11 @@ AUDIT = '[[audit]]\nname = "ethicality/episode-cost"\nconfig = { cost = "b", cos
 
 REFUSED = [
     ("ppo", ("env=OnCost-v0",), "Did you mean 'OneCost-v0'?"),
-    ("ppo-lag", ("env=OneCost-v0", "cost_limit=-1.0"), "cost_limit is -1.0, but the costs of a world are 0 or more"),
+    (
+        "ppo-lag",
+        ("env=OneCost-v0", "cost_limit=-1.0"),
+        "cost_limit is -1.0, but the costs of a world are finite and 0 or more",
+    ),
     ("ppo-lag", ("env=OneCost-v0", "cost_limit=nan"), "cost_limit is nan"),
     ("ppo-lag", ("env=OneCost-v0", "cost_limit=inf"), "cost_limit is inf"),
     ("ppo-lag", ("env=TwoCosts-v0", "cost_limit=[1.0, -inf]"), "cost_limit is -inf"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from chat_stub import chat_stub
 
 from trueline.core.run import read_evidence, read_manifest
 from trueline.language.splits import split_of_text
@@ -36,21 +37,26 @@ def test_a_saved_model_a_file_and_judges_take_three_values(trueline, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     root = tmp_path / "runs"
     data = f'path = "{tmp_path}/pairs.jsonl", as_chat = true, unusable = "drop", leave_for_audits = true'
-    judge = '{kind = "function", name = "safety-dialogue"}'
-    said = trueline(
-        "cycle",
-        written(tmp_path),
-        f'let.model={{name = "{tmp_path}/model"}}',
-        f"let.data={{{data}}}",
-        f"let.judge={{harm = {judge}, help = {judge}}}",
-        *("--root", root, "--id", "c"),
-    )
+    with chat_stub() as (url, script, log):
+        script[None] = ["0.75"]
+        judge = f'kind = "endpoint", url = "{url}", model = "m", instruction = "?"'
+        said = trueline(
+            "cycle",
+            written(tmp_path),
+            f'let.model={{name = "{tmp_path}/model"}}',
+            f"let.data={{{data}}}",
+            f'let.judge={{harm = {{{judge}, cost = "harm"}}, help = {{{judge}}}}}',
+            *("--root", root, "--id", "c"),
+        )
     assert said.code in (0, 4), said.err
+    assert log
     assert (root / "c" / "report.html").is_file()
     assert set(read_manifest(root / "c-r1-train")["inputs"]) == {"policy", "reference", "help", "harm"}
     evidence = [e for n in (1, 2) for e in read_evidence(root / f"c-r{n}-audit") if e["requirement"] is not None]
     assert {e["audit"] for e in evidence} == {"ethicality/harm-rate", "controllability/helpfulness"}
     assert all(e["estimate"]["n"] > 0 for e in evidence)
+    decided = {e["audit"]: e["estimate"]["value"] for e in evidence}
+    assert decided == {"ethicality/harm-rate": 1.0, "controllability/helpfulness": 0.75}
     asked = [f["case"]["data"]["chat"][0]["content"] for e in evidence for f in e["findings"]]
     assert asked
     assert {split_of_text(prompt).split for prompt in asked} == {"verdict"}
