@@ -49,12 +49,14 @@ class Family(NamedTuple):
 
 _MODEL = {"members": 2, "elites": 2, "hidden": [64, 64], "decay": [0.0] * 3, "passes": 20, "every": 4000}
 _SEARCH = {"samples": 128, "elites": 16, "iterations": 3, "particles": 4, "horizon": 5}
+_ALONE = {"env": "SafetyPointCircle1-v0"}  # a planar world cannot begin an episode in one row alone
 _ARC = {"planner": {"kind": "arc", **_SEARCH}}
 
 FAMILIES: dict[str, Family] = {
     "on-policy": Family(
         ("ppo", "first_order", "trust_region", "augmented"),
         "PlanarPointCircle1-v0", "fast", 240_000, "environment steps", 25.0, 32,
+        own={"ppo-early": _ALONE, "trpo-early": _ALONE},
     ),
     "off-policy": Family(
         ("off_policy",), "PlanarPointCircle1-v0", "fast", 48_000, "environment steps", 25.0, 32,
@@ -81,6 +83,11 @@ FAMILIES: dict[str, Family] = {
 
 # Why a row takes more than twice the CPU time of its family's fastest for a step.
 REASONS: dict[str, str] = {
+    "cpo": "a natural gradient of the reward and one of each cost, and a search along the step",
+    "pcpo": "a natural gradient of the reward and one of each cost",
+    "cup": "a second phase of minibatches, towards what costs allow",
+    "ppo-early": "in a world of contacts: planar ones cannot begin one episode alone",
+    "trpo-early": "in a world of contacts: planar ones cannot begin one episode alone",
     "vae-bc": "two networks, and draws of a latent, where cloning has one network",
     "bcq": "ten generated candidates for every row of a target, and twin critics",
     "bcq-lag": "ten generated candidates for every row of a target, twin critics, and a critic of the cost",
@@ -122,7 +129,7 @@ def config_of(row: str) -> dict[str, Any]:
     known = registry.load("recipe", row).Config.model_fields
     given = {"total_steps": family.steps, **family.settings, **family.own.get(row, {})}
     if family.env != "Coordinates-v0":  # whose preset says of which world they are
-        given["env"] = family.env
+        given.setdefault("env", family.env)
     return {key: value for key, value in given.items() if key in known}
 
 

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -163,6 +165,12 @@ def work(rank: int, size: int, port: int, folder: Path) -> None:
         os._exit(1)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Runs of two processes, and of one, by name."""
@@ -172,9 +180,7 @@ def folder(tmp_path_factory):
     patch.setattr(registry, "load", lambda *name: found[name] if name in found else known(*name))
     folder = tmp_path_factory.mktemp("parallel")
     write_data(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=work, args=(rank, 2, port, folder)) for rank in range(2)]
     for worker in workers:
@@ -262,3 +268,24 @@ def test_cut_weights_need_several_processes(tmp_path):
         pytest.raises(ConfigError, match="there is one process"),
     ):
         SFT.train(config, run, {"policy": tiny()})
+
+
+def test_accelerate_launches_the_training_of_one_process(trueline, tmp_path):
+    write_data(tmp_path)
+    asked = ["train", "sft", "model.name=nano", f"data.path={tmp_path}/text.jsonl", "max_steps=3", "batch_size=8"]
+    asked += ["log_steps=1", "--root", str(tmp_path)]
+    launched = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launched += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"]
+    subprocess.run(
+        [*launched, "-m", "trueline.cli", *asked, "--id", "two"], check=True, timeout=200, cwd=tmp_path,
+        stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert trueline(*asked, "--id", "one").code == 0
+    one, two = (
+        [json.loads(line) for line in (tmp_path / id / "metrics.jsonl").read_text().splitlines()]
+        for id in ("one", "two")
+    )
+    assert [row["step"] for row in two] == [1, 2, 3]
+    for row, same in zip(one, two, strict=True):
+        assert same["train/loss"] == pytest.approx(row["train/loss"], rel=1e-6)
+        assert same["train/gradient_norm"] == pytest.approx(row["train/gradient_norm"], rel=1e-5)
