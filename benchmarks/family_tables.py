@@ -59,8 +59,8 @@ FAMILIES: dict[str, Family] = {
         own={"ppo-early": _ALONE, "trpo-early": _ALONE},
     ),
     "off-policy": Family(
-        ("off_policy",), "PlanarPointCircle1-v0", "fast", 48_000, "environment steps", 25.0, 32,
-        {"capacity": 48_000},
+        ("off_policy",), "PlanarPointCircle1-v0", "fast", 24_000, "environment steps", 25.0, 32,
+        {"capacity": 24_000},
     ),
     "offline": Family(
         ("offline",), "PlanarPointCircle1-v0", "fast", 1500, "gradient steps", 25.0, 32, {"multiplier_after": 300}
@@ -82,7 +82,13 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 # Why a row takes more than twice the CPU time of its family's fastest for a step.
+_PASSES = "the fastest passes over its data once; this row many times, with a critic of the cost"
+_NATURAL = "a natural gradient, and several passes of the critics"
+_BUDGET = "many passes, and a world that keeps a budget beside it"
 REASONS: dict[str, str] = {
+    **dict.fromkeys(("ppo-lag", "ppo-pid"), _PASSES),
+    **dict.fromkeys(("trpo", "trpo-lag", "trpo-pid", "rcpo"), _NATURAL),
+    **dict.fromkeys(("ppo-saute", "ppo-simmer-pid", "trpo-saute", "trpo-simmer-pid"), _BUDGET),
     "cpo": "a natural gradient of the reward and one of each cost, and a search along the step",
     "pcpo": "a natural gradient of the reward and one of each cost",
     "cup": "a second phase of minibatches, towards what costs allow",
