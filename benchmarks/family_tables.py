@@ -63,7 +63,7 @@ FAMILIES: dict[str, Family] = {
         {"capacity": 24_000},
     ),
     "offline": Family(
-        ("offline",), "PlanarPointCircle1-v0", "fast", 1500, "gradient steps", 25.0, 32, {"multiplier_after": 300}
+        ("offline",), "PlanarPointCircle1-v0", "fast", 1000, "gradient steps", 25.0, 32, {"multiplier_after": 200}
     ),
     "planners": Family(
         ("planning",), "Coordinates-v0", "faithful", 16_000, "environment steps", 1.0, 8,
