@@ -1,7 +1,8 @@
 """Fills docs/claims.md and its figures from the committed results: `python docs/make_claims_page.py [--take RUNS]`.
 
 With --take, finished claims among the runs of that folder are first copied to docs/results/claims, those of one system
-and scale corrected together. A test compares page, figures and results with the registry and with one another.
+and scale corrected together, and what shared trainings came to to docs/results/trainings. A test compares page, figures
+and results with the registry and with one another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from trueline.core.files import write_text
+from trueline.core.files import write_bytes, write_text
 from trueline.cycle.reproduction import claims_of
 from trueline.evidence.claims import Claim, ClaimResult, corrected
 from trueline.evidence.over_seeds import seed_interval
@@ -24,10 +25,12 @@ from trueline.language.claims.figures import drawn
 from trueline.safety.claims.arms import together
 from trueline.safety.claims.figures import costs
 from trueline.safety.claims.published import beside, table
+from trueline.safety.claims.trainings import KEPT
 
 HERE = Path(__file__).parent
 PAGE = HERE / "claims.md"
 RESULTS = HERE / "results" / "claims"
+TRAININGS = HERE / "results" / KEPT
 FIGURES = HERE / "claims"
 DECIDING = 8  # seeds: a scale with fewer decides nothing
 
@@ -114,7 +117,9 @@ def results(folder: Path = RESULTS) -> list[ClaimResult]:
 
 
 def take(runs: Path) -> None:
-    """Copies what claims in these runs came to; a result of the same claim and scale is replaced."""
+    """Copies what claims and trainings of these runs came to; a result of the same claim and scale is replaced."""
+    for path in sorted(runs.glob(f"{KEPT}/*.json")):
+        write_bytes(TRAININGS / path.name, path.read_bytes())
     kept = {_key(result): result for result in results()}
     for path in sorted(runs.glob("*/artefacts/claim.json")):
         result = ClaimResult.from_json(path.read_text(encoding="utf-8"))

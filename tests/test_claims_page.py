@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def test_outcomes_are_corrected_for_all_claims_of_the_system(family):
     own = [result for result in RESULTS if (result.system, result.scale) == family]
     every = sum(system == family[0] and family[1] in claim.scales for (system, _), claim in CLAIMS.items())
     assert [one.outcome for one in corrected(own, others=every - len(own))] == [one.outcome for one in own]
+
+
+def test_trained_arms_of_a_result_are_committed_trainings():
+    figures = {}
+    for path in making.TRAININGS.glob("*.json"):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        assert row["run"]["id"] == path.stem
+        assert not row["run"]["git"].endswith("+"), "files differed from the commit that is named"
+        arm = path.stem.rsplit("-", 2)[0]
+        figures.setdefault((arm, row["seed"]), []).append({k: float(v) for k, v in row["figures"].items()})
+    for result in RESULTS:
+        if "arms" in result.params and "world" in result.params:
+            for seed, row in result.per_seed.items():
+                for arm in result.params["arms"]:
+                    own = {key.removeprefix(f"{arm}/"): x for key, x in row.items() if key.startswith(f"{arm}/")}
+                    assert any(own == pytest.approx(found, nan_ok=True) for found in figures[arm, seed])
 
 
 def test_the_figures_files_are_named_on_the_page():

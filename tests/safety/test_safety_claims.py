@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import shutil
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_a_training_is_made_once_and_found_by_every_claim(claims_run, monkeypatc
     assert read_manifest(run)["name"] == "ppo-lag"
     monkeypatch.setattr(type(registry.load("recipe", "ppo-lag")), "train", None)  # it would be called
     assert tiny(there) == found
-    kept = json.loads((here / "lag.json").read_text())
+    kept = json.loads((root / f"trainings/{run.name}.json").read_text())
     assert kept["run"]["id"] == run.name
     assert kept["figures"]["cost"] == found["cost"]
     assert json.loads((run / "artefacts/final_episodes.json").read_text())["cost"].keys() == {"cost"}
@@ -150,11 +152,47 @@ def test_what_other_versions_made_is_refused(claims_run):
     here, _, root = claims_run
     tiny(here)
     (run,) = root.glob("lag-*-s0")
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["versions"]["torch"] = "0.4"
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match=r"trained with torch 0\.4"):
-        tiny(here)
+    kept = root / f"trainings/{run.name}.json"
+    for path, versions in ((kept, lambda row: row["run"]["versions"]), (run / "manifest.json", itemgetter("versions"))):
+        row = json.loads(path.read_text())
+        versions(row)["torch"] = "0.4"
+        path.write_text(json.dumps(row))
+        with pytest.raises(RunError, match=r"trained with torch 0\.4"):
+            tiny(here)
+        kept.unlink(missing_ok=True)
+
+
+def test_what_a_training_came_to_is_taken_along_without_its_run(claims_run, tmp_path_factory, monkeypatch):
+    here, _, root = claims_run
+    found = tiny(here)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(root / "trainings", elsewhere / "trainings")
+    with Run.create(elsewhere, kind="claim", name="a", config={}, seed=0, id="b") as run:
+        seed = run.artefact("seeds/0")
+    monkeypatch.setattr(type(registry.load("recipe", "ppo-lag")), "train", None)  # it would be called
+    assert tiny(seed) == found
+    with pytest.raises(TypeError, match="NoneType"):
+        tiny(seed, gamma=0.9)
+
+
+def test_numbers_of_another_limit_or_of_other_episodes_are_not_taken(claims_run):
+    here, _, root = claims_run
+    first = tiny(here)
+    (kept,) = (root / "trainings").glob("*.json")
+    for key, other in (("limit", 0.5), ("episodes", 7)):
+        row = json.loads(kept.read_text())
+        kept.write_text(json.dumps(row | {key: other, "figures": {**row["figures"], "cost": -1.0}}))
+        assert tiny(here) == first
+
+
+def test_a_file_that_tells_of_no_training_is_refused(claims_run):
+    here, _, root = claims_run
+    tiny(here)
+    (kept,) = (root / "trainings").glob("*.json")
+    for text in ("{", "{}", '{"run": {"versions": {}}, "limit": 1.5, "episodes": 6, "figures": {}}'):
+        kept.write_text(text)
+        with pytest.raises(RunError, match="does not tell of a training"):
+            tiny(here)
 
 
 def test_episodes_are_on_the_same_layouts_for_all_arms_of_a_seed_and_estimate_the_policys_own_return(tmp_path):

@@ -2,7 +2,9 @@
 
 An *arm* is a row of the table of recipes with the settings it is trained by. Under a seed it is one training, the run
 ARM-DIGEST-sSEED, DIGEST that of all its settings, so that claims about the same arm find the same run. One that was
-stopped or killed goes on from its last checkpoint; one that is finished, or has diverged, is not trained again.
+stopped or killed goes on from its last checkpoint; one that is finished, or has diverged, is not trained again. Its
+numbers are kept in `trainings/ID.json` beside the runs, and where that file is nobody asks for the run: claims that
+take hours are tested in parts, on one machine after the other, by taking those files along.
 
 What a training came to is told in numbers by two accounts:
 
@@ -16,6 +18,7 @@ Of several costs the largest mean is told, and of teams the return that their ag
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +44,7 @@ from trueline.rl.policy import Acts
 from trueline.rl.teams.policy import TeamPolicy
 
 __all__ = [
+    "KEPT",
     "NUMBERS",
     "Arm",
     "Logged",
@@ -55,6 +59,7 @@ __all__ = [
 ]
 
 NUMBERS = ("return", "cost", "violating", "last return", "last cost", "unsteadiness", "regret", "cpu_s")
+KEPT = "trainings"  # folder of what trainings came to, beside their runs
 LAST, SECOND_HALF = 0.9, 0.5  # shares of the steps behind which a training's own figures are taken
 SIDE_BY_SIDE = 64  # most episodes of an evaluation at once
 _LAYOUTS, _ACTIONS = range(2)  # what an evaluation draws
@@ -92,6 +97,10 @@ class Shelf(NamedTuple):
         return cls(folder, None)
 
 
+def _id(name: str, config: Config, seed: int) -> str:
+    return f"{name}-{digest(config)[:10]}-s{seed}"
+
+
 # --- making one ---
 
 
@@ -101,11 +110,11 @@ def trained(name: str, arm: Arm, config: Config, seed: int, shelf: Shelf) -> Pat
     A training that diverges is finished too, as its status tells. Raises RunError for one that is in use or was made
     with other versions of packages; Stopped after a signal.
     """
-    id = f"{name}-{digest(config)[:10]}-s{seed}"
+    id = _id(name, config, seed)
     folder = shelf.root / id
     status = status_of(folder)
     if status is not None:
-        _refuse_other_versions(folder, shelf)
+        _refuse_other_versions(folder, read_manifest(folder)["versions"], shelf)
     if status in ("done", "diverged"):
         return folder
     run = Run.open_or_create(shelf.root, kind="train", name=arm.recipe, config=config, seed=seed, id=id)
@@ -128,16 +137,15 @@ def _timed(arm: Arm, config: Config, run: Run) -> Subject:
     return subject
 
 
-def _refuse_other_versions(folder: Path, shelf: Shelf) -> None:
+def _refuse_other_versions(path: Path, then: Mapping[str, str], shelf: Shelf) -> None:
     if shelf.versions is None:
         return
-    then = read_manifest(folder)["versions"]
     for package in sorted({*then, *shelf.versions}):
         had, has = then.get(package, "none"), shelf.versions.get(package, "none")
         if had != has:
             raise RunError(
-                f"{folder} was trained with {package} {had}, and this claim was begun with {has}. "
-                "Test the claim in another folder of runs, or move that run away."
+                f"{path} was trained with {package} {had}, and this claim was begun with {has}. "
+                "Test the claim in another folder of runs, or move that one away."
             )
 
 
@@ -228,23 +236,50 @@ def of_training(found: Logged, limit: float) -> Row:
 def measured(name: str, arm: Arm, config: Config, limit: float, episodes: int, seed: int, folder: Path) -> Row:
     """NUMBERS of one arm under one seed, its training made or found; all nan where it diverged.
 
-    `folder/NAME.json` keeps them with where they are from; the run keeps the episodes of its policy.
+    folder: anywhere in the run of the claim that asks.  The training's run keeps the episodes of its policy, and
+    `trainings/ID.json` the numbers with where they are from. Raises RunError as `trained` does, and for a file there
+    that is none.
     """
-    run = trained(name, arm, config, seed, Shelf.around(folder))
-    manifest = read_manifest(run)
-    found = dict.fromkeys(NUMBERS, math.nan)
-    if manifest["status"] == "done":
-        policy = load_subject(run)
-        if not isinstance(policy, Acts):
-            raise RunError(f"{run} made a {policy.kind!r}, which does not act. Give an arm that trains a policy.")
-        final = played(policy, episodes, seed)
-        own = logged(run, final.costs)
-        found = of_policy(final, limit) | of_training(own, limit)
-        found["cpu_s"] = float(manifest["summary"]["cpu_s"])
-        _keep(run, final, own.steps)
-    facts = {key: manifest[key] for key in ("id", "name", "status", "config_digest", "versions", "git", "machine")}
-    write_json(folder / f"{name}.json", {"run": facts, "seed": seed, "figures": found})
+    shelf = Shelf.around(folder)
+    kept = shelf.root / KEPT / f"{_id(name, config, seed)}.json"
+    asked = {"limit": limit, "episodes": episodes}
+    found = _found(kept, asked, shelf)
+    if found is None:
+        run = trained(name, arm, config, seed, shelf)
+        found = _told(run, limit, episodes, seed)
+        manifest = read_manifest(run)
+        facts = {key: manifest[key] for key in ("id", "name", "status", "config_digest", "versions", "git", "machine")}
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, {"run": facts, "seed": seed, **asked, "figures": found})
     return found
+
+
+def _found(kept: Path, asked: Mapping[str, float], shelf: Shelf) -> Row | None:
+    """The numbers in a file of `measured`; None where there is none, or they answer another question."""
+    if not kept.exists():
+        return None
+    try:
+        row = json.loads(kept.read_text(encoding="utf-8"))
+        versions, asked_then = row["run"]["versions"], {key: row[key] for key in asked}
+        figures = {key: float(row["figures"][key]) for key in NUMBERS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{kept} does not tell of a training ({error}). Remove it, and it is made again.") from error
+    _refuse_other_versions(kept, versions, shelf)
+    return figures if asked_then == asked else None
+
+
+def _told(run: Path, limit: float, episodes: int, seed: int) -> Row:
+    """NUMBERS of a finished training, its policy evaluated."""
+    manifest = read_manifest(run)
+    if manifest["status"] != "done":
+        return dict.fromkeys(NUMBERS, math.nan)
+    policy = load_subject(run)
+    if not isinstance(policy, Acts):
+        raise RunError(f"{run} made a {policy.kind!r}, which does not act. Give an arm that trains a policy.")
+    final = played(policy, episodes, seed)
+    own = logged(run, final.costs)
+    _keep(run, final, own.steps)
+    return of_policy(final, limit) | of_training(own, limit) | {"cpu_s": float(manifest["summary"]["cpu_s"])}
 
 
 def _keep(run: Path, final: Played, step: int) -> None:
