@@ -118,6 +118,7 @@ def results(folder: Path = RESULTS) -> list[ClaimResult]:
 
 def take(runs: Path) -> None:
     """Copies what claims and trainings of these runs came to; a result of the same claim and scale is replaced."""
+    TRAININGS.mkdir(exist_ok=True)
     for path in sorted(runs.glob(f"{KEPT}/*.json")):
         write_bytes(TRAININGS / path.name, path.read_bytes())
     kept = {_key(result): result for result in results()}

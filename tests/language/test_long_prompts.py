@@ -4,6 +4,7 @@ that asks; what is said in advance, from a tokenizer and a context alone, is wha
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -19,7 +20,7 @@ from trueline.core.subject import load_subject, save_subject
 from trueline.cycle.training import start_training
 from trueline.language.best_of_n import RFT
 from trueline.language.models import Architecture, Lora, ModelRef, from_scratch
-from trueline.language.online.checks import check_room
+from trueline.language.online.checks import check_prompts
 from trueline.language.online.making import policy_of
 from trueline.language.online.prompts import asked_of
 from trueline.language.online.settings import Asking
@@ -139,12 +140,12 @@ def test_no_weight_is_read(world, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
     named = world.config("grpo", model={"name": str(tmp_path / "model")})
     with pytest.raises(ConfigError, match="a prompt of 43 tokens, but the context holds 32"):
-        check_room(named, world.runs, {})
+        check_prompts(named, world.runs, {})
 
 
 def test_of_a_model_on_the_hub_nobody_is_asked(world):
     ask(world, 4000)
-    check_room(world.config("grpo", model={"name": "owner/name"}), world.runs, {})
+    check_prompts(world.config("grpo", model={"name": "owner/name"}), world.runs, {})
 
 
 def test_a_warm_start_that_is_no_policy_is_refused_before_there_is_a_run(world):
@@ -157,16 +158,15 @@ def test_a_warm_start_that_is_no_policy_is_refused_before_there_is_a_run(world):
 def test_a_row_without_a_prompt_is_refused_whatever_the_policy(world):
     rows = [{"prompt": asked, "chosen": "a", "rejected": "b"} for asked in ("x", "")]
     world.prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name in ALL:
+    for name, more in itertools.product(ALL, ({}, {"model": {"name": "owner/name"}})):
         with pytest.raises(ConfigError, match=r"row 2 of prompts.jsonl has no prompt"):
-            recipe_of(name).check(config_of(world, name), world.runs)
+            recipe_of(name).check_with(config_of(world, name, **more), world.runs, {})
 
 
 def test_rejection_sampling_never_asks_half_a_prompt_either(world):
+    cut = {"path": str(world.prompts), "long_prompt": "truncate-left"}
     with pytest.raises(ConfigError, match="a prompt is asked whole"):
-        RFT.check(
-            config_of(world, "rft", prompts={"path": str(world.prompts), "long_prompt": "truncate-left"}), world.runs
-        )
+        RFT.check_with(config_of(world, "rft", prompts=cut), world.runs, {})
 
 
 # --- dropped and counted ---
@@ -197,7 +197,7 @@ def test_data_of_preferences_are_asked_for_in_the_same_way(world, capsys):
         PREFERENCE_DATA.check_with(build(PREFERENCE_DATA.Config, refusing), world.runs, {"policy": policy})
     cut = laid_over(refusing, {"prompts": {"long_prompt": "truncate-left"}})
     with pytest.raises(ConfigError, match="a prompt is asked whole"):
-        PREFERENCE_DATA.check(build(PREFERENCE_DATA.Config, cut), world.runs)
+        PREFERENCE_DATA.check_with(build(PREFERENCE_DATA.Config, cut), world.runs, {})
     config = build(PREFERENCE_DATA.Config, laid_over(refusing, dropping(world)))
     PREFERENCE_DATA.check_with(config, world.runs, {"policy": policy})
     with world.run("preference-data", config) as run:

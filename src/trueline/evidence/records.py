@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -313,16 +314,12 @@ def _load(line: str, cls: type) -> Mapping[str, Any]:
     return row
 
 
-class _named:
+@contextmanager
+def _named(cls: type) -> Iterator[None]:
     """Turns missing or unknown fields of a record into an EvidenceError that names the record."""
-
-    def __init__(self, cls: type) -> None:
-        self.cls = cls
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError):
-            raise EvidenceError(
-                f"a line is not a record of {self.cls.__name__} ({error}). Was it written by another version?"
-            ) from error
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvidenceError(
+            f"a line is not a record of {cls.__name__} ({error}). Was it written by another version?"
+        ) from error

@@ -37,7 +37,7 @@ from trueline.core.streams import Streams
 from trueline.core.subject import Subject, save_subject
 from trueline.language.forward import Memory, activation_bytes, cache_bytes, weight_bytes
 from trueline.language.models import attach_lora
-from trueline.language.online.checks import check_asking, check_room
+from trueline.language.online.checks import check_asking, check_prompts
 from trueline.language.online.making import policy_of
 from trueline.language.online.prompts import prompts_for
 from trueline.language.online.rehearsal import foreseen, judges_bytes
@@ -258,8 +258,8 @@ class RejectionRecipe:
         self.limits(config)
 
     def check_with(self, config: RejectionTuning, root: Path, inputs: Mapping[str, Path]) -> None:
-        """Raises what `train` would raise for prompts that leave the policy it begins with no room for a reply."""
-        check_room(config, root, inputs)
+        """Raises what `train` would raise for prompts, and for those that leave its policy no room for a reply."""
+        check_prompts(config, root, inputs)
 
     def limits(self, config: RejectionTuning) -> dict[str, float]:
         """The limit of each cost; {} without any.  Raises ConfigError for limits that do not fit."""

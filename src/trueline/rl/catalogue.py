@@ -53,7 +53,7 @@ SUBJECTS: tuple[Entry, ...] = (
         target="trueline.rl.teams.policy:load",
         summary="policies of all agents of a world",
         level="property",
-        test="tests/rl/test_multi_agent_training.py::test_a_saved_team_acts_the_same",
+        test="tests/rl/test_team_subject.py::test_a_saved_team_acts_the_same",
     ),
     Entry(
         kind="subject",
@@ -292,7 +292,7 @@ GAMES: tuple[Entry, ...] = (
         summary="a cooperative game with costs, given by its tables",
         reference="Altman 1999, chapters 2 and 4",
         level="exact",
-        test="tests/rl/test_multi_agent_training.py::test_episodes_of_a_team_have_its_exact_mean_return_and_costs",
+        test="tests/rl/test_team_subject.py::test_episodes_of_a_team_have_its_exact_mean_return_and_costs",
         family="Exact CMDPs",
     ),
 )

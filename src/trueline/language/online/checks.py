@@ -16,20 +16,16 @@ from trueline.language.scorers import Endpoint, references
 from trueline.language.subject import LanguageModel
 from trueline.language.windows import Window, window_in, window_of
 
-__all__ = ["check_asking", "check_room", "window_for"]
+__all__ = ["check_asking", "check_prompts", "window_for"]
 
 
 def check_asking(config: Asking, root: Path) -> None:
-    """Raises what a training would for sampling, its model's folder, prompts, models named by run, keys of endpoints.
+    """Raises what a training would for sampling, its model's folder, models named by run, keys of endpoints.
 
-    Whether prompts leave room for a reply depends on the policy, and so on the inputs: see `check_room`.
+    What is asked has to leave room for a reply, which depends on the policy, and so on the inputs: see `check_prompts`.
     """
     check_for_training(config.sampling)
     check_reference(config.model)
-    for table in tables_of(config.prompts, root):
-        chats_of(table)
-    for findings in config.findings:
-        failing_prompts(findings, root)
     for name in references(config.scorers):
         resolve(name, root)
     for one in config.scorers:
@@ -37,14 +33,20 @@ def check_asking(config: Asking, root: Path) -> None:
             one.key()
 
 
-def check_room(config: Asking, root: Path, inputs: Mapping[str, Path]) -> None:
-    """Raises what a training would for a policy that is none, and for prompts that leave it no room for a reply.
+def check_prompts(config: Asking, root: Path, inputs: Mapping[str, Path]) -> None:
+    """Raises what a training would for a policy that is none, for prompts, and for those that leave it no room.
 
-    inputs: folders of subjects by role.  No weight is read. Of a model on the hub nothing is known before it is loaded.
+    inputs: folders of subjects by role.  No weight is read. How much room a model on the hub has is not known before it
+    is loaded.
     """
     window = window_for(config.model, inputs)
     if window is not None:
         asked_of(config, window, root)
+        return
+    for table in tables_of(config.prompts, root):
+        chats_of(table)
+    for findings in config.findings:
+        failing_prompts(findings, root)
 
 
 def window_for(ref: ModelRef, inputs: Mapping[str, Path]) -> Window | None:

@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 
 from trueline.core.run import Run
 from trueline.core.subject import Subject
-from trueline.language.online.checks import check_asking, check_room
+from trueline.language.online.checks import check_asking, check_prompts
 from trueline.language.online.kept_text import check_text
 from trueline.language.online.rehearsal import rehearsed
 from trueline.language.online.settings import Online, OnlineGrpo, OnlinePpo, OnlinePpoLag, OnlineRloo, limits_of
@@ -61,7 +61,7 @@ class OnlineRecipe:
     def check(self, config: Online, root: Path) -> None:
         """Raises what `train` would raise for what does not depend on its inputs.
 
-        That is sampling, prompts, text to keep, limits, the model's folder, models named by run, and keys of endpoints.
+        That is sampling, text to keep, limits, the model's folder, models named by run, and keys of endpoints.
         """
         check_asking(config, root)
         if config.ptx is not None:
@@ -69,8 +69,8 @@ class OnlineRecipe:
         self.limits(config)
 
     def check_with(self, config: Online, root: Path, inputs: Mapping[str, Path]) -> None:
-        """Raises what `train` would raise for prompts that leave the policy it begins with no room for a reply."""
-        check_room(config, root, inputs)
+        """Raises what `train` would raise for prompts, and for those that leave its policy no room for a reply."""
+        check_prompts(config, root, inputs)
 
     def limits(self, config: Online) -> dict[str, float]:
         """The limit that each cost is trained for; {} when none is.  Raises ConfigError for limits that do not fit."""

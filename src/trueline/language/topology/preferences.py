@@ -240,19 +240,20 @@ class PreferenceRecipe:
         return {"policy": False, **taken_by(config.judges)}
 
     def check(self, config: PreferenceSampling, root: Path) -> None:
-        """Raises, before a run exists, what `train` would raise for prompts and judges that are not inputs."""
-        for table in tables_of(config.prompts, root):
-            chats_of(table)
+        """Raises, before a run exists, what `train` would raise for judges that are not inputs."""
         for judge in config.judges:
             if isinstance(judge, Function):
                 judge.named_costs()
         reference_records(config.judges, root)
 
     def check_with(self, config: PreferenceSampling, root: Path, inputs: Mapping[str, Path]) -> None:
-        """Raises what `train` would raise for prompts that leave whoever replies no room for it."""
+        """Raises what `train` would raise for prompts, and for those that leave whoever replies no room for it."""
         window = window_for(config.model, inputs)
         if window is not None:
             _asked(config, window, root)
+            return
+        for table in tables_of(config.prompts, root):
+            chats_of(table)
 
     def train(self, config: PreferenceSampling, run: Run, inputs: Mapping[str, Subject]) -> PreferenceData:
         """Sample and label; `inputs["policy"]` replies, and judges name inputs of their own.

@@ -177,7 +177,7 @@ MULTI_GOALS: tuple[Entry, ...] = tuple(
     )
 )
 
-_MANIPULATION = "tests/safety/test_manipulation.py::"
+_MANIPULATION, _DONE = "tests/safety/test_manipulation.py::", "tests/safety/test_manipulation_done.py::"
 _HANDS = {
     "TruelineHandOver-Finger": ("two hands: throw an egg across, sparing a finger", "ShadowHandOver"),
     "TruelineHandOver-Joint": ("two hands: throw an egg across, sparing a joint", "ShadowHandOver"),
@@ -194,12 +194,12 @@ _ARMS = {
     "TruelineMobileArmCloseDrawer": (
         "a mobile arm closes a drawer from outside a strip",
         "FreightFrankaCloseDrawer",
-        "test_drawer_reward_is_the_formula_on_an_independent_reading_of_the_hand",
+        _MANIPULATION + "test_drawer_reward_is_the_formula_on_an_independent_reading_of_the_hand",
     ),
     "TruelineMobileArmPickPlace": (
         "a mobile arm carries a block around a strip",
         "FreightFrankaPickAndPlace",
-        "test_block_reward_without_its_reach_is_what_the_table_says",
+        _MANIPULATION + "test_block_reward_without_its_reach_is_what_the_table_says",
     ),
 }
 
@@ -212,7 +212,7 @@ def _manipulation(kind: str, name: str, maker: str, summary: str, original: str,
         summary=f"{summary}; not numerically {original}",
         reference="own models; task after Safety-Gymnasium (Ji et al. 2023)",
         level="property",
-        test=_MANIPULATION + test,
+        test=test,
         family="Manipulation",
     )
 
@@ -225,9 +225,9 @@ MANIPULATION: tuple[Entry, ...] = (
             "manipulation:make_manipulation",
             summary,
             original,
-            "test_hand_over_reward_is_the_closed_form_of_distance_and_angle"
+            _MANIPULATION + "test_hand_over_reward_is_the_closed_form_of_distance_and_angle"
             if "HandOver" in name
-            else "test_only_the_givers_first_finger_costs_and_only_outside_half_its_range",
+            else _MANIPULATION + "test_only_the_givers_first_finger_costs_and_only_outside_half_its_range",
         )
         for name, (summary, original) in _HANDS.items()
     ),
@@ -242,7 +242,7 @@ MANIPULATION: tuple[Entry, ...] = (
             "manipulation_agents:make_hand_agents",
             f"{summary}, with an agent for each hand",
             original,
-            "test_each_hand_sees_itself_and_what_is_passed_and_all_share_reward_and_cost",
+            _DONE + "test_each_hand_sees_itself_and_what_is_passed_and_all_share_reward_and_cost",
         )
         for name, (summary, original) in _HANDS.items()
     ),
