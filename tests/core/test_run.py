@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from trueline.core.config import Config, digest
 from trueline.core.errors import CheckpointError, ConfigError, DiskError, Diverged, RunError, Stopped
 from trueline.core.metrics import EventFile, read_metrics
 from trueline.core.run import (
+    FORMAT,
     Run,
     interruptible,
     is_locked,
@@ -80,6 +82,32 @@ def test_the_manifest_records_what_is_needed_to_repeat_the_run(tmp_path):
     assert manifest == run.manifest
 
 
+def test_the_time_of_every_process_counts(tmp_path, monkeypatch):
+    clocks = {"process_time": 100.0, "monotonic": 1000.0}
+
+    def work(cpu_s, wall_s):
+        clocks["process_time"] += cpu_s
+        clocks["monotonic"] += wall_s
+
+    def stopped(run):
+        with run:
+            work(2.0, 3.0)
+            raise Stopped(run.id)
+
+    for name in clocks:
+        monkeypatch.setattr(time, name, lambda name=name: clocks[name])
+    run = make(tmp_path)
+    with pytest.raises(Stopped):
+        stopped(run)
+    assert read_manifest(run.folder)["spent"] == {"cpu_s": 2.0, "wall_s": 3.0}
+    work(50.0, 50.0)  # nobody had the run open
+    with Run.reopen(run.folder) as again:
+        work(5.0, 7.0)
+        again.finish()
+        work(1.0, 1.0)
+    assert read_manifest(run.folder)["spent"] == {"cpu_s": 7.0, "wall_s": 10.0}
+
+
 def test_an_id_is_made_from_time_and_name(tmp_path):
     with make(tmp_path, id=None, name="PPO lag/../x") as run:
         assert run.folder.parent == tmp_path
@@ -130,7 +158,7 @@ def test_another_format_version_is_refused(tmp_path):
     run = make(tmp_path)
     run.close()
     (run.folder / "manifest.json").write_text(json.dumps(run.manifest | {"format": 99}))
-    with pytest.raises(RunError, match="run format 99, but this Trueline reads 2"):
+    with pytest.raises(RunError, match=f"run format 99, but this Trueline reads {FORMAT}"):
         Run.reopen(run.folder)
 
 

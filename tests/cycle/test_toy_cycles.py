@@ -121,3 +121,6 @@ def test_a_failed_audit_becomes_a_constraint_that_holds(trueline, tmp_path, subj
     assert (first["verdict"], last["verdict"]) == ("fail", "pass")
     assert last["estimate"]["high"] <= last["requirement"]["threshold"] < first["estimate"]["low"]
     assert "toy-" in (root / "c" / "report.html").read_text()
+    spent = sum(read_manifest(folder)["spent"]["cpu_s"] for folder in root.glob("c-*"))
+    told = [json.loads((root / f"c/artefacts/rounds/{n}.json").read_text())["cpu_s"] for n in range(1, rounds + 1)]
+    assert sum(told) == pytest.approx(spent)

@@ -127,11 +127,11 @@ def test_a_stopped_training_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         tiny(tmp_path / "cut", checkpoint_epochs=1)
     (run,) = (tmp_path / "cut").glob("lag-*-s0")
-    spent = read_manifest(run)["summary"]["cpu_s"]
+    spent = read_manifest(run)["spent"]["cpu_s"]
     assert spent > 0.0
     same(tiny(tmp_path / "cut", checkpoint_epochs=1), through)
     assert saves == [48, 96, 144, 192, 240]  # what was done was not done again
-    assert read_manifest(run)["summary"]["cpu_s"] > spent
+    assert read_manifest(run)["spent"]["cpu_s"] > spent
 
 
 def test_a_diverged_training_has_no_numbers_and_is_not_tried_again(claims_run, monkeypatch):

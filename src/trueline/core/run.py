@@ -65,7 +65,7 @@ __all__ = [
     "stop_asked",
 ]
 
-FORMAT = 2
+FORMAT = 3
 
 Status = Literal["running", "done", "stopped", "failed", "diverged"]
 
@@ -82,7 +82,9 @@ class Run:
     As a context manager it records how it was left: an exception sets the status to stopped, diverged or failed with
     the reason; without one, what `finish` said stands ("done" if it said nothing).
 
-    `folder`, `id`, `seed`; `config` is the dict that config.toml holds; `manifest` the dict of manifest.json.
+    `folder`, `id`, `seed`; `config` is the dict that config.toml holds; `manifest` the dict of manifest.json, whose
+    `spent` is the time of all processes that had the run open, up to when each last wrote the manifest: a stop is
+    counted in, what a process did before it was killed is not.
     """
 
     follows = False  # whether another process writes this run; see rl/parallel.py
@@ -100,7 +102,8 @@ class Run:
         self._evidence = JsonLines(folder / "evidence.jsonl")
         self._sinks: dict[str, Sink] = {"metrics": JsonLines(folder / "metrics.jsonl")}
         self._sinks["events"] = EventFile(folder / "events")
-        self._began = time.monotonic()
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
+        self._spent_before: Mapping[str, float] = manifest["spent"]
 
     # -- making and opening ---------------------------------------------------------------------------------------
 
@@ -150,6 +153,7 @@ class Run:
             "started": now.isoformat(timespec="milliseconds"),
             "ended": None,
             "resumed": [],
+            "spent": {"cpu_s": 0.0, "wall_s": 0.0},
             "threads": threads,
             "python": platform.python_version(),
             "versions": _versions(),
@@ -377,6 +381,8 @@ class Run:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
+        now = {"cpu_s": time.process_time() - self._cpu_began, "wall_s": time.monotonic() - self._began}
+        self.manifest["spent"] = {clock: self._spent_before[clock] + s for clock, s in now.items()}
         write_json(self.folder / "manifest.json", self.manifest)
         self._index()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from trueline.core.config import build, dotted
 from trueline.core.errors import BadWorld, Diverged, RunError
 from trueline.core.progress import stage
 from trueline.core.recipe import Plan, check_config, check_inputs
-from trueline.core.run import Run, read_evidence, resolve, status_of
+from trueline.core.run import Run, read_evidence, read_manifest, resolve, status_of
 from trueline.core.streams import ROUNDS
 from trueline.core.subject import Subject, load_subject
 from trueline.cycle import parts
@@ -53,7 +52,7 @@ class RoundRecord:
     changed: tuple[str, ...]  # sentences: how this plan differs from the round before
     decision: Decision
     next_plan: Plan | None  # None when this was the last round
-    cpu_s: float  # of the process that finished the round, as is the next
+    cpu_s: float  # of its runs, by all processes that worked on them, as is the next
     wall_s: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,12 +103,11 @@ def _run(spec: CycleSpec, run: Run) -> Path:
         done = finished_rounds(run.folder)
         while not done or done[-1].next_plan is not None:
             previous = done[-1] if done else None
-            began = (time.process_time(), time.monotonic())
             if previous is None:
                 _prepare(spec, run)
             plan = with_prepared(spec.train, run.id) if previous is None else previous.next_plan
             assert plan is not None
-            done.append(_round(spec, run, plan, previous, began))
+            done.append(_round(spec, run, plan, previous))
             run.write_json(f"rounds/{done[-1].number}.json", done[-1].to_dict())
             write_report(run.folder)
         last = done[-1]
@@ -139,10 +137,8 @@ def finished_rounds(folder: Path) -> list[RoundRecord]:
     return records
 
 
-def _round(
-    spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None, began: tuple[float, float]
-) -> RoundRecord:
-    """One round; began: process time and clock when it, or what is prepared for it, was begun."""
+def _round(spec: CycleSpec, run: Run, plan: Plan, previous: RoundRecord | None) -> RoundRecord:
+    """One round; what was prepared for the first counts as a part of it."""
     number = 1 if previous is None else previous.number + 1
     changed = () if previous is None else changes(previous.plan, plan)
     headline = f"round {number} of at most {spec.rounds}"
@@ -164,8 +160,17 @@ def _round(
             if next_plan is None:
                 note = "No response to these findings is configured, so another round would change nothing."
                 decision = Decision(False, (*decision.reasons, note))
-    cpu_s, wall_s = time.process_time() - began[0], time.monotonic() - began[1]
+    runs = [parts.of_round(run.id, number, part) for part in parts.PARTS]
+    if previous is None:
+        runs += [parts.prepared(run.id, name) for name in spec.prepare]
+    cpu_s, wall_s = _spent(runs, run.folder.parent)
     return RoundRecord(number, plan, changed, decision, next_plan, cpu_s, wall_s)
+
+
+def _spent(ids: Sequence[str], root: Path) -> tuple[float, float]:
+    """CPU and wall seconds of those of these runs that were begun."""
+    spent = [read_manifest(root / id)["spent"] for id in ids if status_of(root / id) is not None]
+    return sum(one["cpu_s"] for one in spent), sum(one["wall_s"] for one in spent)
 
 
 def _respond(

@@ -22,6 +22,7 @@ __all__ = ["build_run_report", "read_curves", "read_evidence", "read_media"]
 
 _KINDS = {"image": (".png", ".jpg", ".jpeg", ".gif", ".webp"), "video": (".mp4", ".webm")}
 _FIRST = ("train/return", "train/cost")  # what a reader asks for first
+_SHOWN_ELSEWHERE = frozenset({"summary", "resumed", "config", "harmless", "spent"})
 
 
 def build_run_report(folder: Path | str) -> str:
@@ -47,11 +48,11 @@ def build_run_report(folder: Path | str) -> str:
         title=f"{manifest['kind']} {manifest['name']}",
         subtitle=f"run {manifest['id']}, {_ended(folder, manifest)}",
         seed=manifest["seed"],
-        manifest={
-            name: value for name, value in manifest.items() if name not in {"summary", "resumed", "config", "harmless"}
-        },
+        manifest={name: value for name, value in manifest.items() if name not in _SHOWN_ELSEWHERE},
         started=manifest["started"],
         ended=manifest["ended"] or "",
+        wall_s=manifest["spent"]["wall_s"],
+        cpu_s=manifest["spent"]["cpu_s"],
         rounds=[a_round],
         decision="This is a single run. Only the gate of a cycle decides on release.",
         main=None if judged is None else Key(judged.audit, judged.metric),

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from trueline.core.metrics import read_metrics
 from trueline.core.recipe import recipe_config
 from trueline.core.run import Run, read_manifest, status_of
 from trueline.core.streams import case_seeds
-from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
+from trueline.core.subject import load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import FINAL_EPISODES
 from trueline.rl import worlds
 from trueline.rl.evaluate import policy_actions, run_episodes
@@ -120,21 +119,11 @@ def trained(name: str, arm: Arm, config: Config, seed: int, shelf: Shelf) -> Pat
     run = Run.open_or_create(shelf.root, kind="train", name=arm.recipe, config=config, seed=seed, id=id)
     try:
         with run, run.interruptible():
-            save_subject(_timed(arm, config, run), folder)
-            run.finish("done", summary={**run.manifest["summary"], "subject": subject_hash(folder)})
+            save_subject(registry.load("recipe", arm.recipe).train(config, run, {}), folder)
+            run.finish("done", summary={"subject": subject_hash(folder)})
     except Diverged:
         pass  # a claim counts the seed as one without a value
     return folder
-
-
-def _timed(arm: Arm, config: Config, run: Run) -> Subject:
-    """What the recipe makes. The summary has its CPU seconds, those of sessions that were stopped before included."""
-    before, began = float(run.manifest["summary"].get("cpu_s", 0.0)), time.process_time()
-    try:
-        subject: Subject = registry.load("recipe", arm.recipe).train(config, run, {})
-    finally:
-        run.manifest["summary"] = {"cpu_s": before + time.process_time() - began}
-    return subject
 
 
 def _refuse_other_versions(path: Path, then: Mapping[str, str], shelf: Shelf) -> None:
@@ -279,7 +268,7 @@ def _told(run: Path, limit: float, episodes: int, seed: int) -> Row:
     final = played(policy, episodes, seed)
     own = logged(run, final.costs)
     _keep(run, final, own.steps)
-    return of_policy(final, limit) | of_training(own, limit) | {"cpu_s": float(manifest["summary"]["cpu_s"])}
+    return of_policy(final, limit) | of_training(own, limit) | {"cpu_s": float(manifest["spent"]["cpu_s"])}
 
 
 def _keep(run: Path, final: Played, step: int) -> None:
