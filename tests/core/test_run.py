@@ -18,16 +18,8 @@ from trueline.core import checkpoint
 from trueline.core.config import Config, digest
 from trueline.core.errors import CheckpointError, ConfigError, DiskError, Diverged, RunError, Stopped
 from trueline.core.metrics import EventFile, read_metrics
-from trueline.core.run import (
-    FORMAT,
-    Run,
-    interruptible,
-    is_locked,
-    read_evidence,
-    read_manifest,
-    resolve,
-    stop_asked,
-)
+from trueline.core.run import FORMAT, Run, is_locked, read_evidence, read_manifest, resolve
+from trueline.core.stopping import interruptible, stop_asked
 from trueline.core.streams import Streams
 
 

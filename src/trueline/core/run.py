@@ -19,10 +19,8 @@ import platform
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 import traceback
@@ -44,6 +42,7 @@ from trueline.core.errors import ConfigError, Diverged, RunError, Stopped, Truel
 from trueline.core.files import inside, jsonable, write_json, write_text
 from trueline.core.metrics import EventFile, JsonLines, Sink, as_scalars
 from trueline.core.resuming import refuse_changes, refuse_other
+from trueline.core.stopping import interruptible, stop_asked
 from trueline.core.streams import Streams
 from trueline.core.subject import Subject, describe
 
@@ -55,14 +54,12 @@ __all__ = [
     "Run",
     "Status",
     "Watch",
-    "interruptible",
     "is_locked",
     "read_config",
     "read_evidence",
     "read_manifest",
     "resolve",
     "status_of",
-    "stop_asked",
 ]
 
 FORMAT = 3
@@ -406,50 +403,6 @@ class Run:
                 yield
             except Stopped:
                 raise Stopped(self.id) from None
-
-
-# -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-class _Stop:
-    """Whether a signal asked this process to stop; one flag, since a cycle's signal must reach the run inside it."""
-
-    asked = False
-    depth = 0
-
-
-def stop_asked() -> bool:
-    """Whether SIGINT or SIGTERM has asked for a stop, so that a long loop may come to its next `save` early."""
-    return _Stop.asked
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into a stop at the next `Run.save`; a second SIGINT raises KeyboardInterrupt at once.
-
-    May be nested. Outside the main thread, where Python delivers no signals, it does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and _Stop.asked:
-            raise KeyboardInterrupt
-        _Stop.asked = True
-        sys.stderr.write("\ntrueline: stopping at the next checkpoint (Ctrl-C again to stop at once).\n")
-
-    outermost = _Stop.depth == 0
-    _Stop.depth += 1
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if outermost else {}
-    try:
-        yield
-    finally:
-        _Stop.depth -= 1
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if outermost:
-            _Stop.asked = False
 
 
 # -- looking at runs --------------------------------------------------------------------------------------------------

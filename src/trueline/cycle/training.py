@@ -16,7 +16,8 @@ from trueline.core.metrics import Sink, read_metrics
 from trueline.core.progress import stage
 from trueline.core.recipe import Stacks, check_config, check_inputs
 from trueline.core.resuming import refuse_changes, refuse_other, same_inputs
-from trueline.core.run import Run, Watch, interruptible, read_config, read_manifest, status_of
+from trueline.core.run import Run, Watch, read_config, read_manifest, status_of
+from trueline.core.stopping import interruptible
 from trueline.core.store import Store
 from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import why_finished

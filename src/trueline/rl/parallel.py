@@ -36,7 +36,8 @@ from trueline.core import registry
 from trueline.core.checkpoint import State
 from trueline.core.errors import ConfigError, RunError, Stopped, TruelineError
 from trueline.core.progress import set_quiet
-from trueline.core.run import Run, Status, stop_asked
+from trueline.core.run import Run, Status
+from trueline.core.stopping import stop_asked
 from trueline.core.streams import Streams
 from trueline.core.subject import Subject
 from trueline.rl.augmentation.world import Played

@@ -27,7 +27,8 @@ from torch import Tensor
 from trueline.core.checkpoint import step_of
 from trueline.core.errors import ConfigError, TruelineError
 from trueline.core.progress import progress
-from trueline.core.run import Run, stop_asked
+from trueline.core.run import Run
+from trueline.core.stopping import stop_asked
 from trueline.core.subject import Subject
 from trueline.rl.adam import BETA_1, BETA_2, EPSILON, FlatAdam, Group
 from trueline.rl.augmentation.world import Restarts

@@ -17,7 +17,8 @@ from torch import nn
 from trueline.core.config import Config, Harmless
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.progress import progress
-from trueline.core.run import Run, resolve, stop_asked
+from trueline.core.run import Run, resolve
+from trueline.core.stopping import stop_asked
 from trueline.core.streams import case_seeds, split_of
 from trueline.core.subject import Subject
 from trueline.rl import worlds

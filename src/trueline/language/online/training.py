@@ -17,7 +17,8 @@ from torch import Tensor
 
 from trueline.core.errors import CheckpointError, ConfigError, TruelineError
 from trueline.core.progress import progress, stage
-from trueline.core.run import Run, stop_asked
+from trueline.core.run import Run
+from trueline.core.stopping import stop_asked
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.language.estimators import Grpo, Rloo

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from trueline.core.errors import CheckpointError, ConfigError, Diverged
 from trueline.core.progress import progress, stage
-from trueline.core.run import Run, stop_asked
+from trueline.core.run import Run
+from trueline.core.stopping import stop_asked
 from trueline.core.subject import Subject
 from trueline.language.batches import Batch, Item
 from trueline.language.forward import Models, checkpoint_activations, learning_mode, plain
