@@ -15,7 +15,7 @@ from navigation_cases import actions, assert_same_steps, play, seeds
 from trueline.core.errors import ConfigError
 from trueline.rl.env import LaidOut, Perturbable, Stateful, Steerable, Visible
 from trueline.safety.worlds import WORLDS, make_world, open_world
-from trueline.safety.worlds.body import _ROTATION
+from trueline.safety.worlds.body import rotations
 from trueline.safety.worlds.layout import Layout, Stream, draw_layout
 from trueline.safety.worlds.lidar import ego_xy, pseudo_lidar
 from trueline.safety.worlds.physics import compiled
@@ -338,10 +338,18 @@ def test_lidar_is_its_definition_in_a_turned_frame(xy, yaw, bins, sight):
 
 
 @given(q=st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 0.1))
-def test_rotation_tensor_is_mujocos_conversion(q):
+def test_rotations_are_mujocos_conversion(q):
     quat, expected = np.array(q) / np.linalg.norm(q), np.empty(9)
     mujoco.mju_quat2Mat(expected, quat)
-    np.testing.assert_allclose(np.outer(quat, quat).ravel() @ _ROTATION, expected, atol=1e-14)
+    np.testing.assert_allclose(rotations(quat[None])[0], expected, atol=1e-14)
+
+
+def test_rotations_do_not_depend_on_the_rows_beside():
+    quats = np.random.default_rng(0).normal(size=(37, 4))
+    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
+    together = rotations(quats)
+    for first in range(len(quats)):
+        np.testing.assert_array_equal(rotations(quats[first:]), together[first:])
 
 
 def test_bodies_weigh_what_their_shapes_and_densities_say():

@@ -170,22 +170,35 @@ def upright(rot: Array) -> Array:
     return quat / np.sqrt(np.square(quat).sum(axis=-1, keepdims=True))
 
 
-def _rotation_tensor() -> Array:
-    """T [16, 9] with R.flat = (q ⊗ q).flat · T, R the rotation matrix of the unit quaternion q = (w, x, y, z)."""
-    t = np.zeros((4, 4, 9))
-    # On the diagonal w² plus the square of the axis itself, minus the other two.
-    t[range(4), range(4), 0] = 1, 1, -1, -1
-    t[range(4), range(4), 4] = 1, -1, 1, -1
-    t[range(4), range(4), 8] = 1, -1, -1, 1
+def _rotation_terms() -> tuple[NDArray[np.intp], Array]:
+    """Entries of (q ⊗ q).flat and signs, each [4, 9]: R.flat is the sum of four such terms for a unit quaternion q.
+
+    R is the rotation matrix of q = (w, x, y, z).
+    """
     w, x, y, z = range(4)
+    terms: list[list[tuple[int, int, int]]] = [[]] * 9
+    # On the diagonal w² plus the square of the axis itself, minus the other two.
+    for entry, own, one, other in ((0, x, y, z), (4, y, x, z), (8, z, x, y)):
+        terms[entry] = [(w, w, 1), (own, own, 1), (one, one, -1), (other, other, -1)]
     # Off it 2(ab ± wc): entries (0,1), (1,0) have c = z, and so on round the axes.
     for a, b, c, plus, minus in ((x, y, z, 3, 1), (z, x, y, 2, 6), (y, z, x, 7, 5)):
-        t[a, b, [plus, minus]] = 2
-        t[w, c, plus], t[w, c, minus] = 2, -2
-    return t.reshape(16, 9)
+        for entry, sign in ((plus, 1), (minus, -1)):
+            terms[entry] = 2 * [(a, b, 1)] + 2 * [(w, c, sign)]
+    table = np.array(terms).transpose(1, 0, 2)
+    return 4 * table[..., 0] + table[..., 1], table[..., 2].astype(np.float64)
 
 
-_ROTATION = _rotation_tensor()
+_ENTRIES, _SIGNS = _rotation_terms()
+
+
+def rotations(quat: Array) -> Array:
+    """Rotation matrices, row by row, of unit quaternions [N, 4].  [N, 9]
+
+    Terms are added one after the other: a matrix product rounds a row by where it stands among the others.
+    """
+    terms = (quat[:, :, None] * quat[:, None, :]).reshape(-1, 16).take(_ENTRIES, axis=1)
+    terms *= _SIGNS
+    return terms[:, 0] + terms[:, 1] + terms[:, 2] + terms[:, 3]
 
 
 def _extended(runs: list[Run], source: int, target: int, count: int, step: int = 1) -> list[Run]:
@@ -256,7 +269,7 @@ class Senses:
             np.sin(data, out=out[:, sines])
             np.cos(data, out=out[:, cosines])
         for quat, columns in self._turns:
-            out[:, columns] = (quat[:, :, None] * quat[:, None, :]).reshape(-1, 16) @ _ROTATION
+            out[:, columns] = rotations(quat)
 
     def place(self, ids: NDArray[np.intp], xy: Array, rot: Array, angles: Array | None = None) -> None:
         """Set the joints of simulations `ids` [K]: root at xy [K, 2] metres, turned by rot [K] radians, upright.
