@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -9,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from trueline.core import registry
-from trueline.core.errors import ConfigError, Diverged, MissingExtra
+from trueline.core.errors import ConfigError, Diverged, MissingExtra, Stopped
 from trueline.core.executor import Inline, Processes, WorkerLost, executor
+from trueline.core.stopping import interruptible, stop_asked
 
 
 def power(base, exponent):
@@ -107,6 +110,7 @@ def test_ray_maps_in_order_and_leaves_the_cluster_it_started(monkeypatch):
         shutdown=lambda: heard.append("shutdown"),
         remote=remote,
         get=get,
+        wait=lambda references, timeout: (references, []),
         cancel=lambda reference: heard.append(("cancel", reference[1][1])),
         exceptions=SimpleNamespace(RayTaskError=TaskError),
     )
@@ -116,6 +120,55 @@ def test_ray_maps_in_order_and_leaves_the_cluster_it_started(monkeypatch):
         with pytest.raises(Diverged, match="step 2"):
             cluster.map(diverge_on_two, [0, 2, 3])
     assert heard == ["init", ("cancel", 3), "shutdown"]
+
+
+def train(folder, item):
+    """A training that begins, and comes to a checkpoint when a stop is asked for; a minute long if none is."""
+    (folder / str(item)).touch()
+    with interruptible():
+        until = time.monotonic() + 60
+        while not stop_asked() and time.monotonic() < until:
+            time.sleep(0.01)
+        if stop_asked():
+            raise Stopped(f"training-{item}")
+
+
+@pytest.mark.parametrize("kind", ["inline", "processes"])
+def test_a_signal_to_the_process_that_maps_stops_all_its_items(kind, tmp_path):
+    # `kill PID` and schedulers signal one process; the workers must hear of it, and what waits must not begin.
+    def when_begun():
+        while len(list(tmp_path.iterdir())) < (2 if kind == "processes" else 1):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    began = time.monotonic()
+    with executor(kind, 2) as pool:
+        threading.Thread(target=when_begun, daemon=True).start()
+        with interruptible(), pytest.raises(Stopped):
+            pool.map(partial(train, tmp_path), range(8))
+        assert not stop_asked()
+        assert pool.map(partial(power, exponent=2), [3, 4]) == [9, 16]  # a stop is not for ever
+    assert time.monotonic() - began < 45
+    assert len(list(tmp_path.iterdir())) < 8
+
+
+def finish(folder, item):
+    """An item that knows no checkpoint."""
+    (folder / str(item)).touch()
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", ["inline", "processes"])
+def test_what_cannot_stop_is_finished_and_nothing_else_begins(kind, tmp_path):
+    def when_begun():
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_begun, daemon=True).start()
+    with executor(kind, 1) as pool, interruptible(), pytest.raises(Stopped):
+        pool.map(partial(finish, tmp_path), range(60))
+    assert len(list(tmp_path.iterdir())) < 30
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):

@@ -33,7 +33,7 @@ def stoppable(root: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as error:
-        if root == RUNS:
+        if root == RUNS or not error.run_id:
             raise
         raise Stopped(str(root / error.run_id)) from None
 

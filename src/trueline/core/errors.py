@@ -115,13 +115,17 @@ class BadWorld(TruelineError):
 
 
 class Stopped(TruelineError):
-    """Raised by `Run.save` once the checkpoint is written, after SIGINT or SIGTERM asked the run to stop."""
+    """Raised by `Run.save` once the checkpoint is written, after SIGINT or SIGTERM asked the run to stop.
+
+    Executors raise it without a run's id, which they do not know; `Run.interruptible` around them adds it.
+    """
 
     exit_code = 130
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str = "") -> None:
         self.run_id = run_id
-        super().__init__(f"run {run_id} stopped at a checkpoint. Go on with `trueline resume {run_id}`.")
+        ended = f"run {run_id} stopped at a checkpoint. Go on with `trueline resume {run_id}`."
+        super().__init__(ended if run_id else "stopped between two items. What is finished is kept.")
 
 
 def nearest(given: str, known: Collection[str]) -> str:

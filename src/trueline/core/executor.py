@@ -2,6 +2,9 @@
 
 One small interface for sweeps, seeds, populations, clients and tiles. The function must be one that another process can
 import (defined at the top level of a module, or a `functools.partial` of one). Results come in the order of the items.
+
+A signal reaches one process. Where it is turned into a request to stop (`core/stopping.py`), the executor passes the
+request on to its workers, begins nothing more, and raises `Stopped`, which the run around it gives its name.
 """
 
 import functools
@@ -10,26 +13,29 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from trueline.core import registry
-from trueline.core.errors import ConfigError, MissingExtra, TruelineError, nearest
+from trueline.core.errors import ConfigError, MissingExtra, Stopped, TruelineError, nearest
+from trueline.core.stopping import stop_asked, stop_for_good
 
 __all__ = ["Executor", "Inline", "Processes", "Ray", "WorkerLost", "executor"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+LISTEN_S = 0.2  # between two looks at whether a stop was asked for
+
 
 class Executor(Protocol):
     """Anything that maps.  The first item, in their order, that failed has its exception raised, its index noted."""
 
     def map(self, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """`[fn(item) for item in items]`, perhaps elsewhere and at once."""
+        """`[fn(item) for item in items]`, perhaps elsewhere and at once.  Raises `Stopped` when one was asked for."""
         ...
 
     def close(self) -> None:
@@ -66,6 +72,8 @@ class Inline(_Closing):
         listed = list(items)
         results = []
         for index, item in enumerate(listed):
+            if stop_asked():
+                raise Stopped()
             try:
                 results.append(fn(item))
             except Exception as error:
@@ -82,6 +90,7 @@ class Processes(_Closing):
             raise ConfigError(f"workers is {workers}, but should be 1 or more.")
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._lifeline: connection.Connection | None = None  # the workers are to stop once it is closed
 
     def map(self, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """As `Executor.map`; what has not begun when an item fails is dropped.  Raises `WorkerLost`."""
@@ -90,18 +99,18 @@ class Processes(_Closing):
         if not listed:
             return []
         if self._pool is None:
-            # spawn, not fork: a forked child inherits locks held by torch's and MuJoCo's threads.
-            self._pool = ProcessPoolExecutor(
-                self.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_begin_worker,
-                initargs=(registry.added_modules(),),
-            )
+            self._pool, self._lifeline = _pool(self.workers)
         futures: list[Future[R]] = [self._pool.submit(fn, item) for item in listed]
         results = []
         for index, future in enumerate(futures):
             try:
+                while not wait([future], LISTEN_S).done:
+                    if stop_asked():
+                        self._give_up(futures)
                 results.append(future.result())
+            except CancelledError:
+                self.close()
+                raise Stopped() from None
             except BrokenProcessPool:
                 self.close()
                 raise WorkerLost(
@@ -111,15 +120,38 @@ class Processes(_Closing):
             except BaseException as error:
                 for waiting in futures:
                     waiting.cancel()
+                if stop_asked():
+                    self.close()
                 _note(error, index, len(listed))
                 raise
         return results
+
+    def _give_up(self, futures: Sequence[Future[R]]) -> None:
+        """Asks the workers to stop, for good, and drops what they have not begun."""
+        if self._lifeline is not None:
+            self._lifeline.close()
+        for waiting in futures:
+            waiting.cancel()
 
     def close(self) -> None:
         """Ends the workers once they are done with what they began."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+
+
+def _pool(workers: int) -> tuple[ProcessPoolExecutor, connection.Connection]:
+    """Worker processes, and the end of a pipe whose closing asks them to stop."""
+    # spawn, not fork: a forked child inherits locks held by torch's and MuJoCo's threads.
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin_worker, initargs=(registry.added_modules(), theirs)
+    )
+    return pool, ours
 
 
 class Ray(_Closing):
@@ -143,6 +175,11 @@ class Ray(_Closing):
         waiting = [task.remote(fn, item, modules) for item in items]
         results = []
         for index, reference in enumerate(waiting):
+            while not self._ray.wait([reference], timeout=LISTEN_S)[0]:
+                if stop_asked():  # a task cannot be told; its run has the last checkpoint that it wrote
+                    for other in waiting[index:]:
+                        self._ray.cancel(other)
+                    raise Stopped()
             try:
                 results.append(self._ray.get(reference))
             except self._ray.exceptions.RayTaskError as error:
@@ -182,7 +219,7 @@ def _importable(fn: Callable[..., Any]) -> None:
         raise TypeError(f"{name} is defined inside a function; give executors a function at the top level of a module")
 
 
-def _begin_worker(modules: Sequence[str]) -> None:
+def _begin_worker(modules: Sequence[str], lifeline: connection.Connection) -> None:
     """One thread per worker (workers x threads would fight for the cores), and the user's modules registered."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
@@ -191,14 +228,19 @@ def _begin_worker(modules: Sequence[str]) -> None:
         torch.set_num_threads(1)
     for module in modules:
         registry.add_module(module)
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(lifeline,), name="end with parent", daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone: nobody would read its results, and a run resumes."""
+def _end_with_parent(lifeline: connection.Connection) -> None:
+    """Stops this worker's work when its parent asks for it, by closing `lifeline`, and ends it when the parent is gone.
+
+    Nobody would read its results then, and a run resumes.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
+    if parent.sentinel not in connection.wait([parent.sentinel, lifeline]):
+        stop_for_good()
+        connection.wait([parent.sentinel])
     os._exit(1)
 
 

@@ -6,19 +6,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["interruptible", "stop_asked"]
+__all__ = ["interruptible", "stop_asked", "stop_for_good"]
 
 
 class _Stop:
     """Whether a signal asked this process to stop; one flag, since a cycle's signal must reach the run inside it."""
 
     asked = False
+    for_good = False
     depth = 0
 
 
 def stop_asked() -> bool:
     """Whether SIGINT or SIGTERM has asked for a stop, so that a long loop may come to its next `save` early."""
-    return _Stop.asked
+    return _Stop.asked or _Stop.for_good
+
+
+def stop_for_good() -> None:
+    """Asks all that this process does, now and later, for a stop: it is a worker, and its work was given up."""
+    _Stop.for_good = True
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trueline.core import registry
-from trueline.core.errors import Stopped, UnknownName, nearest, unknown
+from trueline.core.errors import UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
 from trueline.core.run import Run, read_config, read_manifest
@@ -125,21 +125,17 @@ def resume_claim(folder: Path, with_executor: str = "inline", workers: int = 1) 
 
 
 def _run(named: Named, run: Run, with_executor: str, workers: int) -> ClaimResult:
-    with run:
+    with run, run.interruptible():
         stage(f"run {run.folder}: {named.claim.sentence}")
         with executor(with_executor, workers) as pool:
-            try:
-                result = run_claim(
-                    named.claim,
-                    run.config["scale"],
-                    run,
-                    pool,
-                    most_cpu_hours=float(run.config["most_cpu_hours"]),
-                    others=int(run.config.get("together", 1)) - 1,
-                )
-            except Stopped:
-                # A training inside a seed has an id of its own, which is no run to resume.
-                raise Stopped(run.id) from None
+            result = run_claim(
+                named.claim,
+                run.config["scale"],
+                run,
+                pool,
+                most_cpu_hours=float(run.config["most_cpu_hours"]),
+                others=int(run.config.get("together", 1)) - 1,
+            )
         _finish(run, result)
     return result
 
