@@ -74,7 +74,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
 
 ON_POLICY = ("ppo", "ppo-lag", "ppo-pid", "ppo-saute", "trpo-lag", "cpo", "focops", "cup", "p3o")
 RUNNING: Mapping[str, Arm] = MappingProxyType(
-    {**ARMS, **{name: ARMS[name].model_copy(update={"preset": "fast-velocity"}) for name in ON_POLICY}}
+    {**ARMS, **{name: ARMS[name].model_copy(update={"preset": "fast-velocity"}) for name in (*ON_POLICY, "sac-lag")}}
 )
 
 
