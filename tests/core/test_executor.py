@@ -12,7 +12,7 @@ import pytest
 
 from trueline.core import registry
 from trueline.core.errors import ConfigError, Diverged, MissingExtra, Stopped
-from trueline.core.executor import Inline, Processes, WorkerLost, executor
+from trueline.core.executor import LISTEN_S, Inline, Processes, WorkerLost, executor
 from trueline.core.stopping import interruptible, stop_asked
 
 
@@ -152,23 +152,89 @@ def test_a_signal_to_the_process_that_maps_stops_all_its_items(kind, tmp_path):
     assert len(list(tmp_path.iterdir())) < 8
 
 
-def finish(folder, item):
+def finish(folder, seconds, item):
     """An item that knows no checkpoint."""
     (folder / str(item)).touch()
-    time.sleep(0.2)
+    time.sleep(seconds)
 
 
-@pytest.mark.parametrize("kind", ["inline", "processes"])
-def test_what_cannot_stop_is_finished_and_nothing_else_begins(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "seconds"), [("inline", 0.3), ("processes", 0.01), ("processes", 1.0)])
+def test_what_cannot_stop_is_finished_and_nothing_else_begins(kind, seconds, tmp_path):
+    after = []
+
     def when_begun():
-        while not list(tmp_path.iterdir()):
-            time.sleep(0.01)
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LISTEN_S + 0.5)  # the leader has looked, and the worker has heard
+        after.append(len(list(tmp_path.iterdir())))
 
-    threading.Thread(target=when_begun, daemon=True).start()
-    with executor(kind, 1) as pool, interruptible(), pytest.raises(Stopped):
-        pool.map(partial(finish, tmp_path), range(60))
-    assert len(list(tmp_path.iterdir())) < 30
+    teller = threading.Thread(target=when_begun, daemon=True)
+    teller.start()
+    with executor(kind, 1) as pool, interruptible():
+        with pytest.raises(Stopped):
+            pool.map(partial(finish, tmp_path, seconds), range(3000))
+        teller.join()
+    assert len(list(tmp_path.iterdir())) <= after[0] < 3000
+
+
+def test_a_stop_after_the_last_item_is_not_for_the_next_map():
+    with Processes(1) as pool:
+        with interruptible():
+            threading.Timer(0.0, os.kill, [os.getpid(), signal.SIGTERM]).start()
+            while not stop_asked():
+                time.sleep(0.001)
+            with pytest.raises(Stopped):
+                pool.map(partial(power, exponent=2), [1])
+        assert pool.map(partial(power, exponent=2), [3]) == [9]
+
+
+def begin_and_wait(folder, item):
+    """Outside `interruptible`: an evaluation, say, that a signal must not cut."""
+    (folder / str(item)).touch()
+    until = time.monotonic() + 60
+    while not stop_asked() and time.monotonic() < until:
+        time.sleep(0.01)
+    (folder / f"{item}-whole").touch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_cuts_no_item_and_all_end(number, tmp_path):
+    # Ctrl-C in a terminal, `timeout`, systemd. One worker is busy, one is idle, and an idle one must not die of it.
+    script = tmp_path / "leader.py"
+    script.write_text(
+        "import functools, pathlib, sys\n"
+        "from test_executor import begin_and_wait, power\n"
+        "from trueline.core.executor import Processes\n"
+        "from trueline.core.stopping import interruptible, stop_asked\n"
+        "if __name__ == '__main__':\n"
+        "    with Processes(2) as pool, interruptible():\n"
+        "        pool.map(functools.partial(power, exponent=2), [1, 2, 3, 4])\n"
+        "        pool.map(functools.partial(begin_and_wait, pathlib.Path(sys.argv[1])), [0])\n"
+        "        assert stop_asked()\n"
+        "    print('ended')\n"
+    )
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    leader = subprocess.Popen(
+        [sys.executable, str(script), str(marks)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (marks / "0").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(leader.pid, number)
+        said, _ = leader.communicate(timeout=60)
+    finally:
+        if leader.poll() is None:
+            os.killpg(leader.pid, signal.SIGKILL)
+    assert (leader.returncode, said) == (0, "ended\n")
+    assert (marks / "0-whole").exists()
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):

@@ -10,10 +10,11 @@ request on to its workers, begins nothing more, and raises `Stopped`, which the 
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from types import TracebackType
@@ -89,8 +90,8 @@ class Processes(_Closing):
         if workers < 1:
             raise ConfigError(f"workers is {workers}, but should be 1 or more.")
         self.workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-        self._lifeline: connection.Connection | None = None  # the workers are to stop once it is closed
+        self._pool: _Pool | None = None
+        self._begun: list[Future[Any]] = []
 
     def map(self, fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """As `Executor.map`; what has not begun when an item fails is dropped.  Raises `WorkerLost`."""
@@ -98,21 +99,21 @@ class Processes(_Closing):
         listed = list(items)
         if not listed:
             return []
+        if stop_asked():
+            raise Stopped()
         if self._pool is None:
-            self._pool, self._lifeline = _pool(self.workers)
+            self._pool = _Pool(self.workers)
         futures: list[Future[R]] = [self._pool.submit(fn, item) for item in listed]
+        self._begun = list(futures)
         results = []
         for index, future in enumerate(futures):
             try:
-                while not wait([future], LISTEN_S).done:
-                    if stop_asked():
-                        self._give_up(futures)
+                self._pool.await_all([future], futures)
                 results.append(future.result())
-            except CancelledError:
-                self.close()
-                raise Stopped() from None
             except BrokenProcessPool:
                 self.close()
+                if stop_asked():  # the signal reached a worker that could not take it yet
+                    raise Stopped() from None
                 raise WorkerLost(
                     f"a worker process died while item {index + 1} of {len(listed)} was awaited. "
                     f"Use fewer workers if memory ran out."
@@ -122,36 +123,58 @@ class Processes(_Closing):
                     waiting.cancel()
                 if stop_asked():
                     self.close()
+                if future.cancelled():
+                    raise Stopped() from None
                 _note(error, index, len(listed))
                 raise
+        if self._pool.told:
+            self.close()
         return results
-
-    def _give_up(self, futures: Sequence[Future[R]]) -> None:
-        """Asks the workers to stop, for good, and drops what they have not begun."""
-        if self._lifeline is not None:
-            self._lifeline.close()
-        for waiting in futures:
-            waiting.cancel()
 
     def close(self) -> None:
         """Ends the workers once they are done with what they began."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
+            for waiting in self._begun:
+                waiting.cancel()
+            self._pool.await_all(self._begun, self._begun)
+            self._pool.close()
+            self._pool, self._begun = None, []
 
 
-def _pool(workers: int) -> tuple[ProcessPoolExecutor, connection.Connection]:
-    """Worker processes, and the end of a pipe whose closing asks them to stop."""
-    # spawn, not fork: a forked child inherits locks held by torch's and MuJoCo's threads.
-    context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin_worker, initargs=(registry.added_modules(), theirs)
-    )
-    return pool, ours
+class _Pool:
+    """Worker processes that can be told, once and for all, to stop what they do.
+
+    They watch one end of a pipe, and what is written to the other is never read, so that all of them see it. Closing
+    it instead would tell nobody where a process forked off this one holds the other end as well.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # spawn, not fork: a forked child inherits locks held by torch's and MuJoCo's threads.
+        context = multiprocessing.get_context("spawn")
+        self._watched, self._line = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin_worker, initargs=(registry.added_modules(), self._watched)
+        )
+        self.told = False
+
+    def submit(self, fn: Callable[[T], R], item: T) -> Future[R]:
+        return self._pool.submit(_unless_stopped, fn, item)
+
+    def await_all(self, awaited: Sequence[Future[Any]], droppable: Sequence[Future[Any]]) -> None:
+        """Until all of them are done; when a stop is asked for, workers are told and what has not begun is dropped."""
+        while True:
+            if stop_asked() and not self.told:
+                self.told = True
+                self._line.send_bytes(b"stop")
+                for future in droppable:
+                    future.cancel()
+            if not wait(awaited, LISTEN_S).not_done:
+                return
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._watched.close()
+        self._line.close()
 
 
 class Ray(_Closing):
@@ -175,11 +198,13 @@ class Ray(_Closing):
         waiting = [task.remote(fn, item, modules) for item in items]
         results = []
         for index, reference in enumerate(waiting):
-            while not self._ray.wait([reference], timeout=LISTEN_S)[0]:
+            ready = False
+            while not ready:
                 if stop_asked():  # a task cannot be told; its run has the last checkpoint that it wrote
                     for other in waiting[index:]:
                         self._ray.cancel(other)
                     raise Stopped()
+                ready = bool(self._ray.wait([reference], timeout=LISTEN_S)[0])
             try:
                 results.append(self._ray.get(reference))
             except self._ray.exceptions.RayTaskError as error:
@@ -219,8 +244,14 @@ def _importable(fn: Callable[..., Any]) -> None:
         raise TypeError(f"{name} is defined inside a function; give executors a function at the top level of a module")
 
 
-def _begin_worker(modules: Sequence[str], lifeline: connection.Connection) -> None:
-    """One thread per worker (workers x threads would fight for the cores), and the user's modules registered."""
+def _begin_worker(modules: Sequence[str], line: connection.Connection) -> None:
+    """One thread per worker (workers x threads would fight for the cores), and the user's modules registered.
+
+    A signal to all processes at once, as of Ctrl-C in a terminal, is no worker's death: an idle one would die with the
+    lock in its hands that the others need to end.
+    """
+    signal.signal(signal.SIGINT, _asked_by_signal)
+    signal.signal(signal.SIGTERM, _asked_by_signal)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
     torch = sys.modules.get("torch")
@@ -228,20 +259,31 @@ def _begin_worker(modules: Sequence[str], lifeline: connection.Connection) -> No
         torch.set_num_threads(1)
     for module in modules:
         registry.add_module(module)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), name="end with parent", daemon=True).start()
+    threading.Thread(target=_listen, args=(line,), name="listen to the parent", daemon=True).start()
 
 
-def _end_with_parent(lifeline: connection.Connection) -> None:
-    """Stops this worker's work when its parent asks for it, by closing `lifeline`, and ends it when the parent is gone.
+def _asked_by_signal(_number: int, _frame: object) -> None:
+    stop_for_good()
+
+
+def _listen(line: connection.Connection) -> None:
+    """Asks this worker for a stop when its parent says so on `line`, and ends it when the parent is gone.
 
     Nobody would read its results then, and a run resumes.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    if parent.sentinel not in connection.wait([parent.sentinel, lifeline]):
+    if parent.sentinel not in connection.wait([parent.sentinel, line]):
         stop_for_good()
         connection.wait([parent.sentinel])
     os._exit(1)
+
+
+def _unless_stopped(fn: Callable[[T], R], item: T) -> R:
+    """`fn(item)`; an item that a worker had fetched before it was told to stop does not begin."""
+    if stop_asked():
+        raise Stopped()
+    return fn(item)
 
 
 def _ray_task(fn: Callable[[T], R], item: T, modules: Sequence[str]) -> R:

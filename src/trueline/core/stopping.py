@@ -1,5 +1,6 @@
 """Stopping when asked to: SIGINT and SIGTERM become a request that the next checkpoint answers."""
 
+import multiprocessing
 import signal
 import sys
 import threading
@@ -41,7 +42,8 @@ def interruptible() -> Iterator[None]:
         if number == signal.SIGINT and _Stop.asked:
             raise KeyboardInterrupt
         _Stop.asked = True
-        sys.stderr.write("\ntrueline: stopping at the next checkpoint (Ctrl-C again to stop at once).\n")
+        if multiprocessing.parent_process() is None:  # of a leader and its workers, one says it
+            sys.stderr.write("\ntrueline: stopping at the next checkpoint (Ctrl-C again to stop at once).\n")
 
     outermost = _Stop.depth == 0
     _Stop.depth += 1

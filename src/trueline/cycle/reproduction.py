@@ -13,6 +13,7 @@ from trueline.core.errors import UnknownName, nearest, unknown
 from trueline.core.executor import executor
 from trueline.core.progress import stage
 from trueline.core.run import Run, read_config, read_manifest
+from trueline.core.stopping import interruptible
 from trueline.core.store import Store
 from trueline.evidence.claims import Claim, ClaimResult, corrected, run_claim
 
@@ -53,18 +54,19 @@ def reproduce_claims(
     Raises UnknownName for a scale that a claim does not have.
     """
     systems = [named.claim.system for named in claims]
-    tested = [
-        reproduce_claim(
-            named,
-            scale,
-            root=root,
-            most_cpu_hours=most_cpu_hours,
-            with_executor=with_executor,
-            workers=workers,
-            together=systems.count(named.claim.system),
-        )
-        for named in claims
-    ]
+    with interruptible():  # a signal in the last training of one claim is for the next as well
+        tested = [
+            reproduce_claim(
+                named,
+                scale,
+                root=root,
+                most_cpu_hours=most_cpu_hours,
+                with_executor=with_executor,
+                workers=workers,
+                together=systems.count(named.claim.system),
+            )
+            for named in claims
+        ]
     for system in dict.fromkeys(systems):
         family = [i for i, own in enumerate(systems) if own == system]
         for i, result in zip(family, corrected([tested[i][1] for i in family]), strict=True):

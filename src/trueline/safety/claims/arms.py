@@ -2,10 +2,11 @@
 
 Arms are trained by the rows' presets "fast", and for running "fast-velocity": some 7,000 steps a CPU-second on
 `SafetyPointGoal1-v0`, in place of the 140 of OmniSafe, whose settings are ours under "faithful" at 900. In 10⁶ steps
-the published multiplier moves fifty times, by 0.035 at most, so that it is an arm at 10⁷ steps alone. Every other arm
-of a multiplier takes plain dual ascent at 0.002 per unit of cost, once whenever a round of episodes has ended. The
-preset of PPO-PID moves its integral by the same amounts and adds a proportional part: it differs in nothing else from
-PPO-Lag. Every policy is the average of its weights over the last 15 % of the training.
+the published multiplier moves fifty times, by 0.035 at most, so that it is an arm at 10⁷ steps alone. Every other
+on-policy arm of a multiplier takes plain dual ascent at 0.002 per unit of cost, once whenever a round of episodes has
+ended. The preset of PPO-PID moves its integral by the same amounts and adds a proportional part: it differs in nothing
+else from PPO-Lag. The policy of every on-policy arm that is not "faithful" is the average of its weights over the last
+15 % of the training.
 
 The bound ν_max = 2 of FOCOPS and CUP is in reward per cost, both as the world pays them; as published it is of
 advantages of deviation 1. Where going beyond the limit pays more than that, what is tested is the bound.
