@@ -8,8 +8,8 @@ ended. The preset of PPO-PID moves its integral by the same amounts and adds a p
 else from PPO-Lag. The policy of every on-policy arm that is not "faithful" is the average of its weights over the last
 15 % of the training.
 
-The bound ν_max = 2 of FOCOPS and CUP is in reward per cost, both as the world pays them; as published it is of
-advantages of deviation 1. Where going beyond the limit pays more than that, what is tested is the bound.
+The bound ν_max = 2 of FOCOPS is in reward per cost, both as the world pays them; as published, and for CUP here, it is
+of advantages of deviation 1. Where going beyond the limit pays more than that, what is tested is the bound.
 """
 
 from __future__ import annotations
