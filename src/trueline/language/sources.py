@@ -20,6 +20,7 @@ from trueline.core.config import Config
 from trueline.core.errors import ConfigError, RunError, nearest
 from trueline.core.run import resolve
 from trueline.language.formats import FORMATS, UNUSABLE, BadRow, Format, shown, unusable
+from trueline.language.hub_data import HUB, hub_rows
 from trueline.language.records import Table, prompt_of, sha256_of
 from trueline.language.splits import split_of_text
 
@@ -31,7 +32,9 @@ __all__ = [
     "exposed",
     "labelled_by",
     "load",
-    "read_rows",
+    "named_alone",
+    "place_of",
+    "rows_of",
     "teaches_chats",
 ]
 
@@ -45,13 +48,13 @@ class Data(Config):
     """Rows of text, and how they are used.
 
     `path` is a JSON-lines or Parquet file, a folder of either, a data set saved by `datasets`, an artefact of another
-    run (run://ID/name), or builtin:NAME. Several paths with `weights` are mixed in those shares; without, every row of
-    all of them comes once an epoch.
+    run (run://ID/name), hub:OWNER/NAME on Hugging Face's hub (`hub_data.py`), or builtin:NAME. Several paths with
+    `weights` are mixed in those shares; without, every row of all of them comes once an epoch.
     """
 
     path: str | tuple[str, ...]
     weights: tuple[float, ...] = ()  # share of the rows that each path gives
-    split: str = "train"  # of a saved data set with several, or of a builtin one
+    split: str = "train"  # of a saved data set with several, of the hub's, or of a builtin one
     options: Mapping[str, Any] = {}  # keyword arguments of a builtin one
     leave_for_audits: bool = False  # leave out the prompts of a file that audits draw their cases from
     limit: int | None = Field(None, ge=1)  # the first rows of each path
@@ -91,23 +94,33 @@ def load(data: Data, accepts: Collection[str], root: Path | str = ".") -> list[T
     return [_table(path, data, accepts, Path(root)) for path in data.paths]
 
 
+def named_alone(path: str) -> bool:
+    """Whether the data are known by their name and lie in no file or folder of the user's."""
+    return path.startswith((BUILTIN, HUB))
+
+
+def place_of(path: str, root: Path | str = ".") -> str:
+    """What data are known by wherever they are named: the whole path of files, or their name."""
+    return path if named_alone(path) else str(resolve(path, Path(root)).resolve())
+
+
 def exposed(data: Data, root: Path | str = ".") -> tuple[str, ...]:
-    """Files of which a training sees every prompt, those that audits draw from as well."""
+    """Places (`place_of`) of which a training sees every prompt, those that audits draw from as well."""
     if data.leave_for_audits:
         return ()
-    return tuple(str(resolve(path, Path(root)).resolve()) for path in data.paths if not path.startswith(BUILTIN))
+    return tuple(place_of(path, root) for path in data.paths if not path.startswith(BUILTIN))
 
 
 def labelled_by(data: Data, root: Path | str = ".") -> tuple[str, ...]:
     """Identities (`scorers.identity`) of what judged the rows, where a run of ours made them and says so.
 
-    Who labelled rows that came in a user's file, or with a world of text, nobody says: those labels are known by
-    themselves, a file's by its bytes and a world's by its name.  Raises RunError for a path that is not there, and for
-    a file that should say who judged and is damaged.
+    Who labelled rows that came in a user's file, with a world of text or from the hub, nobody says: those labels are
+    known by themselves, a file's by its bytes and all others by their name.  Raises RunError for a path that is not
+    there, and for a file that should say who judged and is damaged.
     """
     found: dict[str, None] = {}
     for path in data.paths:
-        if path.startswith(BUILTIN):
+        if named_alone(path):
             found[f"{LABELS}{path}"] = None
             continue
         rows = resolve(path, Path(root))
@@ -139,16 +152,15 @@ def teaches_chats(data: Data, root: Path | str = ".") -> bool:
     for path in data.paths:
         if path.startswith(BUILTIN):
             continue  # rows of worlds are plain text
-        _, numbered = _source(path, data, Path(root))
-        _, columns = next(numbered, (0, {}))
+        _, columns = next(rows_of(path, data.split, root), (0, {}))
         if any(isinstance(columns.get(name), list | tuple) for name in _TEXTS):
             return True
     return False
 
 
 def _table(path: str, data: Data, accepts: Collection[str], root: Path) -> Table:
-    name, numbered = _source(path, data, root)
-    rows = list(_first(numbered, data.limit))
+    name = path if named_alone(path) else resolve(path, root).name
+    rows = list(_first(rows_of(path, data.split, root, data.options), data.limit))
     if not rows:
         raise ConfigError(f"{name} has no rows. Give data with at least one.")
     form = _format_of(name, rows, accepts)
@@ -200,11 +212,23 @@ def _first(rows: Iterator[tuple[int, Any]], limit: int | None) -> Iterator[tuple
 Numbered = Iterator[tuple[int, Mapping[str, Any]]]
 
 
-def read_rows(path: Path, split: str = "train") -> Numbered:
-    """The numbered rows of a file or folder, as they lie there.
+def rows_of(
+    path: str, split: str = "train", root: Path | str = ".", options: Mapping[str, Any] | None = None
+) -> Numbered:
+    """The numbered rows behind a path of `Data`, as they lie there; `options` are a builtin one's.
 
-    Raises ConfigError for a kind of file that is not known, and for one that cannot be read.
+    Raises RunError for a path that does not exist, ConfigError for a kind of file that is not known, and for one that
+    cannot be read.
     """
+    if path.startswith(BUILTIN):
+        made = registry.load("text-data", path.removeprefix(BUILTIN))(split, **(options or {}))
+        return iter(enumerate(made, 1))
+    if path.startswith(HUB):
+        return hub_rows(path, split)
+    return _read(resolve(path, Path(root)), split)
+
+
+def _read(path: Path, split: str) -> Numbered:
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
             return _saved(path, split)
@@ -214,14 +238,6 @@ def read_rows(path: Path, split: str = "train") -> Numbered:
     if path.suffix == ".parquet":
         return _parquet(path)
     raise ConfigError(f"{path} is neither .jsonl nor .parquet nor a folder of such. Convert it to one of them.")
-
-
-def _source(path: str, data: Data, root: Path) -> tuple[str, Numbered]:
-    if path.startswith(BUILTIN):
-        made = registry.load("text-data", path.removeprefix(BUILTIN))(data.split, **data.options)
-        return path, iter(enumerate(made, 1))
-    found = resolve(path, root)
-    return found.name, read_rows(found, data.split)
 
 
 def _jsonl(path: Path) -> Numbered:
@@ -267,7 +283,7 @@ def _folder(path: Path) -> Numbered:
         raise ConfigError(f"{path} holds neither .jsonl nor .parquet files. Name the folder that does.")
     number = 0
     for shard in shards:
-        for _, columns in read_rows(shard):
+        for _, columns in _read(shard, ""):
             number += 1
             yield number, columns
 

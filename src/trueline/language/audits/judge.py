@@ -37,7 +37,7 @@ from trueline.language.scorers import (
     identity,
     judgements,
 )
-from trueline.language.sources import BUILTIN, LABELS, Data, labelled_by
+from trueline.language.sources import LABELS, Data, labelled_by, named_alone
 from trueline.language.subject import LanguageModel, history_of
 from trueline.language.templates import encode_reply
 
@@ -322,7 +322,7 @@ def pleased_by(plan: Plan, root: str = "runs", models: bool = True) -> dict[str,
             name = plan.inputs.get(role, role)
             found |= dict.fromkeys(history_of(folder).judged_by, f"the labels that {name} learnt")
     data = getattr(settings, "data", None)
-    if isinstance(data, Data) and all(path.startswith(BUILTIN) or _there(path, root) for path in data.paths):
+    if isinstance(data, Data) and all(named_alone(path) or _there(path, root) for path in data.paths):
         found |= dict.fromkeys(labelled_by(data, root), "the labels of its data")
     start = _there(plan.inputs.get("policy", ""), root)
     return found | (dict.fromkeys(history_of(start).judged_by, plan.inputs["policy"]) if start else {})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,12 +17,11 @@ from pydantic import Field, model_validator
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError
 from trueline.core.files import to_json
-from trueline.core.run import resolve
 from trueline.core.streams import ROUNDS, Split
 from trueline.evidence.records import Case, EvidenceError
 from trueline.language.online import PROMPTS
 from trueline.language.rollout import Chat, Message, chat
-from trueline.language.sources import BUILTIN, Data, load, read_rows
+from trueline.language.sources import BUILTIN, Data, load, place_of, rows_of
 from trueline.language.splits import split_of_text
 from trueline.language.texts import TextWorld, draw_prompts, text_world
 
@@ -51,7 +49,7 @@ class Prompt(NamedTuple):
 class PromptSettings(Config):
     """Which prompts."""
 
-    path: str = ""  # builtin:WORLD, or a JSON-lines or Parquet file (or folder of such) with a column of prompts
+    path: str = ""  # builtin:WORLD, or a file, folder or hub:OWNER/NAME as of `Data`, with a column of prompts
     options: Mapping[str, Any] = {}  # settings of the world
     kinds: tuple[str, ...] = ()  # of the world's prompts, equally likely; none given: those that the audit is about
     rounds: int = Field(8, ge=1, le=ROUNDS)  # into which a file's held-out prompts are cut: fewer are larger
@@ -121,7 +119,7 @@ class FilePrompts:
         self._held_out: dict[tuple[str, int], list[Prompt]] = {}
         known: dict[str, Prompt] = {}
         (table,) = load(Data(path=path, unusable="drop"), PROMPTS)
-        columns = dict(read_rows(resolve(path, ".")))
+        columns = dict(rows_of(path))
         for record, number in zip(table.rows, table.numbers, strict=True):
             asked = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
             if not asked:
@@ -177,7 +175,7 @@ def refuse_trained_on(path: str, subject: Any, split: Split) -> None:
     A training that leaves those of audits alone (`leave_for_audits`) does not count.
     """
     known = getattr(getattr(subject, "history", None), "trained_on", ())
-    if split == "verdict" and path and not path.startswith(BUILTIN) and str(Path(path).resolve()) in known:
+    if split == "verdict" and path and not path.startswith(BUILTIN) and place_of(path) in known:
         raise EvidenceError(
             f"the subject was trained on every prompt of {path}, so those cannot decide a verdict about it. Train with "
             "data.leave_for_audits = true, or give prompts that it does not know."
