@@ -242,8 +242,13 @@ def _of_alternative(
 
 
 def _as_declared(annotation: Any, value: Any) -> Any:
-    """Lists become tuples, strings enums or paths, "none" None, where `annotation` declares so; the rest is left."""
+    """Lists become tuples, strings enums or paths, "none" None, where `annotation` declares so; the rest is left.
+
+    A whole number written with an exponent (1e6, which TOML reads as a float) becomes an integer.
+    """
     arms = _arms(annotation)
+    if isinstance(value, float) and int in arms and float not in arms and value.is_integer():
+        return int(value)
     if value == "none" and isinstance(value, str) and NoneType in arms and not _literal_holds(arms, "none"):
         return None
     for arm in arms:
@@ -392,10 +397,15 @@ def _locate(data: Any, detail: ErrorDetails) -> _Problem:
         if inside:
             here = here[part]
         elif not (depth == len(loc) - 1 and detail["type"] == "missing"):
-            arms.append((tuple(path), str(part)))
+            arms.append((tuple(path), _arm_named(str(part))))
             continue
         path.append(str(part))
     return _Problem(tuple(path), tuple(arms), detail)
+
+
+def _arm_named(label: str) -> str:
+    """The class behind pydantic's label of an alternative: `Lagrangian` of `function-after[check(), Lagrangian]`."""
+    return label.removesuffix("]").rpartition(" ")[2] if label.startswith("function-") else label
 
 
 def _likeliest(problems: list[_Problem]) -> list[_Problem]:
@@ -435,7 +445,15 @@ def _sentence(cls: type[Config], path: tuple[str, ...], group: Sequence[_Problem
     if detail["type"] == "extra_forbidden":
         labels = {label for problem in group for _, label in problem.arms}
         known = _known(cls, path[:-1], labels)
-        inside = f" in {'.'.join(path[:-1])}" if path[:-1] else ""
+        table = ".".join(path[:-1])
+        inside = f" in {table}" if table else ""
+        owners = _owners(cls, path)
+        if owners:
+            of = " or ".join(map(repr, owners))
+            return (
+                f"{key} is a setting of kind {of}, which {table} is not here. Give {table}.kind = {owners[0]!r} too, or "
+                f"another setting. Those{inside} are {', '.join(known)}."
+            )
         if len(path) == 1 and key in cls.without:
             return f"no setting is called {key!r}: {cls.without[key]}. The settings are {', '.join(known)}."
         return f"no setting is called {key!r}.{nearest(path[-1], known)} The settings{inside} are {', '.join(known)}."
@@ -486,6 +504,14 @@ def _known(cls: type[Config], path: Sequence[str], labels: set[str]) -> list[str
     for part in path:
         here = _tables(here, part, labels)
     return list(dict.fromkeys(name for c in here for name in c.model_fields))
+
+
+def _owners(cls: type[Config], path: Sequence[str]) -> list[str]:
+    """The kinds of the table around the setting at `path` that have it."""
+    here: list[type[Config]] = [cls]
+    for part in path[:-1]:
+        here = _tables(here, part, set())
+    return [_kind(arm) for arm in here if path[-1] in arm.model_fields and "kind" in arm.model_fields]
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

@@ -129,9 +129,13 @@ class Stopped(TruelineError):
 
 
 def nearest(given: str, known: Collection[str]) -> str:
-    """`" Did you mean 'x'?"` for the known name closest to `given`, or an empty string when none is close."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """`" Did you mean 'x'?"` for the known name closest to `given`, or an empty string when none is close.
+
+    Capitals do not count.
+    """
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), list(by_lower), n=1)
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 LISTED = {  # kinds of registered names, and what `trueline list` calls them
