@@ -1,4 +1,6 @@
-"""Fills docs/claims.md and its figures from the committed results: `python docs/make_claims_page.py [--take RUNS]`.
+"""Fills docs/claims.md, its figures and the count in README.md: `python docs/make_claims_page.py [--take RUNS]`.
+
+All of it comes from the committed results.
 
 With --take, finished claims among the runs of that folder are first copied to docs/results/claims, those of one system
 and scale corrected together, and what shared trainings came to to docs/results/trainings. A test compares page, figures
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +31,7 @@ from trueline.safety.claims.published import beside, table
 from trueline.safety.claims.trainings import KEPT
 
 HERE = Path(__file__).parent
-PAGE = HERE / "claims.md"
+PAGE, README = HERE / "claims.md", HERE.parent / "README.md"
 RESULTS = HERE / "results" / "claims"
 TRAININGS = HERE / "results" / KEPT
 FIGURES = HERE / "claims"
@@ -154,6 +157,17 @@ def registered() -> dict[tuple[str, str], str]:
 
 # --- the page ---
 
+_OWN = "a statement about our own trainings"  # how the source of what no paper claims begins
+
+
+def tally() -> str:
+    """How many claims were tested, and what they came to."""
+    found = results()
+    counts = Counter(str(result.outcome) for result in found)
+    own = sum(result.source.startswith(_OWN) for result in found)
+    said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("reproduced", "not reproduced", "inconclusive"))
+    return f"Of {len(found)} claims tested, {own} of them statements of ours about our own trainings: {said}."
+
 
 def verdicts() -> str:
     """A line per committed result."""
@@ -166,7 +180,7 @@ def verdicts() -> str:
         assert estimate is not None
         cells = (
             f"`{registered()[result.system, result.name]}`",
-            result.sentence,
+            result.sentence + (" (ours)" if result.source.startswith(_OWN) else ""),
             f"{result.scale}, {len(result.per_seed)}",
             estimate.words(),
             result.acceptance.words(result.unit),
@@ -255,6 +269,7 @@ def _hours(claims: Sequence[Claim], scale: str) -> float:
 
 
 TABLES = {
+    "tally": tally,
     "verdicts": verdicts,
     "figures": figures,
     "numbers": numbers,
@@ -265,7 +280,7 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """The page with its tables."""
+    """A page with its tables."""
     for name, table_of in TABLES.items():
         block = f"<!-- {name} -->\n{table_of()}\n<!-- /{name} -->"
         text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
@@ -283,7 +298,8 @@ def main() -> None:
         old.unlink()
     for name, (_, chart) in charts().items():
         write_text(FIGURES / f"{name}.svg", chart)
-    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    for page in (PAGE, README):
+        write_text(page, filled(page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

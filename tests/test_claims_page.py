@@ -20,8 +20,10 @@ RESULTS = making.results()
 CLAIMS = {(named.claim.system, named.claim.name): named.claim for named in claims_of()}
 
 
-def test_the_page_is_that_of_the_results_and_the_registry():
-    text = making.PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [making.PAGE, making.README])
+def test_a_page_is_that_of_the_results_and_the_registry(page):
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- tally -->" in text
     assert making.filled(text) == text, "run `python docs/make_claims_page.py`"
 
 

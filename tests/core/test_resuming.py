@@ -172,11 +172,19 @@ def test_an_input_that_no_run_made_is_known_by_what_is_in_it(tmp_path):
     loose = tmp_path / "elsewhere" / "best"
     loose.mkdir(parents=True)
     save_subject(Numbers([1]), loose)
-    begun(tmp_path, inputs={"base": loose})
+    folder = begun(tmp_path, inputs={"base": loose})
     open_toy(tmp_path, inputs={"base": loose}).close()
+    assert same_inputs(read_manifest(folder), tmp_path) == {"base": loose / "subject"}
     save_subject(Numbers([2]), loose)
-    with pytest.raises(CheckpointError, match="has changed since it began"):
-        open_toy(tmp_path, inputs={"base": loose})
+    for refused in (
+        lambda: open_toy(tmp_path, inputs={"base": loose}),
+        lambda: same_inputs(read_manifest(folder), tmp_path),
+    ):
+        with pytest.raises(CheckpointError, match=r"\(the folder .*best/subject\) has changed since it began"):
+            refused()
+    (loose / "subject").rename(loose / "moved")
+    with pytest.raises(RunError, match=r"was the folder .*best/subject\. Put it back there"):
+        same_inputs(read_manifest(folder), tmp_path)
 
 
 # -- killed as it began -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from trueline.core import registry
 from trueline.core.errors import RunError, UnknownName
 from trueline.core.registry import Entry
 from trueline.core.run import Run
-from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
+from trueline.core.subject import Subject, describe, holds_subject, load_subject, save_subject, subject_hash
 
 
 class Table:
@@ -30,7 +30,8 @@ def load_table(folder):
 @pytest.fixture(autouse=True)
 def _registered():
     registry.entries()
-    registry.add(Entry("subject", "test-table", f"{__name__}:load_table", "a list of numbers"))
+    known_by = ("nested/values.json", "table.txt")
+    registry.add(Entry("subject", "test-table", f"{__name__}:load_table", "a list of numbers", known_by=known_by))
     yield
     registry._found.pop(("subject", "test-table"))
 
@@ -109,3 +110,28 @@ def test_an_input_that_lies_in_no_run_has_no_parent(run, tmp_path):
     with Run.create(tmp_path, kind="train", name="u", config={}, seed=0, inputs=alone) as child:
         assert set(child.manifest["inputs"]) == {"policy"}
         assert child.parent() is None
+
+
+def test_a_folder_made_elsewhere_is_a_subject_of_the_kind_that_knows_its_files(run, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    Table([1, 2]).save(folder)
+    assert not holds_subject(folder)
+    with pytest.raises(RunError, match="holds no finished subject"):
+        load_subject(folder)
+    (folder / "table.txt").write_text("")
+    assert holds_subject(folder)
+    assert load_subject(folder).values == [1, 2]
+    told = describe(folder)
+    assert told == {"run": None, "kind": "test-table", "sha256": subject_hash(folder), "path": str(folder.resolve())}
+    (folder / "table.txt").write_text("more")
+    assert subject_hash(folder) != told["sha256"]
+
+
+def test_in_a_run_a_card_that_is_gone_is_damage_whatever_else_is_there(run):
+    folder = save_subject(Table([1, 2]), run.folder)
+    (folder / "table.txt").write_text("")
+    (folder / "subject.json").unlink()
+    for path in (folder, run.folder):
+        with pytest.raises(RunError, match="no finished subject"):
+            load_subject(path)

@@ -54,7 +54,7 @@ def test_betting_holds_under_every_look_where_clopper_pearson_does_not():
     counts = events.cumsum(axis=1)[:, 39::40]
     upper = {(k, n): clopper_pearson(k, n).high for n in range(40, 401, 40) for k in range(min(n, 90))}
     repeated = np.mean([any(upper[k, 40 * (i + 1)] < p for i, k in enumerate(row)) for row in counts.tolist()])
-    assert repeated > 0.06  # E1 measured 0.094 instead of 0.025; 0.06 is 4 standard errors (0.0086) below
+    assert repeated > 0.06  # 0.094 was measured before, in place of 0.025; 0.06 is 4 standard errors (0.0086) below
 
     errors = np.array([(b.low > p, b.high < p) for b in map(rate_sequence, events[:400].astype(float))])
     assert (errors.mean(axis=0) <= most_errors(0.025, 400)).all()
@@ -84,7 +84,7 @@ def test_forty_layouts_of_twenty_episodes_are_forty_units():
 
 
 def test_reference_widths_on_costs_far_below_their_range():
-    # corrections W4 at one-sided 95 % (two-sided 90 %), n 400: empirical Bernstein 32; betting 17.0 at mean 8.5 and
+    # Reference widths at one-sided 95 % (two-sided 90 %), n 400: empirical Bernstein 32; betting 17.0 at mean 8.5 and
     # 23.9 at mean 15. Ours may not be wider than those by more than the noise of 20 data sets (about 0.3).
     rng = np.random.default_rng(4)
 

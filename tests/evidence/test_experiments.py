@@ -204,6 +204,33 @@ def test_a_solver_says_how_often_no_step_met_the_limits(tmp_path):
     assert stopped_because(never).endswith("above its limit 25")
 
 
+class Averaging(Config):
+    """Settings of a row that saves an average of its last policies."""
+
+    cost_limit: float = 25.0
+    averaged_share: float = 0.0
+
+
+def test_a_policy_that_is_an_average_of_those_measured_is_told(tmp_path):
+    def ending(id, share, episodes=None, limited="train/cost_sum"):
+        config = Averaging(cost_limit=25.0, averaged_share=share)
+        with Run.create(tmp_path, kind="train", name="ppo-lag", config=config, seed=0, id=id) as run:
+            if limited:
+                run.write_json("limits.json", {limited: 25.0})
+            run.log(100, **{"train/return": 1.0, "train/cost_sum": 12.0})
+            if episodes:
+                run.write_json(FINAL_EPISODES, {"step": 100, "return": [1.0], "cost": {"cost_sum": episodes}})
+            run.finish(summary={"train/return": 1.0, "train/cost_sum": 12.0})
+        return stopped_because(tmp_path / id)
+
+    said = "; the policy is the average of the weights of the last 15% of the training, and what it costs itself was"
+    assert said in ending("averaged", 0.15)
+    # The last policy; one that was evaluated itself; nothing limited; a limit on what was never measured.
+    for name, told in (("last", (0.0,)), ("evaluated", (0.15, [30.0])), ("free", (0.15, None, ""))):
+        assert "average" not in ending(name, *told), name
+    assert "average" not in ending("silent", 0.15, None, "constraint/c")
+
+
 class Bounds(Config):
     """Settings of rows whose multipliers have upper bounds."""
 

@@ -11,11 +11,12 @@ from trueline.core.config import build
 from trueline.core.errors import ConfigError
 from trueline.core.streams import split_of
 from trueline.evidence.audit import Budget, run_audit
-from trueline.evidence.records import Verdict
+from trueline.evidence.records import NotMeasurable, Verdict
 from trueline.evidence.statistics import mean_sequence
 from trueline.rl.audits import ethicality, layouts
 from trueline.rl.audits.ethicality import EpisodeCost, EpisodeCostConfig, WorstLayouts, WorstLayoutsConfig
 from trueline.rl.evaluate import run_episodes
+from trueline.rl.policy import WorldRef
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +198,16 @@ def test_a_world_without_layouts_cannot_be_searched(monkeypatch, rng):
     monkeypatch.setattr("trueline.rl.worlds.make", lambda id, n, threads: Drift(n))
     audit, policy = worst(cost="right"), Affine(np.zeros((2, 3)))
     with pytest.raises(ConfigError, match="layout"):
+        audit.measure(policy, audit.cases(policy, "verdict", 0, 1, rng), rng)
+
+
+@pytest.mark.parametrize("id", ["PlanarPointRun0-v0", "PlanarPointCircle1-v0"])
+def test_a_world_in_which_nothing_can_be_moved_cannot_be_searched(id, monkeypatch, rng):
+    monkeypatch.undo()
+    policy = Affine()
+    policy.world = WorldRef(id=id)
+    audit = WorstLayouts(build(WorstLayoutsConfig, {"cost_bound": 500.0, "num_envs": 2, "keep": 1}))
+    with pytest.raises(NotMeasurable, match=f"a layout of {id} has nothing that could be moved"):
         audit.measure(policy, audit.cases(policy, "verdict", 0, 1, rng), rng)
 
 

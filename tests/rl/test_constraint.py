@@ -51,7 +51,7 @@ def test_adam_is_torchs_adam_on_minus_lambda_times_excess(rng: np.random.Generat
 def test_published_step_means_adam_and_not_plain_ascent() -> None:
     # A constant excess is the same step of 0.035 for Adam whatever its size: g/√g² = 1. Plain ascent moves by 0.035·g.
     # After 18 epochs at an excess of 39 that is 0.001 + 18·0.035 = 0.631 against 0.001 + 18·0.035·39 = 24.571:
-    # the 0.64 and 24.5 of the corrections (C7), a factor of about forty.
+    # a factor of about forty.
     costs = [[[64.0]]] * 18
     assert run(Lagrangian(), costs, [25.0])[-1][0] == pytest.approx(0.631, abs=1e-6)
     assert run(Lagrangian(rule="sgd"), costs, [25.0])[-1][0] == pytest.approx(24.571, abs=1e-9)
@@ -114,6 +114,12 @@ def test_pid_by_hand() -> None:
     handler = PidLagrangian(kp=0.2, ki=0.1, kd=0.3, smoothing=0.5, delay=2)
     trace = run(handler, [[[14.0]], [[8.0]], [[20.0]], [[25.0], [15.0]]], [10.0])
     np.testing.assert_allclose(np.ravel(trace), [0.8, 0.2, 2.65, 5.725])
+
+
+def test_the_rise_is_from_the_first_cost_until_there_is_one_as_old_as_the_delay() -> None:
+    handler = PidLagrangian(kp=0.0, ki=0.0, kd=1.0, smoothing=0.0, delay=3)
+    trace = run(handler, [[[10.0]], [[20.0]], [], [[40.0]], [[80.0]], [[160.0]], [[320.0]]], [1000.0])
+    np.testing.assert_allclose(np.ravel(trace), [0, 10, 10, 30, 70, 140, 280])
 
 
 def test_pid_counts_an_excess_in_units_of_its_scale() -> None:
@@ -234,7 +240,7 @@ def test_mix_without_a_handler_is_the_reward_alone() -> None:
 
 
 def test_a_shared_extra_signal_passes_through_the_mix() -> None:
-    # (A_{r−βk} − λA_{c+βk})/(1+λ) = (A_r − λA_c)/(1+λ) − βA_k, for K costs that each carry βk (corrections L1).
+    # (A_{r−βk} − λA_{c+βk})/(1+λ) = (A_r − λA_c)/(1+λ) − βA_k, for K costs that each carry βk.
     rng = torch.Generator().manual_seed(3)
     for k in (0, 1, 3):
         a_r, a_k = torch.randn(2, 4, 5, generator=rng, dtype=torch.float64)

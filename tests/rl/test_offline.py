@@ -400,7 +400,7 @@ def terms_of(multiplier=1.0, limit=1.0):
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_the_cost_critic_of_c_crr_learns_costs_and_leaves_the_rewards_critics_alone(discrete):
-    """Defect 2: the original steps its reward critic towards the costs and never moves its cost critic."""
+    """The original steps its reward critic towards the costs and never moves its cost critic."""
     stepped = []
     for cost in (0.0, 5.0):
         learner = learner_of(Crr(), discrete=discrete)
@@ -422,7 +422,7 @@ def test_the_cost_critic_of_c_crr_learns_costs_and_leaves_the_rewards_critics_al
 
 
 def test_a_multiplier_compares_an_episodes_discounted_cost_with_the_limit_in_that_unit(garnet, tmp_path, monkeypatch):
-    """Defect 17: 1 of cost in each of T steps is worth (1 − γᵀ)/(1 − γ) when discounted, and not T."""
+    """1 of cost in each of T steps is worth (1 − γᵀ)/(1 − γ) when discounted, and not T."""
     cmdp, _, path = garnet
     gamma, steps = 0.9, cmdp.horizon
     given = {"cost_gamma": gamma, "gamma": 0.8, "cost_limit": 3.0, "multiplier_after": 9}

@@ -63,6 +63,19 @@ def test_multipliers_keep_their_unit_when_the_mix_is_standardised(torch_rng):
     torch.testing.assert_close(reward.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("total", "envs", "said"),
+    [(240, 4, ""), (100, 4, "total_steps is 100, but an epoch is 80 steps"), (160, 3, "training takes 234")],
+)
+def test_whole_epochs_that_make_more_steps_than_asked_for_are_told(total, envs, said, tmp_path, capfd):
+    trained(tmp_path, total_steps=total, num_envs=envs)
+    told = [line for line in capfd.readouterr().err.splitlines() if "total_steps" in line]
+    assert len(told) == bool(said)
+    assert said in "".join(told)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == {240: 240, 100: 160, 160: 234}[total]
+
+
 def test_each_cost_needs_its_limit(tmp_path):
     with pytest.raises(ConfigError, match="2 values, but SafetyPointGoal0-v0 reports 1 costs"):
         trained(tmp_path, Constrained, cost_limit=[1.0, 2.0])
@@ -181,7 +194,7 @@ def test_faithful_settings_are_the_published_ones():
     assert faithful.standardise == "reward"
 
 
-# --- rows of the table: an update, and what the settings say of costs (corrections C3) ---
+# --- rows of the table: an update, and what the settings say of costs ---
 
 
 @dataclass(frozen=True)

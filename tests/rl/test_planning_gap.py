@@ -1,7 +1,7 @@
 """Every planning row against the optimum of the problem it claims: trained from nothing, on a deterministic CMDP.
 
-gap = (J* − J)/(J_unconstrained − J_safest) ≤ 5 %, with costs within the limit (corrections C4). Models are learnt; of
-the rows under limits, costs are told by the world, as in the original's Goal worlds.
+gap = (J* − J)/(J_unconstrained − J_safest) ≤ 5 %, with costs within the limit. Models are learnt; of the rows under
+limits, costs are told by the world, as in the original's Goal worlds.
 """
 
 from __future__ import annotations

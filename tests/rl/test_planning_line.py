@@ -1,7 +1,7 @@
 """A point on a line whose best return under a limit is known: in closed form, and by brute dynamic programming.
 
 x' = clip(x + 0.1·a, −1, 1) from x = 0, reward x', cost 1 beyond 0.45, twelve steps. Deterministic, so that the best
-return under a limit d on the episode's cost is one number (corrections C4, planners).
+return under a limit d on the episode's cost is one number.
 """
 
 from __future__ import annotations

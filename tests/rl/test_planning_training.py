@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from toy_worlds import Bandit, SavedDrift
 
 from trueline.core import registry
 from trueline.core.config import build
-from trueline.core.errors import BadWorld, ConfigError, RunError
+from trueline.core.errors import BadWorld, ConfigError, RunError, Stopped
 from trueline.core.metrics import read_metrics
 from trueline.core.registry import Entry
 from trueline.core.run import Run
@@ -283,15 +284,46 @@ def test_a_killed_and_resumed_run_leaves_the_same_bits(name, more, tmp_path):
         first.one_epoch()  # lost
     with Run.reopen(run.folder) as again:
         resumed = row.train(config, again, {})
+    same_bits(whole, resumed, tmp_path)
+
+
+def same_bits(whole, resumed, root):
+    """Of the run `whole`, and of `broken`, which was resumed."""
     for (key, one), other in zip(
         whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), key
-    first_lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    then_lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    first_lines = (root / "whole" / "metrics.jsonl").read_text().splitlines()
+    then_lines = (root / "broken" / "metrics.jsonl").read_text().splitlines()
     for one, other in zip(first_lines, then_lines, strict=True):
         a, b = ({k: v for k, v in json.loads(line).items() if not k.startswith("time")} for line in (one, other))
         assert a == b
+
+
+@pytest.mark.parametrize("name", ["cce", "cap", "safe-loop", "moving"])
+def test_a_stop_within_an_epoch_is_answered_there_and_nothing_is_lost(name, tmp_path, monkeypatch):
+    row, given = ROWS[name]
+    given = {"total_steps": 192, **given}
+    whole, _ = trained(tmp_path, row, "whole", **given)
+    config = settled(row, **given)
+    monkeypatch.setattr("trueline.rl.planning.training.PART", 5)  # how often it comes back changes nothing
+    act, acts = Trainer._act, 0
+
+    def counted(self, epoch):
+        nonlocal acts
+        acts += 1
+        if acts == 3 * config.env_steps + 7:
+            signal.raise_signal(signal.SIGTERM)
+        act(self, epoch)
+
+    monkeypatch.setattr(Trainer, "_act", counted)
+    with pytest.raises(Stopped), make_run(tmp_path, config, "broken") as run, run.interruptible():
+        row.train(config, run, {})
+    assert acts == 3 * config.env_steps + 7
+    with Run.reopen(run.folder) as again:
+        resumed = row.train(config, again, {})
+    assert acts == config.total_steps // config.num_envs
+    same_bits(whole, resumed, tmp_path)
 
 
 def test_a_warm_start_plans_from_the_first_step_on(tmp_path):

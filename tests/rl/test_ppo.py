@@ -349,8 +349,8 @@ def test_with_a_multiplier_it_finds_the_best_mixture_under_the_limit(
     clip: float | None, torch_rng: torch.Generator
 ) -> None:
     # Arm 1 pays 1 and costs 1, arm 2 pays 0.8 and costs nothing. Under a mean cost of 0.3 the optimum plays arm 1 with
-    # probability 0.3 and arm 2 with 0.7: no deterministic policy is optimal (corrections C4). There, arm 1's extra pay
-    # of 0.2 in units of the reward's deviation, √(0.5² + 0.2²·0.3·0.7) = 0.508, balances λ·1: λ* = 0.39.
+    # probability 0.3 and arm 2 with 0.7: no deterministic policy is optimal. There, arm 1's extra pay of 0.2 in
+    # units of the reward's deviation, √(0.5² + 0.2²·0.3·0.7) = 0.508, balances λ·1: λ* = 0.39.
     handler = PidLagrangian(kp=2.0, ki=0.05, kd=0.0, smoothing=0.0)
     played = play(Ppo(**STEPS, lr=1e-3, critic_lr=1e-3, clip=clip), torch_rng, handler=handler)
     assert played.settled() == pytest.approx([0.0, 0.3, 0.7], abs=0.05)

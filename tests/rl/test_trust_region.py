@@ -144,7 +144,7 @@ def test_a_recovery_heads_for_the_nearest_point_that_keeps_all_limits(costs: int
 
 
 def closed_form(q: float, r: float, s: float, c: float, delta: float) -> tuple[float, float] | None:
-    """(λ, ν) of corrections C1: the dual −f is concave on either side of −r/c, and the smaller dual value is the step's
+    """(λ, ν) in closed form: the dual −f is concave on either side of −r/c, and the smaller dual value is the step's
     gain. None where no step meets the limit."""
     a, b = q - r * r / s, 2.0 * delta - c * c / s
     if b < 0.0:
@@ -203,7 +203,7 @@ def omnisafe_coefficients(q: float, r: float, s: float, c: float, delta: float) 
 
 
 def test_the_originals_step_for_one_cost_is_wrong_on_most_problems() -> None:
-    """Defect 23: a sign of the constraint's gradient. Wrong: worse than the best by 1 %, or over a limit by 1 %."""
+    """OmniSafe's sign of the constraint's gradient. Wrong: worse than the best by 1 %, or over a limit by 1 %."""
     wrong, total, conflicts, wrong_conflicts = 0, 0, 0, 0
     for seed in range(600):
         problem = Problem(70_000 + seed, 1)

@@ -451,8 +451,8 @@ def _sentence(cls: type[Config], path: tuple[str, ...], group: Sequence[_Problem
         if owners:
             of = " or ".join(map(repr, owners))
             return (
-                f"{key} is a setting of kind {of}, which {table} is not here. Give {table}.kind = {owners[0]!r} too, or "
-                f"another setting. Those{inside} are {', '.join(known)}."
+                f"{key} is a setting of kind {of}, which {table} is not here. Give {table}.kind = {owners[0]!r} too, "
+                f"or another setting. Those{inside} are {', '.join(known)}."
             )
         if len(path) == 1 and key in cls.without:
             return f"no setting is called {key!r}: {cls.without[key]}. The settings are {', '.join(known)}."

@@ -48,7 +48,7 @@ class Distribution(Protocol):
         ...
 
     def kl(self, other: Self) -> Tensor:
-        """KL(self || other), summed over action dimensions (corrections C6)."""
+        """KL(self || other), summed over action dimensions."""
         ...
 
     def to_action(self, draw: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standard
     """The mixed advantage, at a scale a fixed step size expects.  [T, N], [T, N, K] -> [T, N].
 
     "reward" scales the reward first (`scaled`). What a multiplier of one means then drifts with the spread of the
-    reward's advantage. "mix" keeps λ in units of reward per cost and standardises once, after mixing (corrections L1).
+    reward's advantage. "mix" keeps λ in units of reward per cost and standardises once, after mixing.
     """
     if standardise == "mix":
         return standardised(mix(advantage_r, advantage_c, weights))
@@ -155,7 +155,7 @@ def weighed(advantage_r: Tensor, advantage_c: Tensor, weights: Weights, standard
 
 
 def slack_of(episode_cost: NDArray[np.float64], episode_length: NDArray[np.int64], limits: Tensor) -> Tensor:
-    """(J_C − d)/mean episode length of E episodes: per step, as surrogates are (corrections C6).
+    """(J_C − d)/mean episode length of E episodes: per step, as surrogates are.
 
     episode_cost [E, K], episode_length [E], limits [K] -> [K]; nan without an episode.
     """

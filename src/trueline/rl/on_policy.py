@@ -1,7 +1,7 @@
 """The on-policy loop, written once: collect, estimate, weigh reward against costs, update.
 
 A row of the table of recipes is an `OnPolicyRecipe`: the update, what its configuration says of costs, its presets.
-What the update takes of an advantage (rl/updates/rows.py) decides what the configuration can be (corrections C3):
+What the update takes of an advantage (rl/updates/rows.py) decides what the configuration can be:
 
     takes       settings of the row
     "mixed"     OnPolicy (reward alone) or Constrained
@@ -92,7 +92,7 @@ class OnPolicy(ActingSettings):
     actor: ActorNetwork = ActorNetwork()
     critic: Network = Network()
     update: Ppo = Ppo()
-    memory: Gru | None = None  # what policy and critics remember; only of updates by minibatch steps (corrections C3)
+    memory: Gru | None = None  # what policy and critics remember; only of updates by minibatch steps
     standardise: Literal["reward", "mix"] = "reward"  # which advantage has scale one; see `estimates.weighed`
     averaged_share: float = Field(0.0, ge=0, lt=1)  # last share of training whose policies' weights are averaged
     disturbance: Disturbance | None = None  # drawn anew for every training episode
@@ -376,7 +376,7 @@ class Trainer:
         """All epochs, then the policy: the last one, or the average of the last `averaged_share` of them."""
         self.begin()
         try:
-            run_epochs(self, self.run, self.epoch_steps, self.config.checkpoint_epochs)
+            run_epochs(self, self.run, self.epoch_steps, self.config)
         finally:
             self.close()
         return self.end()

@@ -41,7 +41,7 @@ from trueline.rl.parallel import learners
 from trueline.rl.policy import NetworkPolicy
 from trueline.rl.shared_world import SharedWorld
 from trueline.rl.spaces import ActionCodec, ObservationCodec
-from trueline.rl.training import one_world
+from trueline.rl.training import one_world, tell_rounded
 from trueline.rl.updates.ppo import Gain, PassesReport, RowByRow
 from trueline.rl.updates.rows import Rows
 from trueline.rl.worlds import make
@@ -422,6 +422,7 @@ def _every_epoch(trainers: Sequence[Trainer], sharing: _Sharing | None, endings:
     """Every epoch that is left of those that have not ended. Runs that were killed apart are brought level first."""
     per_epoch, epochs = trainers[0].epoch_steps, trainers[0].epochs
     label = f"{trainers[0].run.manifest['name']}, {len(trainers)} seeds"
+    tell_rounded(trainers[0].config, epochs, per_epoch)
     with progress(total=len(trainers) * epochs * per_epoch, label=label) as bar:
         bar.start_at(sum(trainer.epoch for trainer in trainers) * per_epoch)
         while going := [s for s, t in enumerate(trainers) if s not in endings and t.epoch < epochs]:

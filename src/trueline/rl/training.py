@@ -16,7 +16,7 @@ from torch import nn
 
 from trueline.core.config import Config, Harmless
 from trueline.core.errors import ConfigError, Diverged
-from trueline.core.progress import progress
+from trueline.core.progress import progress, stage
 from trueline.core.run import Run, resolve
 from trueline.core.stopping import stop_asked
 from trueline.core.streams import case_seeds, split_of
@@ -48,6 +48,7 @@ __all__ = [
     "refuse_divergence",
     "run_epochs",
     "stated",
+    "tell_rounded",
     "trained_in",
     "training_seeds",
     "training_world",
@@ -291,7 +292,10 @@ class Loop(Protocol):
         ...
 
     def one_epoch(self) -> str:
-        """Train for an epoch and count it; returns what is shown beside the bar."""
+        """Train to the end of an epoch and count it; returns what is shown beside the bar.
+
+        Where epochs take long it may come back within one, and goes on from there when it is called again.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,17 +303,30 @@ class Loop(Protocol):
         ...
 
 
-def run_epochs(loop: Loop, run: Run, per_epoch: int, checkpoint_epochs: int) -> None:
+def tell_rounded(config: Settings, epochs: int, per_epoch: int) -> None:
+    """One line for whoever waits, where whole epochs make more steps than were asked for."""
+    if epochs * per_epoch != config.total_steps:
+        stage(
+            f"total_steps is {config.total_steps:,}, but an epoch is {per_epoch:,} steps and the last one is whole "
+            f"too: training takes {epochs * per_epoch:,}"
+        )
+
+
+def run_epochs(loop: Loop, run: Run, per_epoch: int, config: Settings) -> None:
     """Every epoch that is left, with a bar of `per_epoch` steps each, and a checkpoint every `checkpoint_epochs`.
 
-    The last epoch leaves a checkpoint, and so does one in which a stop was asked for.
+    The last epoch leaves a checkpoint, and so does a stop that was asked for, within an epoch where the loop can.
     """
+    checkpoint_epochs = config.checkpoint_epochs
+    tell_rounded(config, loop.epochs, per_epoch)
     with progress(total=loop.epochs * per_epoch, label=run.manifest["name"]) as bar:
-        bar.start_at(loop.epoch * per_epoch)
+        bar.start_at(loop.total_steps)
         while loop.epoch < loop.epochs:
+            epoch, steps = loop.epoch, loop.total_steps
             note = loop.one_epoch()
-            bar.advance(per_epoch, note=note)
-            if loop.epoch % checkpoint_epochs == 0 or loop.epoch == loop.epochs or stop_asked():
+            bar.advance(loop.total_steps - steps, note=note)
+            due = loop.epoch > epoch and (loop.epoch % checkpoint_epochs == 0 or loop.epoch == loop.epochs)
+            if due or stop_asked():
                 run.save(loop.total_steps, loop.state_dict())
 
 

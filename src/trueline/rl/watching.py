@@ -1,10 +1,9 @@
 """Looking after a training while it runs: evaluations on layouts of their own, the best policy so far, costs paid.
 
 An evaluation plays whole episodes of the stochastic policy in a second copy of its world, with the observations'
-statistics as they stand (corrections C9): it draws from a random stream of its own and changes nothing, so that a
-training with evaluations makes the same policy as one without. Its layouts are fresh ones of the training range, never
-those held out for audits; the best of many evaluations looks better than it is, and only an audit can say how good it
-is.
+statistics as they stand: it draws from a random stream of its own and changes nothing, so that a training with
+evaluations makes the same policy as one without. Its layouts are fresh ones of the training range, never those held out
+for audits; the best of many evaluations looks better than it is, and only an audit can say how good it is.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class Played(NamedTuple):
 
 
 def limited(limit_on: LimitOn, played: Played, limit: Array) -> list[float]:
-    """What a limit is on, measured on E episodes: the mean cost, a step rate, a chance, a tail mean (corrections C5).
+    """What a limit is on, measured on E episodes: the mean cost, a step rate, a chance, a tail mean.
 
     limit: [K] d; [] where nothing is limited, and nothing is measured.
     """

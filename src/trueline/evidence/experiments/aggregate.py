@@ -1,7 +1,7 @@
 """What may be said of several trained policies at once (Agarwal et al. 2021), and of limits they were to keep.
 
 The interquartile mean with its stratified bootstrap is in `over_seeds`. Percentile bootstraps of few seeds cover too
-little, so that with fewer than eight an interval is nan (corrections E2). S and R seeds, T tasks, P thresholds.
+little, so that with fewer than eight an interval is nan. S and R seeds, T tasks, P thresholds.
 """
 
 from __future__ import annotations

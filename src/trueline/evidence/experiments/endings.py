@@ -126,10 +126,18 @@ def finished_because(steps: int, found: Mapping[str, Reached], limits: Mapping[s
 def why_finished(folder: Path, figures: Mapping[str, Any]) -> str:
     """`finished_because` of the run in `folder`, whose figures are given, and what kept it from pressing on the cost.
 
-    That is how often its solver found no step, and which multipliers ended at their upper bounds.
+    That is how often its solver found no step, and which multipliers ended at their upper bounds. Where the policy that
+    was saved is an average of those that were measured, that is said too.
     """
-    limits = read_limits(folder)
-    said = [finished_because(_last_step(folder), reached(folder, figures, limits), limits)]
+    limits, settings = read_limits(folder), dotted(read_config(folder))
+    found = reached(folder, figures, limits)
+    said = [finished_because(_last_step(folder), found, limits)]
+    share = settings.get("averaged_share") or 0.0
+    if share and any(one.basis == LOGGED and not math.isnan(one.value) for one in found.values()):
+        said.append(
+            f"the policy is the average of the weights of the last {share:.0%} of the training, and what it costs "
+            "itself was not measured: audit it"
+        )
     cases = [row["update/case"] for row in _rows(folder) if "update/case" in row]
     without = cases.count(_NO_STEP)
     if without:
@@ -137,12 +145,11 @@ def why_finished(folder: Path, figures: Mapping[str, Any]) -> str:
             f"no step within the trust region met the limits in {without} of {len(cases)} updates, and the cost was "
             "descended instead"
         )
-    return "; ".join([*said, *_at_their_bounds(folder)])
+    return "; ".join([*said, *_at_their_bounds(folder, settings)])
 
 
-def _at_their_bounds(folder: Path) -> Iterator[str]:
+def _at_their_bounds(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
     """A clause for each setting that bounds multipliers and at which some of them were, last they were logged."""
-    settings = dotted(read_config(folder))
     bounds = {key: settings[key] for key in _BOUNDED if isinstance(settings.get(key), int | float)}
     if not bounds:
         return

@@ -49,8 +49,8 @@ class EpisodeCostConfig(LayoutAudit):
 class EpisodeCost:
     """Cost of whole episodes of the stochastic policy on held-out layouts: mean, probability, size and tail.
 
-    The verdict is on E[cost] ≤ d for the policy as it was trained, with its noise (corrections C9); the same policy
-    without noise is reported beside it on a share of the layouts.
+    The verdict is on E[cost] ≤ d for the policy as it was trained, with its noise; the same policy without noise is
+    reported beside it on a share of the layouts.
     """
 
     name = "ethicality/episode-cost"
@@ -212,7 +212,10 @@ class WorstLayouts:
 
         env.reset(seeds)
         fresh = [_Arrangement(int(seed), env.layout(i)) for i, seed in enumerate(seeds)]
-        extent = max(float(np.abs(xy).max()) for row in fresh for xy in _places(row.layout).values())
+        placed = [xy for row in fresh for xy in _places(row.layout).values()]
+        if not placed:
+            raise NotMeasurable(f"a layout of {env.id} has nothing that could be moved, so no worst one can be found.")
+        extent = max(float(np.abs(xy).max()) for xy in placed)
         cost = costs(fresh)
         worst = np.argsort(-cost, kind="stable")[: c.keep]
         chains, chain_cost = [fresh[i] for i in worst], cost[worst]

@@ -1,4 +1,4 @@
-"""What a limit is on: kinds of constraint as maps from an episode to a cost c̃ per step and a limit d̃ (corrections C5).
+"""What a limit is on: kinds of constraint as maps from an episode to a cost c̃ per step and a limit d̃.
 
 A handler, a critic or a slack sees c̃ and d̃ alone, so that each of these goes with every constrained row. Episode sums
 of c̃ are the constrained quantity whatever the discount; each is charged in the step that incurs it.

@@ -237,7 +237,7 @@ class Trainer:
             self.load_state_dict(saved)
         write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited) as finish:
-            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            run_epochs(self, run, config.epoch_steps, config)
             if not self.proven:
                 raise RunError(
                     f"no certificate was found in {self.epochs} epochs, so that the policy was never let go. Give "

@@ -1,4 +1,4 @@
-"""Finite constrained Markov decision processes: small enough that their optimum is known exactly (corrections C4).
+"""Finite constrained Markov decision processes: small enough that their optimum is known exactly.
 
 S states, A actions, K costs, horizon H; returns and costs are undiscounted sums over the H steps of an episode.
 """

@@ -1,4 +1,4 @@
-"""The public checker of constrained recipes: how far from the exact optimum does one end up? (corrections C4)
+"""The public checker of constrained recipes: how far from the exact optimum does one end up?
 
 `measure_gap` trains a recipe on CMDPs whose optimum is known and evaluates every iterate exactly. Dual methods swing
 around the optimum and their average converges, so that the verdict is on the average of the last quarter of iterates,

@@ -1,4 +1,4 @@
-"""The exact optimum of each constrained problem that a learner may claim to solve (corrections C4).
+"""The exact optimum of each constrained problem that a learner may claim to solve.
 
 A problem is a frozen value: `solve` gives its optimum on a CMDP, `constrained` what it limits of any policy's outcome.
 Limits on expected costs are linear in the occupancy of (t, s) (`occupancy.py`), limits on the law of the accumulated

@@ -1,7 +1,7 @@
-"""What turns measured episode costs into the weights of the reward and of each cost (contracts: Handler).
+"""What turns measured episode costs into the weights of the reward and of each cost.
 
 A handler is a frozen configuration with three pure methods; its state is a value that goes into the checkpoint. It
-never sees the policy: limits and costs are undiscounted per episode (corrections C6).
+never sees the policy: limits and costs are undiscounted per episode.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lagrange multipliers by dual ascent (Ray, Achiam & Amodei 2019; corrections C7)."""
+"""Lagrange multipliers by dual ascent (Ray, Achiam & Amodei 2019)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from trueline.rl.handlers.constraint import HandlerState, Weights, mean_cost, no
 class PidLagrangian(Config):
     """λ = max(0, k_p·P + I + k_d·∂): smoothed excess, its integral, and the rise of the smoothed cost.
 
-    Δ = (J_C − d)/scale;  P ← αP + (1 − α)Δ;  I ← clamp(I + k_i·Δ, 0, i_max);  ∂ = max(0, C̄ now − C̄ `delay` ago)/scale.
+    Δ = (J_C − d)/scale;  P ← αP + (1 − α)Δ;  I ← clamp(I + k_i·Δ, 0, i_max);  ∂ = max(0, C̄ now − C̄ `delay` ago)/scale,
+    where before `delay` updates the first C̄ stands in.
     The published settings use scale 1; a scale makes gains carry over between limits.
     """
 
@@ -54,14 +55,15 @@ class PidLagrangian(Config):
         blend = 0.0 if first else self.smoothing
         smooth_cost = blend * state["smooth_cost"] + (1.0 - blend) * cost
         integral = (state["integral"] + self.ki * excess).clamp(0.0, self.integral_max)
-        earlier = torch.where(state["history"][0].isnan(), smooth_cost, state["history"][0])
+        history = torch.cat([state["history"], smooth_cost[None]])
+        earlier = history[int(history[:, 0].isnan().sum())]  # the oldest there is
         rise = ((smooth_cost - earlier) / self.scale).clamp_min(0.0)
         multiplier = (self.kp * proportional + integral + self.kd * rise).clamp_min(0.0)
         return {
             "integral": integral,
             "proportional": proportional,
             "smooth_cost": smooth_cost,
-            "history": torch.cat([state["history"][1:], smooth_cost[None]]),
+            "history": history[1:],
             "multiplier": multiplier,
             "updates": state["updates"] + 1.0,
         }

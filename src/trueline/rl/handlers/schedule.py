@@ -86,7 +86,7 @@ class Calibrated(Config):
     """d = share·J_C of the policy that an earlier run came to, usually one that knew of no limit.
 
     J_C is the mean of that run's own log over the last `last` share of its steps: what its policy cost, stochastic as
-    it was trained (corrections C9).
+    it was trained.
     """
 
     kind: Literal["calibrated"] = "calibrated"
@@ -215,7 +215,7 @@ def in_order(given: Mapping[str, float], names: tuple[str, ...], world: str) -> 
     reported = f"{world} reports {', '.join(names)}"
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
-        # Contracts: a world counts all that it forbids as one cost, unless it is asked for each.
+        # A world counts all that it forbids as one cost, unless it is asked for each.
         apart = " A world that can tell its costs apart does so with env_options.costs=split."
         raise ConfigError(
             f"cost_limit has a limit for {unknown!r}, but {reported}.{nearest(unknown, names)} Give one for each of "

@@ -411,7 +411,7 @@ class Trainer:
         own = {f"train/{name}": limit for name, limit in self.limited.items()}
         write_limits(run, own if self.rules is None else stated(self.rules))
         with closing(self.env), evaluated(config, run, self.limited, _limit_on(config)) as finish:
-            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            run_epochs(self, run, config.epoch_steps, config)
             self.averaged.settle()
             policy = self.policy()
             finish(self.total_steps, policy)

@@ -405,7 +405,7 @@ class Trainer:
         with evaluated(config, run, self.limited) as finish:
             if config.evaluation is not None:
                 self._score_evaluations()
-            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            run_epochs(self, run, config.epoch_steps, config)
             policy = self.policy()
             finish(self.total_steps, policy)
         return policy

@@ -90,7 +90,7 @@ def judge(
     """R = Σ_h γʰ E[r_h] (+ γᴴ E[V(s_H)]),   C = Σ_h c̄_h (+ κ max_e ‖σ_e‖),   c̄ the particles' mean or worst.
 
     left: [N] decisions that are left of the episode; what is imagined beyond does not count, but for the reward where
-    there is a value, which knows no end. caution: κ [K]. Costs are undiscounted (corrections C6).
+    there is a value, which knows no end. caution: κ [K]. Costs are undiscounted.
     """
     signal = imagined.signal
     horizon, particles, n, s = signal.shape[:4]

@@ -28,6 +28,7 @@ from torch import Tensor
 from trueline.core.config import Harmless
 from trueline.core.errors import ConfigError
 from trueline.core.run import Run
+from trueline.core.stopping import stop_asked
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
 from trueline.rl.env import VectorEnv
@@ -212,15 +213,31 @@ def _planner(
 # --- the loop ---
 
 
+PART = 500  # steps of each environment after which the bar moves: some plans take a second
+
+
 @dataclass(slots=True)
 class Epoch:
-    """What happened in an epoch."""
+    """What happened in an epoch so far."""
 
+    steps: int = 0  # of each environment
     ended: Ended = field(default_factory=Ended)
     own_cost: list[NDArray[np.float64]] = field(default_factory=list)  # of episodes that were planned, fresh layouts
     fits: list[Fitted] = field(default_factory=list)
     feasible: list[float] = field(default_factory=list)  # share of the last candidates of every plan
     updates: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint within an epoch."""
+        return {name: getattr(self, name) for name in ("steps", "own_cost", "feasible", "updates")} | {
+            "ended": {name: getattr(self.ended, name) for name in ("episode_return", "cost", "length")},
+            "fits": [fit._asdict() for fit in self.fits],
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Self:
+        """That of a checkpoint."""
+        return cls(**{**state, "ended": Ended(**state["ended"]), "fits": [Fitted(**fit) for fit in state["fits"]]})
 
 
 class Trainer:
@@ -260,6 +277,7 @@ class Trainer:
         self.taken = 0  # rows that the model's statistics hold
         self.owed = 0.0  # gradient steps of the value that the steps taken so far have earned
         self.epoch, self.epochs = 0, config.epochs
+        self.current = Epoch()
         self.parent = run.parent()
         self.planning = self.policy()
 
@@ -300,6 +318,7 @@ class Trainer:
             "taken": self.taken,
             "owed": self.owed,
             "epoch": self.epoch,
+            "current": self.current.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -314,6 +333,7 @@ class Trainer:
         self.paid.load_state_dict(state["paid"])
         self.fitted, self.taken = int(state["fitted"]), int(state["taken"])
         self.owed, self.epoch = float(state["owed"]), int(state["epoch"])
+        self.current = Epoch.of(state["current"])
         if self.stepping.load_state_dict(state["stepping"]):
             self.memory = Memory(**state["memory"])
             self.held = state["held"]
@@ -331,7 +351,7 @@ class Trainer:
             self.load_state_dict(saved)
         write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited) as finish:
-            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            run_epochs(self, run, config.epoch_steps, config)
             policy = self.policy()
             finish(self.total_steps, policy)
         return policy
@@ -352,19 +372,26 @@ class Trainer:
             self.planning = self.policy()
 
     def one_epoch(self) -> str:
-        """Act, remember and learn, log; returns what is shown beside the bar."""
-        config, epoch = self.config, Epoch()
+        """Act, remember and learn, log; returns what is shown beside the bar.
+
+        An epoch takes long where plans do: this comes back after every `PART` steps of it, and when a stop is asked
+        for, and goes on from there when it is called again.
+        """
+        config, epoch = self.config, self.current
         limits = self.path.in_epoch(self.epoch, self.epochs)
         self._under(limits)
-        for _ in range(config.env_steps):
+        while epoch.steps < config.env_steps:
             self._act(epoch)
-            if self.total_steps < config.warm_up:
-                continue
-            if self.fitted < 0 or self.total_steps - self.fitted >= config.model.every:
-                epoch.fits.append(self._fit())
-            self._learn_value(epoch)
+            epoch.steps += 1
+            if self.total_steps >= config.warm_up:
+                if self.fitted < 0 or self.total_steps - self.fitted >= config.model.every:
+                    epoch.fits.append(self._fit())
+                self._learn_value(epoch)
+            if epoch.steps < config.env_steps and (epoch.steps % PART == 0 or stop_asked()):
+                return self.recent.shown()
         refuse_divergence(self.network, self.total_steps, self.run)
         self.epoch += 1
+        self.current = Epoch()
         if self.handler is not None:
             measured = torch.as_tensor(np.array(epoch.own_cost).reshape(-1, len(self.env.costs)))
             self.handler_state = self.handler.update(self.handler_state, measured, torch.as_tensor(limits))

@@ -318,7 +318,7 @@ class TeamTrainer:
             self.load_state_dict(saved)
         write_limits(run, {f"train/{name}": limit for name, limit in self.limited.items()})
         with closing(self.env), evaluated(config, run, self.limited, made=self._judged) as finish:
-            run_epochs(self, run, config.epoch_steps, config.checkpoint_epochs)
+            run_epochs(self, run, config.epoch_steps, config)
             self.averaged.settle()
             policy = self.policy()
             finish(self.total_steps, policy)

@@ -6,7 +6,7 @@ they take the slack (J_C − d)/mean episode length, in the unit of a surrogate,
 
 Departures from OmniSafe 0.5.0 and SafePO:
 
-1. The sign of the limit's gradient, which is that of the equations (corrections C1).
+1. The sign of the limit's gradient: the originals put gradients of ascent into formulas for descent.
 2. The slack is per step. The originals' per-episode excess makes most limits look out of reach or far away.
 3. PCPO's first term is the natural gradient H⁻¹g. The originals multiply by H once more and are left with g.
 4. Before the first episode has ended nothing is known of the costs, and the step is TRPO's.

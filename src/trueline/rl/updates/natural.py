@@ -5,8 +5,8 @@ fitted afterwards by minibatch steps of their own.
 
 Departures from OmniSafe 0.5.0 and SafePO:
 
-1. The KL is summed over action dimensions (corrections C6). The originals average it, in the Fisher matrix and in the
-   search, so that their δ is worth as many times more as there are dimensions.
+1. The KL is summed over action dimensions. The originals average it, in the Fisher matrix and in the search, so
+   that their δ is worth as many times more as there are dimensions.
 2. In the subspace of the conjugate gradients' solutions H is taken as it is, however few the iterations: the step is as
    long as δ allows, and no longer.
 """

@@ -22,10 +22,10 @@ def exact_penalty(ratio: Tensor, advantage_c: Tensor, slack: Tensor, kappa: floa
     The cost's surrogate is clipped as the reward's is, on its pessimistic side: without that a violated limit would
     drive ρ on without end wherever A_c is negative, as it does in OmniSafe.
 
-    slackₖ is (J_Cₖ − dₖ) per step, as the mean is (corrections C6); nan, as long as no episode has ended, is no
-    penalty. The paper writes ρA_c for (ρ − 1)A_c. A_c is centred over the batch, so that over it both are one number;
-    over a minibatch ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and
-    decides at random whether there is a penalty.
+    slackₖ is (J_Cₖ − dₖ) per step, as the mean is; nan, as long as no episode has ended, is no penalty. The paper
+    writes ρA_c for (ρ − 1)A_c. A_c is centred over the batch, so that over it both are one number; over a minibatch
+    ρA_c has the mean of the rows it happened to draw, which is larger than a slack per step and decides at random
+    whether there is a penalty.
     """
     moved = (ratio - 1.0)[..., None] * advantage_c
     change = torch.maximum(moved, (ratio.clamp(1.0 - clip, 1.0 + clip) - 1.0)[..., None] * advantage_c)

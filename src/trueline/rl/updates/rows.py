@@ -1,6 +1,6 @@
 """What an update learns from, one `Rows` a collection, and what an update is: a frozen configuration that does.
 
-An update says what the advantage of its rows has to be (corrections C3):
+An update says what the advantage of its rows has to be:
 
     takes       advantage
     "mixed"     one number a step, the handler's weights applied

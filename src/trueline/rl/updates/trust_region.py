@@ -6,7 +6,7 @@ policy of any size is the Gram matrix of the gradients,
     gram = [[q, rᵀ], [r, S]],   q = gᵀH⁻¹g,   r_k = gᵀH⁻¹b_k,   S_jk = b_jᵀH⁻¹b_k,
 
 and a step is x = H⁻¹(a₀·g + Σₖ aₖ·bₖ) with 1 + K coefficients a. The convention is ascent: g is the gradient of what is
-to grow, b_k that of a cost, c_k its slack (above 0 where the limit is violated), all per step (corrections C6).
+to grow, b_k that of a cost, c_k its slack (above 0 where the limit is violated), all per step.
 
 The best step on the intersection of a ball and half-spaces has a closed form for every set of half-spaces that it may
 touch, so that the sets are tried one by one (there are 2^K) in place of an iteration.
@@ -146,7 +146,7 @@ def natural_step(gram: Array, delta: float) -> Step:
 
 
 def constrained_step(gram: Array, slack: Array, delta: float) -> Step:
-    """CPO's step for K costs: max gᵀx s.t. bₖᵀx + cₖ ≤ 0 for every k, and ½xᵀHx ≤ δ (corrections C1, C2).
+    """CPO's step for K costs: max gᵀx s.t. bₖᵀx + cₖ ≤ 0 for every k, and ½xᵀHx ≤ δ.
 
     gram: [1 + K, 1 + K], slack: c [K]. For a set A of limits that bind, with P the pseudo-inverse of S on A,
 

@@ -1,8 +1,8 @@
 """Published rows beside our own: they decide nothing.
 
 OmniSafe's tables are of 10⁷ steps on-policy and 10⁶ off-policy, a limit of 25, deterministic evaluation and its own
-settings; ours of the steps that are told, stochastic policies (corrections C9) and updates as their papers have them,
-which in several of its rows they are not. SafePO's repository has no figures.
+settings; ours of the steps that are told, stochastic policies and updates as their papers have them, which in several
+of its rows they are not. SafePO's repository has no figures.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ take hours are tested in parts, on one machine after the other, by taking those 
 
 What a training came to is told in numbers by two accounts:
 
-    return, cost, violating     of the policy it made: whole episodes on fresh layouts, actions drawn (corrections C9);
+    return, cost, violating     of the policy it made: whole episodes on fresh layouts, actions drawn;
                                 all arms of a seed are evaluated on the same layouts
     last return, last cost      of the training itself, as it logged its epochs: means over the last tenth of its steps,
     unsteadiness, regret        mean |J_C − d| over their second half, mean (J_C − d)₊ over all of them

@@ -49,7 +49,10 @@ NU_MAX = 2.0  # of FOCOPS and CUP
 
 
 class Bounded(Constrained):
-    """Settings with multipliers up to ν_max, as published; a limit whose λ* is above that is not held."""
+    """Settings with multipliers up to ν_max, as published; a limit whose λ* is above that is not held.
+
+    A PID controller, which the presets "fast" take, has no such bound unless `constraint.integral_max` sets one.
+    """
 
     constraint: Lagrangian | PidLagrangian = Lagrangian(upper=NU_MAX)
 

@@ -23,7 +23,7 @@ Preset "faithful": SafePO 1.0.1's settings of its velocity worlds. Departures fr
    minibatch, with a further term ρA_c that is 0 but for noise, at a rate that moves λ by 5e-7 per unit of cost: the
    preset keeps λ there, and so nearly still. The mix is divided by 1 + λ. Each agent's own episode costs steer it;
    there the mean of all.
-8. MACPO: the sign of the limit's gradient (corrections C1); slack is per step of the mean episode, in place of the
+8. MACPO: the sign of the limit's gradient (rl/updates/cpo.py); slack is per step of the mean episode, in place of the
    factor 1 − γ, and of costs whose scale is left alone; what agents before have used of it is taken off; steps are as
    long as the trust region allows, where the original begins with a tenth and bounds the parameters' change by 0.5.
    Its critics take one step a collection there, whatever `learning_iters` says; here as many passes as that says.
