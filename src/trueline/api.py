@@ -22,7 +22,15 @@ from trueline.core.progress import stage
 from trueline.core.recipe import Plan, recipe_config
 from trueline.core.run import Run, Watch, read_manifest
 from trueline.core.subject import Subject, load_subject
-from trueline.cycle.auditing import audit_settings, choose, resume_audit, start_audit, subject_folder, verdicts
+from trueline.cycle.auditing import (
+    audit_settings,
+    audits_root,
+    choose,
+    resume_audit,
+    start_audit,
+    subject_folder,
+    verdicts,
+)
 from trueline.cycle.parts import of_seed, whole_of
 from trueline.cycle.report import write_report
 from trueline.cycle.reproduction import claims_of, reproduce_claims, resume_claim
@@ -30,7 +38,7 @@ from trueline.cycle.rounds import finished_rounds, resume_cycle, run_cycle
 from trueline.cycle.search import SearchSpec, TrialRow, read_search, resume_search, run_search
 from trueline.cycle.spec import CycleSpec, make_audit, read_cycle
 from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
-from trueline.cycle.training import find_run, resume_training, start_together, start_training
+from trueline.cycle.training import find_run, find_subject, resume_training, start_together, start_training
 from trueline.evidence.audit import run_audits
 from trueline.evidence.claims import ClaimResult
 from trueline.evidence.records import Evidence
@@ -224,22 +232,23 @@ def audit(
     """Measures a subject with the audits that match `only` and fit it, on held-out cases.
 
     Given a run (id, path or "latest"; a cycle means what it trained last) the evidence is kept in a run of kind
-    "audit" in the same folder of runs, with a report; given a subject itself nothing is written. `config` holds
-    settings by audit or lines "AUDIT.key=value", `budget` the most cases of each. Raises UnknownName, ConfigError,
-    EvidenceError, and Stopped after a signal.
+    "audit" in the same folder of runs, with a report; given the folder of a subject made elsewhere, in `root`; given a
+    subject itself nothing is written. `config` holds settings by audit or lines "AUDIT.key=value", `budget` the most
+    cases of each. Raises UnknownName, ConfigError, EvidenceError, and Stopped after a signal.
     """
     patterns = (only,) if isinstance(only, str) else tuple(only)
     settings = config if isinstance(config, Mapping) or config is None else audit_settings(config)
     if isinstance(subject, str | Path):
-        folder = subject_folder(find_run(subject, Path(root)))
+        folder = subject_folder(find_subject(subject, Path(root)))
         loaded = load_subject(folder)
-        choice = choose(loaded, patterns, settings, budget)
+        kept = audits_root(folder, Path(root))
+        choice = choose(loaded, patterns, settings, budget, kept)
         if choice.left_out:
             stage(f"left out, because the subject lacks what they need: {', '.join(choice.left_out)}")
-        made = start_audit(choice.uses, loaded, folder, root=folder.parent, seed=seed, threads=threads)
+        made = start_audit(choice.uses, loaded, folder, root=kept, seed=seed, threads=threads)
         return AuditResult(made, tuple(verdicts(made)), choice.left_out)
-    choice = choose(subject, patterns, settings, budget)
-    audits = [make_audit(use.name, use.config) for use in choice.uses]
+    choice = choose(subject, patterns, settings, budget, root)
+    audits = [make_audit(use.name, use.config, root) for use in choice.uses]
     found = run_audits(audits, subject, seed=seed, budget={use.name: use.budget for use in choice.uses})
     return AuditResult(None, tuple(found), choice.left_out)
 
@@ -255,7 +264,7 @@ def cycle(
         whole = build(CycleSpec, spec, overrides, where=spec.name)
     else:
         whole = read_cycle(spec, tuple(overrides))
-    whole.check()
+    whole.check(root)
     return _cycle_result(run_cycle(whole, Path(root), id))
 
 
@@ -340,7 +349,7 @@ def load(run: str | Path, *, root: str | Path = "runs", best: bool = False) -> S
 
     `best`: the one that did best in the evaluations of its training (setting `evaluation`), limits first, then return.
     """
-    folder = subject_folder(find_run(run, Path(root)))
+    folder = subject_folder(find_subject(run, Path(root)))
     kept = folder / "artefacts" / "best"
     if best and not kept.exists():
         raise RunError(

@@ -188,7 +188,7 @@ def test_a_model_is_known_by_its_hash_wherever_it_plays(cost_model):
     assert judge.identity == (f"model:{subject_hash(folder)}",)
 
 
-# --- L7 ---
+# --- judges that were rewards ---
 
 
 def test_a_judge_that_was_a_reward_cannot_decide_a_verdict():

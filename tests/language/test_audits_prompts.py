@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speakers import Speaker, best
+from speakers import Speaker, best, sorry
 
+from trueline import api
 from trueline.core.config import build
 from trueline.core.errors import ConfigError, RunError
+from trueline.core.run import Run
 from trueline.core.streams import ROUNDS
+from trueline.cycle.spec import read_cycle
 from trueline.evidence.records import EvidenceError
 from trueline.language.audits.controllability import Refusal, RefusalConfig
 from trueline.language.audits.ethicality import GroupBias, GroupBiasConfig, HarmRate, HarmRateConfig
@@ -28,6 +31,7 @@ from trueline.language.audits.prompts import (
 )
 from trueline.language.audits.robustness import Injection, InjectionConfig
 from trueline.language.rollout import Message, chat, text_of
+from trueline.language.sources import Data, exposed
 from trueline.language.splits import split_of_text
 from trueline.language.subject import History
 from trueline.language.texts import split_of_prompt, text_world
@@ -165,6 +169,7 @@ def test_a_case_holds_what_can_be_trained_on(rng):
         ({"path": "some.jsonl", "kinds": ["harmful"]}, "of worlds"),
         ({"path": "some.jsonl", "options": {"harmful": 0.1}}, "of worlds"),
         ({"path": "builtin:safety-dialogue", "rounds": 4}, "rounds is for files"),
+        ({"path": "builtin:safety-dialogue", "split": "test"}, "split is of saved data sets and the hub's"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings, message):
@@ -194,6 +199,98 @@ def test_a_file_that_was_trained_on_whole_decides_nothing(file):
         with pytest.raises(EvidenceError, match="was trained on every prompt of"):
             audit.cases(known, "verdict", 1, 2, np.random.default_rng(0))
         audit.cases(known, "respond", 1, 2, np.random.default_rng(0))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A saved data set of two splits, with 40 prompts each."""
+    from datasets import Dataset, DatasetDict
+
+    splits = {name: [f"{name} question {i}" for i in range(40)] for name in ("train", "test")}
+    whole = DatasetDict({name: Dataset.from_dict({"prompt": prompts}) for name, prompts in splits.items()})
+    whole.save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_split_of_a_saved_data_set_is_read_and_no_other(saved, rng):
+    for split in ("train", "test"):
+        prompts = open_prompts(build(PromptSettings, {"path": str(saved), "split": split, "rounds": 1}))
+        drawn = [prompt for use in ("train", "respond", "verdict") for prompt in prompts.draw(99, rng, use)]
+        assert {text_of(prompt.chat) for prompt in drawn} == {f"{split} question {i}" for i in range(40)}
+        assert all(prompt.columns["prompt"] == text_of(prompt.chat) for prompt in drawn)
+
+
+def test_a_split_that_was_not_trained_on_decides_though_another_one_was(saved):
+    known = Speaker(best)
+    known.history = History(trained_on=exposed(build(Data, {"path": str(saved)})))
+
+    def ask(**given):
+        audit = Refusal(build(RefusalConfig, {"rounds": 1, **given}))
+        return audit.cases(known, "verdict", 0, 2, np.random.default_rng(0))
+
+    assert ask(path=str(saved), split="test")
+    assert ask(path=str(saved / "test"))
+    for path in (saved, saved / "train"):
+        with pytest.raises(EvidenceError, match="was trained on every prompt of"):
+            ask(path=str(path))
+
+
+# --- runs ---
+
+
+@pytest.fixture
+def runs(tmp_path, file):
+    """A folder of runs that is not the usual one, with prompts that a run made."""
+    with Run.create(tmp_path / "kept", kind="train", name="made", config={}, seed=0, id="made") as run:
+        run.artefact("prompts.jsonl").write_text(Path(file).read_text())
+    return tmp_path / "kept"
+
+
+MADE = {"path": "run://made/prompts.jsonl", "rounds": 1}
+
+
+def test_runs_of_an_audit_are_in_the_folder_of_runs_that_was_named(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, trained = "controllability/refusal", Speaker(sorry)
+    trained.kind = "language-model"
+    for root, config in ((runs, MADE), ("elsewhere", MADE | {"root": str(runs)})):
+        found = api.audit(trained, name, config={name: config}, budget=4, root=root).evidence
+        assert found[0].estimate.n == 4
+    for root, config in (("runs", MADE), (runs, MADE | {"root": "elsewhere"})):
+        with pytest.raises(RunError, match="names run 'made', which is not in"):
+            api.audit(trained, name, config={name: config}, root=root)
+
+
+def test_prompts_of_a_run_that_were_trained_on_decide_nothing(runs):
+    known = Speaker(best)
+    known.history = History(trained_on=exposed(build(Data, {"path": MADE["path"]}), runs))
+    audit = Refusal(build(RefusalConfig, MADE | {"root": str(runs)}))
+    with pytest.raises(EvidenceError, match="was trained on every prompt of"):
+        audit.cases(known, "verdict", 1, 2, np.random.default_rng(0))
+
+
+CYCLE = """
+name = "c"
+[let.data]
+path = "run://made/prompts.jsonl"
+split = "test"
+[train]
+recipe = "sft"
+config = { data = "$data" }
+[[audit]]
+name = "controllability/refusal"
+config = { path = "$data.path", split = "$data.split" }
+"""
+
+
+def test_a_cycle_gives_its_audits_the_split_of_its_data_and_its_folder_of_runs(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cycle.toml").write_text(CYCLE)
+    spec = read_cycle(tmp_path / "cycle.toml")
+    assert spec.audit[0].config == {"path": MADE["path"], "split": "test"}
+    spec.check(runs)
+    with pytest.raises(RunError, match="names run 'made', which is not in runs"):
+        spec.check()
 
 
 @pytest.mark.parametrize(

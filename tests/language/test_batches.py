@@ -216,6 +216,30 @@ def test_corrections_and_identities(identity):
     assert Rewriting().total([item]) == pytest.approx(3.0 + 3.0 * identity)
 
 
+LONG = Preference("ab?", "cd", "e" * 30)  # the rejected answer, when it is read, leaves no room to write the chosen one
+
+
+def test_an_answer_that_is_too_long_to_be_read_is_not_called_a_long_prompt():
+    with pytest.raises(ConfigError, match=r"row 4 has an answer of 31 tokens to read, .* set long_answer to 'cut'"):
+        Rewriting().items(LONG, codec(24, long_answer="refuse"), "row 4")
+    dropping = codec(24, long_answer="drop")
+    assert Rewriting().items(LONG, dropping, "row 4") == ()
+    assert dropping.counts == {"long_answer_dropped": 1}
+    cutting = codec(24)
+    (item,) = Rewriting().items(LONG, cutting, "row 4")
+    correction, identity = item.rows
+    # 24 of context, 3 of the prompt, 1 between and 3 to be written leave 17 of the 31.
+    assert TOKENIZER.decode(correction.tokens[:20].tolist()) == "ab?" + "e" * 17
+    assert (learnt(correction), learnt(identity)) == ("cd<eos>", "cd<eos>")
+    assert len(correction.tokens) == 24
+    assert cutting.counts == {"long_answer_cut": 1}
+
+
+def test_a_prompt_that_is_too_long_to_rewrite_after_is_still_said_to_be_that():
+    with pytest.raises(ConfigError, match="has a prompt of"):
+        Rewriting().items(Preference("a" * 30, "cd", "e"), codec(24), "row 4")
+
+
 # --- padding and packing ---
 
 

@@ -14,11 +14,11 @@ from hub_stub import COMMIT, hub_stub
 from small_models import nano
 
 from trueline.core.config import build
-from trueline.core.errors import ConfigError
+from trueline.core.errors import ConfigError, MissingExtra
 from trueline.evidence.records import EvidenceError
-from trueline.language.audits.prompts import refuse_trained_on
+from trueline.language.audits.prompts import PromptSettings, refuse_trained_on
 from trueline.language.hub_data import HubData, hub_rows
-from trueline.language.sources import Data, exposed, labelled_by, place_of
+from trueline.language.sources import Data, exposed, labelled_by, overlap, places_of, rows_of
 from trueline.language.subject import History
 
 CARD = b"""---
@@ -29,6 +29,8 @@ configs:
   - {split: test, path: data/test.jsonl}
 - config_name: long
   data_files: long.jsonl
+- config_name: odd
+  data_files: [data/train.jsonl, odd.jsonl]
 ---
 """
 ASKS = ["ab", "bc", "cd", "de", "ef", "fg", "gh", "ha"]
@@ -55,7 +57,9 @@ def hub(tmp_path_factory):
             "data/train.jsonl": lines([pair(ask) for ask in ASKS]),
             "data/test.jsonl": lines([pair("hg", "fe")]),
             "long.jsonl": lines([pair("ab", "abcdefgh")]),
+            "odd.jsonl": lines([{"question": "ab"}]),
         },
+        "datasets/someone/nothing": {"README.md": b"Nothing yet."},
         "models/someone/tiny": {file.name: file.read_bytes() for file in folder.iterdir()},
     }
     with hub_stub(repositories) as (address, asked):
@@ -118,12 +122,36 @@ def test_what_cannot_be_had_is_one_sentence_with_the_name_and_what_the_hub_said(
         ("hub:someone/pairs@gone", "train"),
     )
     assert nobody.startswith("hub:nobody/nothing (split 'train') cannot be had from the hub: ")
-    assert "'short' not found. Available: ['default', 'long']" in configuration
+    assert "'short' not found. Available: ['default', 'long', 'odd']" in configuration
     assert """Unknown split "valid". Should be one of ['train', 'test']""" in split
     assert "gone" in revision
     for said in (nobody, configuration, split, revision):
         assert "\n" not in said
         assert said.endswith("Correct the name, or download the data set and give its folder.")
+
+
+def test_what_has_the_right_name_is_not_said_to_be_misnamed(hub):
+    call, _ = hub
+    odd, nothing = read(call, ("hub:someone/pairs/odd", "train"), ("hub:someone/nothing", "train"))
+    (unreached,) = read(call, ("hub:someone/unseen", "train"), HF_HUB_OFFLINE="1")
+    assert "generating the dataset (Couldn't cast … because column names don't match)." in odd
+    assert "contain any data files" in nothing
+    assert "Couldn't reach 'someone/unseen'" in unreached
+    for said in (odd, nothing, unreached):
+        assert "\n" not in said
+        assert said.endswith(" Download the data set and give its folder.")
+
+
+def test_without_the_packages_that_read_data_their_extra_is_named(tmp_path, monkeypatch):
+    saved, file = tmp_path / "saved", tmp_path / "rows.parquet"
+    saved.mkdir()
+    (saved / "state.json").touch()
+    file.touch()
+    for package in ("datasets", "pyarrow"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for path in ("hub:someone/pairs", str(saved), str(file)):
+        with pytest.raises(MissingExtra, match=r'pip install "trueline\[language\]"'):
+            list(rows_of(path))
 
 
 def test_without_a_network_the_copy_is_read(hub):
@@ -152,8 +180,10 @@ def test_a_model_and_data_of_the_hub_are_trained_by_their_names(hub, tmp_path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert any(path.endswith("model.safetensors") for path in asked)
     assert History.of(json.loads((tmp_path / "tuned/subject/trueline.json").read_text())).trained_on == (
-        "hub:someone/pairs",
+        "hub:someone/pairs [train]",
     )
+    (source,) = json.loads((tmp_path / "tuned/artefacts/data.json").read_text())["sources"]
+    assert source["name"] == f"hub:someone/pairs@{COMMIT}"
 
 
 def test_a_reference_of_another_form_is_refused():
@@ -171,18 +201,41 @@ def test_a_folder_of_that_name_is_not_taken_for_the_hubs(tmp_path, monkeypatch):
         hub_rows("hub:a/b")
 
 
-def test_data_of_the_hub_are_known_by_their_name(tmp_path):
-    data = build(Data, {"path": "hub:someone/pairs@main"})
-    assert place_of("hub:someone/pairs", tmp_path) == "hub:someone/pairs"
-    assert labelled_by(data) == ("labels:hub:someone/pairs@main",)
-    assert exposed(data) == ("hub:someone/pairs@main",)
+def test_the_commit_is_told_without_a_network_too(hub):
+    call, _ = hub
+    code = "from trueline.language.hub_data import hub_rows; print(hub_rows('hub:someone/pairs/long').reference)"
+    for settings in ({}, {"HF_HUB_OFFLINE": "1"}):
+        assert call("-c", code, **settings).stdout.splitlines()[-1] == f"hub:someone/pairs/long@{COMMIT}"
+
+
+FORMS = ["hub:someone/pairs", "hub:someone/pairs@main", "hub:someone/pairs/default", f"hub:someone/pairs/en@{COMMIT}"]
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_data_of_the_hub_are_known_by_their_name_however_it_is_written(path):
+    data = build(Data, {"path": path, "split": "test"})
+    assert labelled_by(data) == ("labels:hub:someone/pairs",)
+    assert exposed(data) == ("hub:someone/pairs [test]",)
     assert exposed(data.model_copy(update={"leave_for_audits": True})) == ()
 
 
-def test_a_verdict_does_not_rest_on_prompts_of_the_hub_that_were_trained_on():
-    class Trained:
-        history = History(trained_on=("hub:someone/pairs",))
+def test_a_part_and_a_sum_of_splits_are_of_the_splits_that_they_are_made_of():
+    assert places_of("hub:a/b", "train[:10%] + test") == ("hub:a/b [train]", "hub:a/b [test]")
+    assert places_of("hub:a/b", "all") == ("hub:a/b",)
+    assert overlap("hub:a/b", "hub:a/b [test]")
+    assert overlap("hub:a/b [test]", "hub:a/b")
+    assert not overlap("hub:a/b [train]", "hub:a/b [test]")
+    assert not overlap("hub:a/b", "hub:a/bc [test]")
 
-    refuse_trained_on("hub:someone/pairs", Trained(), "respond")
-    with pytest.raises(EvidenceError, match="trained on every prompt of hub:someone/pairs"):
-        refuse_trained_on("hub:someone/pairs", Trained(), "verdict")
+
+@pytest.mark.parametrize("path", FORMS)
+def test_a_verdict_rests_on_a_split_of_the_hub_that_was_not_trained_on(path):
+    class Trained:
+        history = History(trained_on=exposed(build(Data, {"path": "hub:someone/pairs"})))
+
+    settings = build(PromptSettings, {"path": path})
+    refuse_trained_on(settings, Trained(), "respond")
+    for split in ("train", "train[:5]", "test+train", "all"):
+        with pytest.raises(EvidenceError, match=r"trained on every prompt of hub:someone/pairs( \[train\])?, so"):
+            refuse_trained_on(settings.model_copy(update={"split": split}), Trained(), "verdict")
+    refuse_trained_on(settings.model_copy(update={"split": "test"}), Trained(), "verdict")

@@ -83,6 +83,8 @@ def test_a_judge_that_is_a_model_is_called_by_its_run(world):
     message = r"to please run://helper, which cannot decide"
     with pytest.raises(ConfigError, match=message):
         cycle(online(named), named, root=root).check()
+    with pytest.raises(ConfigError, match=message):  # the cycle's own folder of runs is the audit's
+        cycle(online(named), named).check(root)
     by_role = {**named, "input": "harm"}
     with pytest.raises(ConfigError, match=message):
         cycle(online(by_role, inputs={"harm": "run://helper"}), named, root=root).check()

@@ -1,4 +1,4 @@
-"""Corrections L7 for labels: who judged the data that a model learnt from judges no verdict about what it taught."""
+"""Labels: who judged the data that a model learnt from judges no verdict about what it taught."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_log_prob_is_that_of_each_token_of_the_reply_and_its_end(make):
     assert subject.model.training
     subject.model.eval()
     for one, ask, reply in zip(found, CHATS, replies, strict=True):
-        encoded = encode_reply(subject.tokenizer, ask, reply)
+        encoded = encode_reply(subject.tokenizer, ask, reply, subject.end)
         with torch.no_grad():
             logits = subject.model(torch.tensor([encoded.tokens])).logits[0].double().log_softmax(-1)
         start = encoded.learnt.index(True)

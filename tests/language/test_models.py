@@ -209,6 +209,36 @@ def test_a_folder_that_cannot_be_used_is_named_with_what_it_lacks(folder, damage
         load_folder(str(folder))
 
 
+def classifier(folder, tied):
+    """One that scores sequences, as reward models from elsewhere are saved."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = tokenizer_of(LETTERS)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_labels=1, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_head_that_is_not_in_the_folder_is_missed_and_never_made_up(tmp_path):
+    with pytest.raises(ConfigError, match=r"lack lm_head\.weight, which a causal language model needs"):
+        load_folder(classifier(tmp_path / "untied", tied=False))
+    model = load_folder(classifier(tmp_path / "tied", tied=True)).model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_of_many_weights_that_are_missing_three_are_named(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "mlp" not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lack model\.layers\.0\.mlp.*and 3 more, which"):
+        load_folder(str(folder))
+
+
 def test_a_name_that_is_no_folder_and_not_on_the_hub_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"'nobody/nothing', which is no folder here.*one of nano, micro, mini"):

@@ -78,7 +78,7 @@ def test_without_a_limit_the_best_token_wins(world, name, settings):
 def regularised_optimum(reference, beta, limit):
     """p ∝ π_ref·exp((r − λc)/((1 + λ)β)) with λ such that p_a is at the limit, and that λ.
 
-    It maximises (r − λc)/(1 + λ) − β·KL: the divergence weighs β whatever λ is (corrections L1).
+    It maximises (r − λc)/(1 + λ) − β·KL: the divergence weighs β whatever λ is.
     """
     letters = [*"ab", *[""] * (len(reference) - 2)]
     reward, cost = (np.array([table.get(letter, 0.0) for letter in letters]) for table in (REWARD, COST))

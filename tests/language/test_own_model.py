@@ -62,6 +62,33 @@ def test_a_saved_model_a_file_and_judges_take_three_values(trueline, tmp_path):
     assert {split_of_text(prompt).split for prompt in asked} == {"verdict"}
 
 
+def test_a_folder_made_elsewhere_is_audited_and_trained_from_as_a_run_is(trueline, tmp_path, monkeypatch):
+    """As transformers saves one: neither a card of ours nor a history in it."""
+    monkeypatch.chdir(tmp_path)
+    another_architecture(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "trueline.json").unlink()
+    audit = "interpretability/token-attribution"
+    asked = ("--only", audit, "--budget", 2)
+    said = trueline("audit", "elsewhere", *asked, "--config", f"{audit}.path=builtin:safety-dialogue")
+    assert said.code in (0, 4, 5), said.err
+    (run,) = (tmp_path / "runs").glob("*audit-elsewhere*")
+    told = read_manifest(run)["inputs"]["subject"]
+    assert (told["run"], told["kind"], told["path"]) == (None, "language-model", str(tmp_path / "elsewhere"))
+    rows = [{"prompt": "hello", "chosen": "yes", "rejected": "no"}] * 4
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = ("train", "dpo", "data.path=pairs.jsonl", "max_steps=1", "batch_size=2", "--input")
+    assert trueline(*train, "policy=./elsewhere", "--dry-run").code == 0
+    said = trueline(*train, "policy=./elsewhere", "--id", "d")
+    assert said.code == 0, said.err
+    assert trueline("resume", "d").code == 0
+    # A run's own subject means the run.
+    assert trueline(*train, "policy=runs/d/subject", "--id", "e").code == 0
+    assert read_manifest("runs/e")["inputs"]["policy"]["run"] == "d"
+    said = trueline("audit", "runs/d/subject", *asked, "--config", f"{audit}.path=builtin:safety-dialogue")
+    assert said.code in (0, 4, 5), said.err
+    assert list((tmp_path / "runs").glob("*audit-dpo*"))
+
+
 def written(folder):
     """The example with few steps: its lists of tables cannot be reached by overrides."""
     text = EXAMPLE.read_text()

@@ -1,7 +1,12 @@
 """Scorers: functions, heads at the right token, the rewriting model against free-running writing, mixes, endpoints."""
 
 import copy
+import json
 import math
+import re
+import shlex
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +38,7 @@ from trueline.language.scorers import (
 )
 from trueline.language.signals import signals_of
 from trueline.language.subject import LanguageModel, ScoreModel
+from trueline.language.vocabulary import Characters, tokenizer_of
 
 SAMPLING = Sampling(max_tokens=6)
 CHATS = [chat("abc"), chat("abc"), chat("h"), chat("fade.")]
@@ -236,6 +242,9 @@ def test_models_that_do_not_fit_are_refused(judged, scalar, policy):
         opened([ScalarModel()], judged, {"reward": policy})
     with pytest.raises(ConfigError, match="no scorer is given"):
         opened([], judged, {})
+    other = LanguageModel(policy.model, tokenizer_of(Characters(alphabet="xy")))
+    with pytest.raises(ConfigError, match=r"Train the score model from the policy's model, or let a function of texts"):
+        ModelScorer(ScoreModel.of(other, ("reward",)), judged)
 
 
 # --- the rewriting model ---
@@ -414,6 +423,75 @@ def test_scorers_are_told_apart_by_kind_and_functions_come_from_the_registry(mon
     torch.testing.assert_close(scorer.score(rollout, np.random.default_rng(0)).reward.sum(1), expected)
     with pytest.raises(ConfigError, match="amounts of the hard rule"):
         build(Rewriter, {"rule": "soft", "agree": 1.0})
+
+
+def length(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+
+class Cheap:
+    """It can be called, but names no costs."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def __call__(self, prompts, replies):
+        return [self.factor] * len(replies)
+
+
+@pytest.mark.parametrize(
+    ("registered", "options", "why"),
+    [
+        (length, {}, "cannot be made from the options {}: missing a required argument: 'prompts'"),
+        (Cheap, {"scale": 2.0}, "cannot be made from the options {'scale': 2.0}: got an unexpected keyword argument"),
+        (Cheap, {}, "makes a Cheap without `costs`"),
+        (lambda: 3.0, {}, "makes a float"),
+    ],
+)
+def test_what_makes_no_function_of_texts_is_refused_and_told_what_is_expected(
+    monkeypatch, judged, registered, options, why
+):
+    monkeypatch.setattr(registry, "load", lambda kind, name: registered)
+    given = Function(name="own", options=options)
+    for use in (given.named_costs, lambda: given.open(judged, {})):
+        with pytest.raises(ConfigError, match=re.escape(f"the scorer 'own' {why}")) as refused:
+            use()
+        assert "Register a class that takes the options, names its `costs`" in str(refused.value)
+
+
+def test_an_error_inside_of_what_makes_a_function_is_its_own(monkeypatch):
+    class Broken:
+        def __init__(self):
+            raise TypeError("mine")
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: Broken)
+    with pytest.raises(TypeError, match="mine"):
+        Function(name="own").named_costs()
+
+
+def test_the_documented_function_judges_a_training(trueline, tmp_path, monkeypatch, rollout, judged):
+    page = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "ENTRIES" in block]
+    (command,) = re.findall(r"^trueline --import mine .*?(?=```)", page, re.S | re.M)
+    (tmp_path / "mine.py").write_text(code)
+    rows = [{"prompt": text} for text in ("ab", "ba", "cd", "dc")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    nano().save(tmp_path / "path" / "to" / "model")
+    _, *words = shlex.split(command.replace("\\\n", " "))
+    registry.entries()
+    try:
+        said = trueline(*words, "batch_size=2", "samples=2", "max_steps=1", "sampling.max_tokens=3")
+        assert said.code == 0, said.err
+        scorer = opened([Function(name="brief", options={"words": 10})], judged, {})
+        texts = replies_of(rollout, judged.policy, judged.sampling)
+        scores = scorer.score(rollout, np.random.default_rng(0))
+    finally:
+        registry._found.pop(("scorer", "brief"), None)
+        registry._modules.remove("mine")
+        sys.modules.pop("mine")
+    assert scorer.costs == ("shouting",)
+    assert scores.reward.sum(1).tolist() == pytest.approx([-len(one.text.split()) / 10 for one in texts])
 
 
 # --- endpoints ---

@@ -65,7 +65,7 @@ def random_like(x, seed):
 @pytest.mark.parametrize("costs", [0, 1, 3])
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.6), (1.0, 1.0)])
 def test_the_divergence_weighs_beta_whatever_the_multipliers_and_critics(costs, gamma, lam):
-    """(A[r − βk] − Σλ·A[c + βk])/(1 + Σλ) = mixed signals: corrections L1, with the penalised sums' own critics."""
+    """(A[r − βk] − Σλ·A[c + βk])/(1 + Σλ) = mixed signals, with the penalised sums' own critics."""
     rollout, scores = rows([5, 1, 3, 4], costs=costs)
     kl = torch.where(rollout.sampled, random_like(rollout.log_prob, 1), 0.0)
     signals = signals_of(rollout, scores, kl)

@@ -17,6 +17,7 @@ from trueline.language.templates import (
     prompt_tokens,
     prompts_tokens,
     render,
+    reply_end,
 )
 from trueline.language.vocabulary import Characters, tokenizer_of
 
@@ -27,6 +28,11 @@ TWO_TURNS = (Message(USER, "ab"), Message(ASSISTANT, "cd"), Message(USER, "e"), 
 CHAT_ML = (
     "{% for m in messages %}{{ '<system>' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<system>assistant\n' }}{% endif %}"
+)
+# One whose turns end with a token that is not the tokenizer's eos, as Gemma's do, a line break after it.
+OWN_END = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<system>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 # One that forgets: only the last reply keeps its text.
 FORGETFUL = (
@@ -39,7 +45,8 @@ FORGETFUL = (
 def tokenizers():
     """One tokenizer for each template."""
     found = {}
-    for name, text in {**TEMPLATES, "chat-ml": CHAT_ML, "forgetful": FORGETFUL, "none": None}.items():
+    others = {"chat-ml": CHAT_ML, "own-end": OWN_END, "forgetful": FORGETFUL, "none": None}
+    for name, text in {**TEMPLATES, **others}.items():
         found[name] = tokenizer_of(Characters())
         found[name].chat_template = text
     return found
@@ -193,10 +200,32 @@ def test_a_chat_without_a_reply_has_nothing_to_learn(tokenizers, learn):
 
 def test_a_reply_goes_on_where_the_prompt_stops(tokenizers):
     for name in ("turns", "plain", "safe-rlhf", "chat-ml"):
-        found = encode_reply(tokenizers[name], chat("ab"), "cd")
+        found = encode_reply(tokenizers[name], chat("ab"), "cd", tokenizers[name].eos_token_id)
         prompt = prompt_tokens(tokenizers[name], chat("ab"))
         assert found.tokens[: len(prompt)] == prompt
         assert learnt_text(tokenizers[name], found) == ["cd<eos>"]
+
+
+def test_a_chat_that_is_learnt_from_ends_where_a_reply_to_it_does(tokenizers):
+    """Else a score would be learnt after a line break, which no sampled reply has, and read before it."""
+    for name in ("turns", "plain", "safe-rlhf", "chat-ml", "own-end"):
+        tokenizer = tokenizers[name]
+        ends = tokenizer.convert_tokens_to_ids(["<system>"]) if name == "own-end" else []
+        end = reply_end(tokenizer, ends)
+        assert end == (ends[0] if ends else tokenizer.eos_token_id)
+        for asked in (chat("ab"), TWO_TURNS[:3]):
+            whole = encode_chat(tokenizer, (*asked, Message(ASSISTANT, "cd")), "completion", ends)
+            assert whole == encode_reply(tokenizer, asked, "cd", end), name
+        assert encode_chat(tokenizer, TWO_TURNS, "assistant", ends).learnt[-1], name
+
+
+def test_text_without_a_template_ends_with_eos(tokenizers):
+    assert reply_end(tokenizers["none"]) == tokenizers["none"].eos_token_id
+
+
+def test_a_chat_learnt_whole_keeps_what_its_template_writes_last(tokenizers):
+    whole = encode_chat(tokenizers["chat-ml"], TWO_TURNS, "all")
+    assert tokenizers["chat-ml"].decode(whole.tokens) == render(tokenizers["chat-ml"], TWO_TURNS)
 
 
 # -- text without turns -----------------------------------------------------------------------------------------------

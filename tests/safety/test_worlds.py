@@ -23,7 +23,7 @@ from trueline.safety.worlds.physics import compiled
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
-# Numbers of the lidar alone, 16 for each kind of thing that is seen (specification of Safety-Gymnasium, §3.6).
+# Numbers of the lidar alone, 16 for each kind of thing that is seen, as in safety-gymnasium 1.0.0.
 LIDAR = {"Goal0": 16, "Goal1": 48, "Goal2": 48, "Button0": 32, "Button1": 64, "Button2": 64}
 LIDAR |= {"Push0": 32, "Push1": 64, "Push2": 64, "Circle0": 16, "Circle1": 16, "Circle2": 16, "Run0": 0}
 LIDAR |= {"Race0": 16, "Race1": 32, "Race2": 32, "FormulaOne0": 16, "FormulaOne1": 32, "FormulaOne2": 32}

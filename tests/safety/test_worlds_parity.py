@@ -1,4 +1,4 @@
-"""Our Goal worlds against safety-gymnasium 1.0.0, from golden/goal.json and the values printed in our specification."""
+"""Our Goal worlds against safety-gymnasium 1.0.0, from golden/goal.json and values that it printed."""
 
 from __future__ import annotations
 

@@ -256,10 +256,10 @@ def _rehearse(
 ) -> None:
     from trueline.core.recipe import recipe_config, rehearse
     from trueline.core.subject import load_subject
-    from trueline.cycle.training import find_run
+    from trueline.cycle.training import find_subject
 
     config = recipe_config(recipe, preset, settings)
-    subjects = {role: load_subject(find_run(run, root)) for role, run in inputs.items()}
+    subjects = {role: load_subject(find_subject(name, root)) for role, name in inputs.items()}
     print(rehearse(recipe, config, subjects, root, seed))
 
 
@@ -301,13 +301,13 @@ def audit(
 ) -> None:
     """Audit what a run trained, on held-out cases.  Leaves with 0 when all that is required passes, 4, or 5."""
     from trueline import api
-    from trueline.cycle.training import find_run
+    from trueline.cycle.auditing import audits_root
+    from trueline.cycle.training import find_subject
 
-    folder = find_run(run, root)
-    with stoppable(folder.parent):
-        result = api.audit(
-            folder, only or "*", config=config, budget=budget, seed=seed, threads=threads, root=folder.parent
-        )
+    folder = find_subject(run, root)
+    kept = audits_root(folder, root)
+    with stoppable(kept):
+        result = api.audit(folder, only or "*", config=config, budget=budget, seed=seed, threads=threads, root=kept)
     print_audit(result)
     leave_by_verdicts(result.evidence)
 
@@ -367,7 +367,9 @@ def sweep(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=A,B,C]...", help="Settings; several values make the grid.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each point: 0 up to this number less one.")] = 8,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="COUNT", help="How many seeds each point has: 0 up to COUNT less one.")
+    ] = 8,
     preset: Annotated[str | None, typer.Option(help="Named settings of the recipe, under the ones given.")] = None,
     threads: Threads = 1,
     root: Root = RUNS,

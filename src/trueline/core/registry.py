@@ -44,6 +44,7 @@ class Entry:
     level: Level = "unverified"
     test: str = ""
     family: str = ""  # of names that differ in a detail, and are listed together
+    known_by: tuple[str, ...] = ()  # of a subject: files by which a folder made elsewhere is taken for one
 
     def __post_init__(self) -> None:
         for what, given, known in (("kind", self.kind, get_args(Kind)), ("level", self.level, get_args(Level))):

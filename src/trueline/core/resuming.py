@@ -69,9 +69,10 @@ def same_inputs(manifest: Mapping[str, Any], root: Path) -> dict[str, Path]:
     """The folders of a run's inputs by role.  Raises RunError for one that is gone, CheckpointError if it changed."""
     found = {}
     for role, given in manifest["inputs"].items():
-        folder = root / str(given["run"])
+        folder = Path(given["path"]) if "path" in given else root / str(given["run"])
         if not folder.is_dir():
-            raise RunError(f"input {role!r} of run {manifest['id']} was run {given['run']}. Put it back into {root}.")
+            where = "there" if "path" in given else f"into {root}"
+            raise RunError(f"input {role!r} of run {manifest['id']} was {_name_of(given)}. Put it back {where}.")
         _refuse_changed(manifest, role, subject_hash(folder))
         found[role] = folder
     return found
@@ -81,13 +82,17 @@ def _refuse_changed(manifest: Mapping[str, Any], role: str, sha256: str | None) 
     before = manifest["inputs"][role]
     if before["sha256"] != sha256:
         raise CheckpointError(
-            f"input {role!r} of run {manifest['id']} (run {before['run']}) has changed since it began. "
+            f"input {role!r} of run {manifest['id']} ({_name_of(before)}) has changed since it began. "
             f"Put the old one back, or start a new run."
         )
 
 
 def _runs(inputs: Mapping[str, Mapping[str, str | None]]) -> dict[str, str | None]:
     return {role: subject["run"] for role, subject in inputs.items()}
+
+
+def _name_of(given: Mapping[str, str | None]) -> str:
+    return f"the folder {given['path']}" if "path" in given else f"run {given['run']}"
 
 
 def _listed(inputs: Mapping[str, str | None]) -> str:

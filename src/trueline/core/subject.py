@@ -4,6 +4,7 @@
     subject/…                whatever the subject's own `save` wrote
 
 The loader is the registry's entry of kind "subject" under the subject's `kind`; a file can only name registered ones.
+A folder that was made elsewhere, and so has no card, is a subject too where an entry's `known_by` tells its kind.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from trueline.core import registry
 from trueline.core.errors import RunError
 from trueline.core.files import disk_errors, sync_folder, write_json
 
-__all__ = ["FORMAT", "Subject", "describe", "load_subject", "save_subject", "subject_hash"]
+__all__ = ["FORMAT", "Subject", "describe", "holds_subject", "load_subject", "save_subject", "subject_hash"]
 
 FORMAT = 1
 _CARD = "subject.json"
@@ -73,21 +74,44 @@ def load_subject(folder: Path | str) -> Subject:
     return registry.load("subject", card["kind"])(path)
 
 
+def holds_subject(folder: Path | str) -> bool:
+    """Whether `folder` itself is a subject's: one that was saved here, or one made elsewhere that a kind knows."""
+    return (Path(folder) / _CARD).exists() or _kind_from_elsewhere(Path(folder)) is not None
+
+
 def subject_hash(folder: Path | str) -> str:
     """SHA-256 (hex) over the kind and the names and contents of the subject's files.  Raises as `load_subject`."""
-    _, card = _open(Path(folder))
-    return hashlib.sha256(json.dumps([card["kind"], sorted(card["files"].items())]).encode()).hexdigest()
+    return _hash_of(_open(Path(folder))[1])
 
 
 def describe(folder: Path | str) -> dict[str, str | None]:
-    """What a manifest records of an input: the id of the run it lies in (None outside of one), kind and hash."""
+    """What a manifest records of an input: the id of the run it lies in, kind and hash; outside of one its path too."""
     path, card = _open(Path(folder))
-    run = path.resolve().parent if (path.parent / "manifest.json").exists() else None
-    return {"run": run.name if run else None, "kind": card["kind"], "sha256": subject_hash(path)}
+    told = {"kind": card["kind"], "sha256": _hash_of(card)}
+    if (path.parent / "manifest.json").exists():
+        return {"run": path.resolve().parent.name, **told}
+    return {"run": None, **told, "path": str(path.resolve())}
+
+
+def _kind_from_elsewhere(folder: Path) -> str | None:
+    """The kind whose files lie in a folder without a card; None in or of a run, where a card that is gone is damage."""
+    if any((place / "manifest.json").exists() for place in (folder, folder.parent)) or (folder / _CARD).exists():
+        return None
+    for entry in registry.entries("subject"):
+        if entry.known_by and all((folder / name).is_file() for name in entry.known_by):
+            return entry.name
+    return None
+
+
+def _hash_of(card: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([card["kind"], sorted(card["files"].items())]).encode()).hexdigest()
 
 
 def _open(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The subject's own folder and its checked card."""
+    """The subject's own folder and its checked card, or one made for it where it has none from elsewhere."""
+    kind = _kind_from_elsewhere(folder)
+    if kind is not None:
+        return folder, {"kind": kind, "files": _hashes(folder)}
     path = folder if (folder / _CARD).exists() else folder / "subject"
     try:
         card = json.loads((path / _CARD).read_bytes())
@@ -110,4 +134,9 @@ def _open(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _CARD)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:  # in pieces: weights from elsewhere can be larger than memory
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,14 +15,24 @@ from trueline.core.files import write_text
 from trueline.core.progress import stage
 from trueline.core.resuming import same_inputs
 from trueline.core.run import Run, read_evidence, read_manifest
-from trueline.core.subject import Subject, load_subject
+from trueline.core.subject import Subject, holds_subject, load_subject
 from trueline.cycle.rounds import finished_rounds
 from trueline.cycle.spec import AuditUse, make_audit
 from trueline.cycle.training import use_threads
 from trueline.evidence.audit import Audit, Budget, run_audits
 from trueline.evidence.records import Evidence, Verdict
 
-__all__ = ["Choice", "audit_settings", "choose", "resume_audit", "start_audit", "subject_folder", "tally", "verdicts"]
+__all__ = [
+    "Choice",
+    "audit_settings",
+    "audits_root",
+    "choose",
+    "resume_audit",
+    "start_audit",
+    "subject_folder",
+    "tally",
+    "verdicts",
+]
 
 ROUND = 0  # of audits outside of a cycle, whose rounds begin at 1: their held-out cases stay unseen
 
@@ -46,12 +56,13 @@ def choose(
     only: Sequence[str] = ("*",),
     config: Mapping[str, Mapping[str, Any]] | None = None,
     budget: int | None = None,
+    root: Path | str = "runs",
 ) -> Choice:
     """The registered audits that match a pattern of `only` and fit the subject.
 
     An audit named exactly is kept even when it does not fit, so that the gap shows as *not measured*. `config` holds
-    settings by audit, `budget` the most cases of each. Raises UnknownName for a pattern without a match, ConfigError
-    for a wrong setting or settings of an audit that is not chosen.
+    settings by audit, `budget` the most cases of each, `root` the folder of runs. Raises UnknownName for a pattern
+    without a match, ConfigError for a wrong setting or settings of an audit that is not chosen.
     """
     known = [entry.name for entry in registry.entries("audit")]
     for pattern in only:
@@ -68,7 +79,7 @@ def choose(
             left_out.append(name)
             continue
         settings = given.pop(name, {})
-        make_audit(name, settings)
+        make_audit(name, settings, root)
         uses.append(AuditUse(name=name, config=settings, budget=_budget(budget)))
     if given:
         name = min(given)
@@ -103,9 +114,9 @@ def audit_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 def start_audit(
     uses: Sequence[AuditUse], subject: Subject, folder: Path, *, root: Path, seed: int, threads: int
 ) -> Path:
-    """Audits the subject of the run in `folder` on held-out cases; returns the folder of the new run, with a report."""
+    """Audits the subject in `folder`, or of the run in it, on held-out cases; returns the new run, with a report."""
     spec = AuditSpec(audit=tuple(uses))
-    name = f"audit-{read_manifest(folder)['name']}"
+    name = f"audit-{folder.resolve().name if holds_subject(folder) else read_manifest(folder)['name']}"
     run = Run.create(
         root, kind="audit", name=name, config=spec, seed=seed, inputs={"subject": folder}, threads=threads
     )  # fmt: skip
@@ -123,13 +134,18 @@ def resume_audit(folder: Path) -> Path:
 
 
 def subject_folder(folder: Path) -> Path:
-    """The run whose subject is meant by the run in `folder`: itself, or the last one a cycle trained."""
-    if read_manifest(folder)["kind"] != "cycle":
+    """The folder whose subject is meant by `folder`: itself, or the last run of the cycle in it."""
+    if holds_subject(folder) or read_manifest(folder)["kind"] != "cycle":
         return folder
     rounds = finished_rounds(folder)
     if not rounds:
         raise RunError(f"cycle {folder.name} has not finished a round. Resume it, or name one of its runs.")
     return folder.parent / str(rounds[-1].plan.trained)
+
+
+def audits_root(folder: Path, root: Path) -> Path:
+    """Where an audit of the subject in `folder` is kept: beside the run that made it, else in `root`."""
+    return root if holds_subject(folder) else folder.parent
 
 
 def verdicts(folder: Path) -> list[Evidence]:
@@ -146,7 +162,7 @@ def tally(evidence: Sequence[Evidence]) -> Verdict:
 def _run(run: Run, spec: AuditSpec, subject: Subject) -> Path:
     from trueline.evidence.run_report import build_run_report
 
-    audits: list[Audit] = [make_audit(use.name, use.config) for use in spec.audit]
+    audits: list[Audit] = [make_audit(use.name, use.config, run.folder.parent) for use in spec.audit]
     with run, run.interruptible():
         stage(f"run {run.folder}")
         use_threads(run.manifest["threads"])

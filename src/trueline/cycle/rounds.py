@@ -81,7 +81,7 @@ def run_cycle(spec: CycleSpec, root: Path | str = "runs", id: str | None = None)
 
     Raises UnknownName, ConfigError or RunError before anything is written, Stopped when a signal asked for it.
     """
-    spec.check()
+    spec.check(root)
     for plan in (*spec.prepare.values(), spec.train):
         if not refers_to_prepared(plan):  # the others are checked when their runs are made
             check_inputs(plan.recipe, plan.settings(), plan.inputs)
@@ -251,7 +251,7 @@ def _examine(
         threads=spec.threads,
     ) as child:
         run_audits(
-            [make_audit(use.name, use.config) for use in uses],
+            [make_audit(use.name, use.config, root) for use in uses],
             subject,
             run=child,
             split=split,

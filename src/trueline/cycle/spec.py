@@ -104,12 +104,15 @@ class CycleSpec(Config):
                 )
         return self
 
-    def check(self) -> None:
-        """Resolve every name and setting before the first step is trained. Raises UnknownName or ConfigError."""
+    def check(self, root: Path | str = "runs") -> None:
+        """Resolve every name and setting before the first step is trained; `root` is the folder of runs.
+
+        Raises UnknownName or ConfigError.
+        """
         for plan in (*self.prepare.values(), self.train):
             plan.settings()
         for audit in self.audit:
-            examining = make_audit(audit.name, audit.config)
+            examining = make_audit(audit.name, audit.config, root)
             if isinstance(examining, ChecksPlans):
                 # What the prepared ones learn, the first round's subject learns from them.
                 for plan in (*self.prepare.values(), self.train):
@@ -151,14 +154,21 @@ def with_prepared(plan: Plan, id: str) -> Plan:
     return build(Plan, _mapped(plan.model_dump(mode="json"), named)) if refers_to_prepared(plan) else plan
 
 
-def make_audit(name: str, config: Mapping[str, Any] | None = None) -> Audit:
-    """The audit called `name` with these settings. Raises UnknownName, or ConfigError for a wrong setting."""
+def make_audit(name: str, config: Mapping[str, Any] | None = None, root: Path | str = "runs") -> Audit:
+    """The audit called `name` with these settings; one that has a setting `root` finds runs in the folder `root`.
+
+    Raises UnknownName, or ConfigError for a wrong setting.
+    """
     target: Any = registry.load("audit", name)
-    made = isinstance(target, type)
-    if not made and config:
-        raise ConfigError(f"audit {name!r} takes no settings. Leave {', '.join(config)} out.")
-    audit: Audit = target(build(cast(Any, target).Config, config or {}, where=name)) if made else target
-    return audit
+    given = dict(config or {})
+    if not isinstance(target, type):
+        if given:
+            raise ConfigError(f"audit {name!r} takes no settings. Leave {', '.join(given)} out.")
+        return cast(Audit, target)
+    settings: type[Config] = cast(Any, target).Config
+    if "root" in settings.model_fields:
+        given = {"root": str(root), **given}
+    return cast(Audit, target(build(settings, given, where=name)))
 
 
 def make_response(name: str, config: Mapping[str, Any]) -> Any:

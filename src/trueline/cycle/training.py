@@ -19,7 +19,7 @@ from trueline.core.resuming import refuse_changes, refuse_other, same_inputs
 from trueline.core.run import Run, Watch, read_config, read_manifest, status_of
 from trueline.core.stopping import interruptible
 from trueline.core.store import Store
-from trueline.core.subject import Subject, load_subject, save_subject, subject_hash
+from trueline.core.subject import Subject, holds_subject, load_subject, save_subject, subject_hash
 from trueline.evidence.experiments.endings import why_finished
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "check_stacks",
     "figures",
     "find_run",
+    "find_subject",
     "resume_training",
     "start_together",
     "start_training",
@@ -176,12 +177,12 @@ def _opened(recipe: str, make: Callable[[], Run]) -> Iterator[Run]:
 
 
 def _input_folders(recipe: str, config: Config, inputs: Mapping[str, str] | None, root: Path) -> dict[str, Path]:
-    """Folders of a run's inputs by role. Raises ConfigError as `check_inputs`, RunError for one outside of `root`."""
+    """Folders of a run's inputs by role. Raises ConfigError as `check_inputs`, RunError for a run outside of `root`."""
     check_inputs(recipe, config, inputs or {})
-    folders = {role: find_run(run, root) for role, run in (inputs or {}).items()}
+    folders = {role: find_subject(name, root) for role, name in (inputs or {}).items()}
     for role, folder in folders.items():
-        # A resume finds its inputs by their ids; one from elsewhere could not be found again.
-        if folder.resolve().parent != root.resolve():
+        # A resume finds runs by their ids, and one from elsewhere could not be found again; of others it has the path.
+        if not holds_subject(folder) and folder.resolve().parent != root.resolve():
             raise RunError(f"input {role!r} is {folder}, which is not a run in {root}. Give a run of that folder.")
     return folders
 
@@ -236,6 +237,18 @@ def find_run(run: str | Path, root: Path) -> Path:
             f"there is no run folder {name if '/' in name else root / name}. `trueline runs` lists the runs."
         )
     return Store(root).find(name)
+
+
+def find_subject(name: str | Path, root: Path) -> Path:
+    """The folder of a run as `find_run` finds it, or of a subject outside of any; a run's `subject/` means the run.
+
+    Raises as `find_run` where there is neither.
+    """
+    plain = str(name).removeprefix("run://").rstrip("/")
+    folder = next((path for path in (root / plain, Path(plain)) if path.is_dir()), None)
+    if folder is not None and holds_subject(folder):
+        return folder.parent if (folder.parent / "manifest.json").exists() else folder
+    return find_run(name, root)
 
 
 def _train(run: Run, recipe: str, config: Config, inputs: Mapping[str, Path]) -> None:

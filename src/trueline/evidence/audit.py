@@ -48,7 +48,10 @@ DESCRIPTIVE = 0.95  # confidence of intervals on which no verdict rests
 
 
 class Audit(Protocol):
-    """A named measurement.  `Config` holds its settings; the registry's target is an instance or makes one."""
+    """A named measurement.  `Config` holds its settings; the registry's target is an instance or makes one.
+
+    A setting `root` is the folder of runs: where nothing is set, that of the command, call or cycle that audits.
+    """
 
     name: str
     principle: Principle

@@ -129,6 +129,26 @@ class Codec:
             return ()
         return tuple(rows)
 
+    def shown(self, row: Row, between: int, written: int, where: str) -> Row | None:
+        """A row whose answer is read before another of `written` tokens is written, `between` tokens apart.
+
+        An answer that leaves no room for any of those is refused, dropped (None), or cut at its end: it keeps what they
+        leave of the context, but no less than half. That a prompt is too long is for `fit` to say.
+        """
+        room = self.context - row.start - between
+        if room <= 0 or len(row.answer) < room:
+            return row
+        if self.data.long_answer == "refuse":
+            raise ConfigError(
+                f"{where} has an answer of {len(row.answer)} tokens to read, which leaves no room in the context of "
+                f"{self.context} to write another. Shorten it, or set long_answer to 'cut' or 'drop'."
+            )
+        self.counts[f"long_answer_{'cut' if self.data.long_answer == 'cut' else 'dropped'}"] += 1
+        if self.data.long_answer == "drop":
+            return None
+        end = row.start + max(room // 2, room - written)
+        return Row(row.tokens[:end], row.weight[:end], row.start)
+
     def _left_truncated(self, row: Row, kept: int) -> Row:
         cut = row.start - kept
         tokens, weight = row.tokens[cut:].copy(), row.weight[cut:]

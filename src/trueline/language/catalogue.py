@@ -12,6 +12,7 @@ SUBJECTS: tuple[Entry, ...] = (
         summary="a causal language model with its tokenizer",
         level="exact",
         test="tests/language/test_language_subject.py::test_what_is_saved_is_a_plain_hugging_face_folder",
+        known_by=("config.json", "tokenizer_config.json"),
     ),
     Entry(
         kind="subject",

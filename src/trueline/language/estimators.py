@@ -6,7 +6,7 @@
     grpo        Σ_s w_s·(x_s − group's mean of x_s) / (std of the mixed sum in the group)     Shao et al. 2024
 
 x_s is the sum of signal s over the reply: scores of single tokens enter with their sum, each signal is centred by
-itself, the handler's weights mix, and only what is mixed is divided (corrections L5).
+itself, the handler's weights mix, and only what is mixed is divided.
 
 Letters of shapes: R = prompts times samples, L = prompt and response tokens, S signals.
 """

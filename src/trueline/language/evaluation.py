@@ -118,7 +118,7 @@ def rollout_of(
     A reply ends with the end token unless `ended` says that it was cut.
     """
     over = [True] * len(replies) if ended is None else list(ended)
-    rows = [encode_reply(model.tokenizer, chat(x), y) for x, y in zip(prompts, replies, strict=True)]
+    rows = [encode_reply(model.tokenizer, chat(x), y, model.end) for x, y in zip(prompts, replies, strict=True)]
     tokens = [row.tokens if whole else row.tokens[:-1] for row, whole in zip(rows, over, strict=True)]
     width = max(map(len, tokens))
     padded = torch.full((len(rows), width), model.tokenizer.pad_token_id, dtype=torch.int64)

@@ -190,9 +190,16 @@ def load_folder(name: str, dtype: str | None = None, revision: str | None = None
     where: dict[str, Any] = {"revision": revision} if revision else {}
     with _as_refusals(name):
         tokenizer = _tokenizer(name, **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, **where
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **where,
         )
+    model, told = found
+    _check_whole(told["missing_keys"], name)
     embedded = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embedded:
         raise ConfigError(
@@ -355,6 +362,20 @@ def _as_refusals(name: str) -> Iterator[None]:
             f"no causal language model could be loaded from {place}: {first} "
             f"Give a folder in Hugging Face's layout, a name on its hub, or one of {', '.join(PRESETS)}."
         ) from None
+
+
+def _check_whole(missing: Iterable[str], name: str) -> None:
+    """Raises ConfigError for weights that were not found: they begin at random, and nothing would tell it.
+
+    A weight that is tied to another is none of them.
+    """
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ConfigError(
+            f"the weights of {name!r} lack {', '.join(names[:3])}{more}, which a causal language model needs. "
+            "Give the folder of a whole one: a classifier or an encoder has no output head."
+        )
 
 
 def _tokenizer(name: str, **where: Any) -> Any:

@@ -277,15 +277,19 @@ class Rewriting(Config):
     separator: str | None = None  # text between what is read and what is written; none: the beginning (or end) token
 
     def items(self, record: Record, codec: Codec, where: str) -> tuple[Item, ...]:
-        """Correction and identity of one pair; the correction alone where the other weighs nothing."""
+        """Correction and identity of one pair; the correction alone where the other weighs nothing.
+
+        An answer that leaves no room to write another one is cut where it is read, dropped or refused (`long_answer`).
+        """
         assert isinstance(record, Preference | SafetyPreference)
         pair = as_preference(record)
         chosen, rejected = (codec.encoded(pair.prompt, answer) for answer in (pair.chosen, pair.rejected))
         between = separator(codec.tokenizer, self.separator)
-        rows = [rewriting(rejected, chosen, between, 1.0)]
-        if self.identity:
-            rows.append(rewriting(chosen, chosen, between, self.identity))
-        fitted = [codec.fit([row], where) for row in rows]
+        weights = ((rejected, 1.0), (chosen, self.identity)) if self.identity else ((rejected, 1.0),)
+        fitted = []
+        for read, weight in weights:
+            shown = codec.shown(read, len(between), len(chosen.answer), where)
+            fitted.append(() if shown is None else codec.fit([rewriting(shown, chosen, between, weight)], where))
         return (Item(tuple(row for one in fitted for row in one)),) if all(fitted) else ()
 
     def total(self, items: Sequence[Item]) -> float:

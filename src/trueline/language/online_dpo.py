@@ -16,8 +16,9 @@ hard labels β slows the way and is no weight of a divergence; how far a run goe
 
 "hard" is the published method (Guo et al. 2024, on-line AI feedback). Where this differs from TRL's trainer of it:
 equal replies are labelled ½ instead of the first being preferred; with more than two replies to a prompt they are
-paired as they were drawn, so that pairs are independent draws of the policy; and a pair that a scorer could not judge
-whole is left out. Costs are measured and not limited.
+paired as they were drawn, so that pairs are independent draws of the policy; a pair that a scorer could not judge
+whole is left out; and π and π_ref are those at the temperature that replies are drawn at, where TRL draws at it and
+takes both at 1. Costs are measured and not limited.
 
 The loop, its resumption and its settings are those of online/.
 """

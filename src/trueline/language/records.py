@@ -185,7 +185,7 @@ def prompt_of(record: Record) -> Text:
 class Table:
     """The records of one source."""
 
-    name: str  # of the file, for messages
+    name: str  # of the file, or of data that have no other place: the hub's with their commit
     format: str
     rows: tuple[Record, ...]
     numbers: tuple[int, ...]  # of each record in its source, from 1

@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 
 class Sampling(Config):
     """How tokens are drawn. Training takes temperature alone: with top_k or top_p the tokens' probabilities would not
-    be those the trainer computes (corrections L6)."""
+    be those the trainer computes."""
 
     max_tokens: int = Field(128, ge=1)  # of the reply
     temperature: float = Field(1.0, ge=0)  # 0: the likeliest token

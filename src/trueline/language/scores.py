@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
     @property
     def credit(self) -> Literal["to-go", "total"]:
-        """ "total" when the score of a token reads tokens after it: reward-to-go would be biased (corrections L2)."""
+        """ "total" when the score of a token reads tokens after it: reward-to-go would be biased."""
         ...
 
     def score(self, rollout: Rollout, rng: np.random.Generator) -> Scores:

@@ -6,7 +6,7 @@ of weight β, and whitened once, after mixing. Under these conditions
 
     (A[r − βk] − Σ λ_j·A[c_j + βk]) / (1 + Σλ)  =  (A[r] − Σ λ_j·A[c_j]) / (1 + Σλ) − β·A[k]
 
-for any critics, so the divergence weighs β whatever the multipliers are, and J_C is the raw cost (corrections L1).
+for any critics, so the divergence weighs β whatever the multipliers are, and J_C is the raw cost.
 
 Letters of shapes: R = prompts times samples, L = prompt and response tokens, K costs, S = 1 + K (+ 1) signals.
 """
@@ -113,9 +113,9 @@ def credited(score: Tensor, sampled: Tensor, credit: Literal["to-go", "total"]) 
     """Scores as reward-to-go may count them: with "total", the sum of a reply on its last token.
 
     score [R, L, ...], sampled [R, L] -> [R, L, ...]. A score that reads later tokens is no consequence of the tokens
-    before it alone: what follows a token would leave out what it did to earlier scores (corrections L2). The whole sum
-    is a consequence of every token. At γ = λ = 1 each token is then credited with all of it; with a smaller λ as
-    far as the critic foresees it.
+    before it alone: what follows a token would leave out what it did to earlier scores. The whole sum is a
+    consequence of every token. At γ = λ = 1 each token is then credited with all of it; with a smaller λ as far as the
+    critic foresees it.
     """
     if credit == "to-go":
         return score
@@ -136,8 +136,7 @@ def signals_of(
     """Signals of every token.  kl: [R, L], of the sampled tokens.
 
     A reply that was cut at the length limit loses `cut_penalty` of its reward on its last token; that is all that its
-    end brings (corrections L6). `score_clip` bounds what one token earns or costs. Rows that were not scored are left
-    out.
+    end brings. `score_clip` bounds what one token earns or costs. Rows that were not scored are left out.
     """
     kept = rollout.sampled & ~scores.missing[:, None]
     judged = torch.cat([scores.reward[..., None], scores.cost], dim=-1)

@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from trueline.core import registry
 from trueline.core.config import Config
-from trueline.core.errors import ConfigError, RunError, nearest
+from trueline.core.errors import ConfigError, MissingExtra, RunError, nearest
 from trueline.core.run import resolve
 from trueline.language.formats import FORMATS, UNUSABLE, BadRow, Format, shown, unusable
-from trueline.language.hub_data import HUB, hub_rows
+from trueline.language.hub_data import HUB, HubData, hub_rows
 from trueline.language.records import Table, prompt_of, sha256_of
 from trueline.language.splits import split_of_text
 
@@ -33,7 +33,8 @@ __all__ = [
     "labelled_by",
     "load",
     "named_alone",
-    "place_of",
+    "overlap",
+    "places_of",
     "rows_of",
     "teaches_chats",
 ]
@@ -41,6 +42,7 @@ __all__ = [
 BUILTIN = "builtin:"
 LABELS = "labels:"  # begins the identity of labels of which nobody says who gave them
 MADE = "made.json"  # beside rows that a run wrote: how it made them, and by whom they were judged
+_SPLITS = "dataset_dict.json"  # in the folder of a saved data set with several splits
 _TEXTS = ("text", "messages", "prompt", "completion", "chosen", "response_0")  # columns that are text, or messages
 
 
@@ -99,29 +101,44 @@ def named_alone(path: str) -> bool:
     return path.startswith((BUILTIN, HUB))
 
 
-def place_of(path: str, root: Path | str = ".") -> str:
-    """What data are known by wherever they are named: the whole path of files, or their name."""
-    return path if named_alone(path) else str(resolve(path, Path(root)).resolve())
+def places_of(path: str, split: str = "train", root: Path | str = ".") -> tuple[str, ...]:
+    """What files and data of the hub are known by wherever they are named, each split that has a place of its own.
+
+    A file or a folder is its whole path, where a split of a saved data set is a folder within; of the hub it is a name
+    and a split (`HubData.places`).  Raises ConfigError for a reference to the hub of another form, RunError for a path
+    that does not exist.
+    """
+    if path.startswith(HUB):
+        return HubData.of(path).places(split)
+    place = resolve(path, Path(root)).resolve()
+    return (str(place / split if (place / _SPLITS).is_file() else place),)
+
+
+def overlap(place: str, other: str) -> bool:
+    """Whether two places (`places_of`) share rows; one of the hub without a split is all of its splits."""
+    return place == other or place.startswith(f"{other} [") or other.startswith(f"{place} [")
 
 
 def exposed(data: Data, root: Path | str = ".") -> tuple[str, ...]:
-    """Places (`place_of`) of which a training sees every prompt, those that audits draw from as well."""
+    """Places (`places_of`) of which a training sees every prompt, those that audits draw from as well."""
     if data.leave_for_audits:
         return ()
-    return tuple(place_of(path, root) for path in data.paths if not path.startswith(BUILTIN))
+    paths = (path for path in data.paths if not path.startswith(BUILTIN))
+    return tuple(place for path in paths for place in places_of(path, data.split, root))
 
 
 def labelled_by(data: Data, root: Path | str = ".") -> tuple[str, ...]:
     """Identities (`scorers.identity`) of what judged the rows, where a run of ours made them and says so.
 
     Who labelled rows that came in a user's file, with a world of text or from the hub, nobody says: those labels are
-    known by themselves, a file's by its bytes and all others by their name.  Raises RunError for a path that is not
-    there, and for a file that should say who judged and is damaged.
+    known by themselves, a file's by its bytes and all others by their name, of the hub's in whatever configuration,
+    revision and split.  Raises RunError for a path that is not there, and for a file that should say who judged and is
+    damaged, ConfigError for a reference to the hub of another form.
     """
     found: dict[str, None] = {}
     for path in data.paths:
         if named_alone(path):
-            found[f"{LABELS}{path}"] = None
+            found[f"{LABELS}{HubData.of(path).known_as if path.startswith(HUB) else path}"] = None
             continue
         rows = resolve(path, Path(root))
         card = (rows if rows.is_dir() else rows.parent) / MADE
@@ -159,8 +176,12 @@ def teaches_chats(data: Data, root: Path | str = ".") -> bool:
 
 
 def _table(path: str, data: Data, accepts: Collection[str], root: Path) -> Table:
-    name = path if named_alone(path) else resolve(path, root).name
-    rows = list(_first(rows_of(path, data.split, root, data.options), data.limit))
+    if path.startswith(HUB):
+        name, there = hub_rows(path, data.split)
+    else:
+        name = path if named_alone(path) else resolve(path, root).name
+        there = rows_of(path, data.split, root, data.options)
+    rows = list(_first(there, data.limit))
     if not rows:
         raise ConfigError(f"{name} has no rows. Give data with at least one.")
     form = _format_of(name, rows, accepts)
@@ -218,19 +239,19 @@ def rows_of(
     """The numbered rows behind a path of `Data`, as they lie there; `options` are a builtin one's.
 
     Raises RunError for a path that does not exist, ConfigError for a kind of file that is not known, and for one that
-    cannot be read.
+    cannot be read, MissingExtra without what reads it.
     """
     if path.startswith(BUILTIN):
         made = registry.load("text-data", path.removeprefix(BUILTIN))(split, **(options or {}))
         return iter(enumerate(made, 1))
     if path.startswith(HUB):
-        return hub_rows(path, split)
+        return hub_rows(path, split).numbered
     return _read(resolve(path, Path(root)), split)
 
 
 def _read(path: Path, split: str) -> Numbered:
     if path.is_dir():
-        if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        if any((path / name).is_file() for name in ("dataset_info.json", _SPLITS, "state.json")):
             return _saved(path, split)
         return _folder(path)
     if path.suffix in (".jsonl", ".json"):
@@ -263,9 +284,11 @@ def _parsed(line: str, number: int, name: str) -> Mapping[str, Any]:
 
 
 def _parquet(path: Path) -> Numbered:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise MissingExtra("language", "data in Parquet") from None
     number = 0
     try:
         with ParquetFile(path) as file:
@@ -289,8 +312,10 @@ def _folder(path: Path) -> Numbered:
 
 
 def _saved(path: Path, split: str) -> Numbered:
-    from datasets import DatasetDict, load_from_disk
-
+    try:
+        from datasets import DatasetDict, load_from_disk
+    except ImportError:
+        raise MissingExtra("language", "a saved data set") from None
     try:
         loaded = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -30,7 +30,7 @@ def hold_out(table: Table, share: float) -> Split:
 
 
 def split_of_text(prompt: Text) -> SplitRound:
-    """Whether a prompt of a file is for training, findings or verdicts, and of which round (corrections E3).
+    """Whether a prompt of a file is for training, findings or verdicts, and of which round.
 
     Its own hash decides, with the shares that layouts of worlds have, so that no order or amount of data moves it.
     Plain text and a single user's turn are one prompt.

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.progress import stage
 from trueline.language.batches import parts_to_read
-from trueline.language.models import ModelRef, load_folder, load_model, merged, quiet, token_log_prob
+from trueline.language.models import (
+    ModelRef,
+    end_tokens,
+    load_folder,
+    load_model,
+    merged,
+    quiet,
+    token_log_prob,
+)
 from trueline.language.rollout import Chat, Reply, Sampler, Sampling
 from trueline.language.sampler import Auto, replies_of
-from trueline.language.templates import encode_reply
+from trueline.language.templates import encode_reply, reply_end
 
 if TYPE_CHECKING:
     from trueline.language.elasticity.tuning import Stage, TuneProtocol
@@ -48,7 +56,8 @@ class History(NamedTuple):
     # Identities (`scorers.identity`) of what gave rewards, costs or labels in any of them.
     judged_by: tuple[str, ...] = ()
     multipliers: Mapping[str, float] = {}  # by cost, as the last training left them
-    trained_on: tuple[str, ...] = ()  # files of which every prompt was trained on, those that audits draw from as well
+    # Places (`sources.places_of`) of which every prompt was trained on, those that audits draw from as well.
+    trained_on: tuple[str, ...] = ()
     chats: bool | None = None  # whether any of them taught it chats; None: not known, as of a model from elsewhere
     rate: float | None = None  # highest learning rate of the last one
 
@@ -76,7 +85,7 @@ class History(NamedTuple):
 
 
 def judges_behind(models: Iterable[Any]) -> tuple[str, ...]:
-    """Identities of what judged the data that models learnt from: their scores are its labels (corrections L7)."""
+    """Identities of what judged the data that models learnt from: their scores are its labels."""
     return tuple(dict.fromkeys(name for model in models for name in getattr(model, "judged_by", ())))
 
 
@@ -91,8 +100,18 @@ class LanguageModel:
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """Identities of what it was trained to please: none of these can decide a verdict (corrections L7)."""
+        """Identities of what it was trained to please: none of these can decide a verdict."""
         return self.history.judged_by
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a reply."""
+        return end_tokens(self.model, self.tokenizer)
+
+    @property
+    def end(self) -> int:
+        """The one that its template ends a reply with."""
+        return reply_end(self.tokenizer, self.ends)
 
     @classmethod
     def of(cls, ref: ModelRef, rng: np.random.Generator) -> LanguageModel:
@@ -109,11 +128,12 @@ class LanguageModel:
 
     @torch.inference_mode()
     def log_prob(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[NDArray[np.float64]]:
-        """Log-probability of each token of each reply, eos included, given its chat, at temperature 1.
+        """Log-probability of each token of each reply, its end included, given its chat, at temperature 1.
 
         A reply's text is tokenised anew; of tokens that were sampled `Rollout.log_prob` tells exactly.
         """
-        rows = [encode_reply(self.tokenizer, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
+        end = self.end
+        rows = [encode_reply(self.tokenizer, chat, reply, end) for chat, reply in zip(chats, replies, strict=True)]
         found: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
         was_training = self.model.training
         self.model.eval()
@@ -175,9 +195,11 @@ class ScoreModel(nn.Module):
         heads: Sequence[str],
         parent: str | None = None,
         history: History = History(),
+        ends: Iterable[int] = (),
     ) -> None:
         """body: a Hugging Face model without an output head; heads: names, such as ("reward", "cost_sum").
 
+        ends: ids besides the tokenizer's eos that end the replies it reads; a body does not say, as its model did.
         Heads start at 0: every score is 0 until it is learnt, whatever the body.
         """
         super().__init__()
@@ -185,6 +207,7 @@ class ScoreModel(nn.Module):
             raise ConfigError(f"heads {list(heads)} must be one or more different names. Give each score a name.")
         self.body, self.tokenizer, self.heads, self.parent = body, tokenizer, tuple(heads), parent
         self.history = history
+        self.ends = tuple(sorted({int(tokenizer.eos_token_id), *ends}))
         like = next(body.parameters())
         # The heads stay in float32: scores are differences of large sums, and there is one row of weights for each.
         self.linear = nn.Linear(int(body.config.hidden_size), len(self.heads), device=like.device)
@@ -196,11 +219,16 @@ class ScoreModel(nn.Module):
         """Heads on a copy of a language model's body, adapters added into its weights."""
         plain = merged(model.model)
         body = copy.deepcopy(plain.base_model) if plain is model.model else plain.base_model
-        return cls(body, model.tokenizer, heads, model.parent, model.history)
+        return cls(body, model.tokenizer, heads, model.parent, model.history, model.ends)
+
+    @property
+    def end(self) -> int:
+        """The token that its template ends a reply with, at which a reply's score is read."""
+        return reply_end(self.tokenizer, self.ends)
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """Identities of what judged its data: whoever it teaches is taught to please those too (corrections L7)."""
+        """Identities of what judged its data: whoever it teaches is taught to please those too."""
         return self.history.judged_by
 
     @property
@@ -234,7 +262,7 @@ class ScoreModel(nn.Module):
         self.tokenizer.save_pretrained(folder)
         weights = {name: tensor.contiguous() for name, tensor in self.linear.state_dict().items()}
         save_file(weights, folder / "heads.safetensors")
-        card = {"parent": self.parent, "heads": self.heads, **self.history._asdict()}
+        card = {"parent": self.parent, "heads": self.heads, "ends": self.ends, **self.history._asdict()}
         (folder / _CARD).write_text(json.dumps(card))
 
 
@@ -247,7 +275,7 @@ def load_score_model(folder: Path) -> ScoreModel:
         with quiet():
             body = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = ScoreModel(body, tokenizer, card["heads"], card["parent"], History.of(card))
+        model = ScoreModel(body, tokenizer, card["heads"], card["parent"], History.of(card), card["ends"])
         model.linear.load_state_dict(load_file(folder / "heads.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunError(f"the score model in {folder} is damaged or of another version: {error}") from None
@@ -274,8 +302,8 @@ def values_before(scores: Tensor) -> Tensor:
 def next_values(values: Tensor, sampled: Tensor) -> Tensor:
     """V after token t: values [R, L, heads], sampled [R, L] -> [R, L, heads].
 
-    It is the value before token t + 1, and 0 after a row's last sampled token, whether the reply ended there or was cut
-    (corrections L6: a cut reply is not bootstrapped).
+    It is the value before token t + 1, and 0 after a row's last sampled token, whether the reply ended there or was
+    cut: a cut reply is not bootstrapped.
     """
     after = nn.functional.pad(values[:, 1:], (0, 0, 0, 1))
     goes_on = nn.functional.pad(sampled[:, 1:], (0, 1)) & sampled

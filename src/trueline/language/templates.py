@@ -25,6 +25,7 @@ __all__ = [
     "prompt_tokens",
     "prompts_tokens",
     "render",
+    "reply_end",
 ]
 
 TemplateName = Literal["own", "turns", "safe-rlhf", "plain"]
@@ -109,7 +110,8 @@ def encode_chat(
     """Tokens of a whole chat, learnt on every assistant turn, on the last turn alone (completion), or on all tokens.
 
     A reply is learnt up to the token that ends it (one of `ends`, by default the tokenizer's eos), as it would be
-    sampled; line breaks that the template puts after it are not. If the template ends the last reply by none, eos is
+    sampled. Line breaks that the template puts after it are not, and after the last reply they are left out: scores are
+    read where a reply ends, and a sampled one has none. If the template ends the last reply by none of `ends`, eos is
     added: otherwise nothing would teach the model to stop. A token that spans the border belongs to the reply.
 
     Raises ConfigError as `render`, for a chat without a reply to learn from, and for a template that changes earlier
@@ -147,17 +149,34 @@ def encode_chat(
         learnt[start : last + 1] = [True] * (last + 1 - start)
     if chat and chat[-1].role == "assistant":
         start = _shared(tokens_of(text_of(len(chat) - 1, True)), tokens)
-        if not stops & set(tokens[start:]):
+        ended = [t for t in range(start, len(tokens)) if tokens[t] in stops]
+        if not ended:
             tokens, learnt = [*tokens, tokenizer.eos_token_id], [*learnt, True]
+        elif learn != "all":
+            tokens, learnt = tokens[: ended[-1] + 1], learnt[: ended[-1] + 1]
     return Encoded(tokens, learnt)
 
 
-def encode_reply(tokenizer: Any, chat: Chat, reply: str) -> Encoded:
-    """Tokens of a chat's prompt, a reply to it and eos; learnt on the reply and eos.  Raises as `prompt_tokens`."""
+def reply_end(tokenizer: Any, ends: Collection[int] = ()) -> int:
+    """The token at which `encode_chat` ends a reply; eos without a template, which is how text ends."""
+    if not tokenizer.chat_template:
+        return int(tokenizer.eos_token_id)
+    try:
+        example = (Message("user", "a"), Message("assistant", "b"))
+        return encode_chat(tokenizer, example, "completion", ends).tokens[-1]
+    except ConfigError:  # a template that refuses even this one
+        return int(tokenizer.eos_token_id)
+
+
+def encode_reply(tokenizer: Any, chat: Chat, reply: str, end: int) -> Encoded:
+    """Tokens of a chat's prompt, a reply to it and the `end` token (`reply_end`), learnt on the last two.
+
+    Raises as `prompt_tokens`.
+    """
     prompt = prompt_tokens(tokenizer, chat)
     tokens = _tokens(tokenizer, render(tokenizer, chat, ask=True) + reply)
     start = _shared(prompt, tokens)
-    return Encoded([*tokens, tokenizer.eos_token_id], [False] * start + [True] * (len(tokens) + 1 - start))
+    return Encoded([*tokens, end], [False] * start + [True] * (len(tokens) + 1 - start))
 
 
 def encode_text(tokenizer: Any, prompt: str, completion: str | None = None) -> Encoded:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
-from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, turns
+from trueline.language.audits.prompts import Prompt, case_of, file_prompts, turns
 from trueline.language.audits.replies import (
     REFUSALS,
     Examination,
@@ -141,7 +141,7 @@ class Refusal:
     def __init__(self, config: RefusalConfig) -> None:
         self.config = config
         self._at = Source(config)
-        self._harmful = FilePrompts(config.harmful_path, config.rounds) if config.harmful_path else None
+        self._harmful = file_prompts(config.harmful_path, config)
         unit = "of replies, by phrases" if self._at.world is None else "of replies, by the oracle"
         over = requirement("at_most", config.over_refusal_at_most, config.confidence)
         apart = requirement("at_least", config.discrimination_at_least, config.confidence)

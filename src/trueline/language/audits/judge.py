@@ -1,7 +1,7 @@
 """Who decides whether a reply helps or harms: the oracle of a world, or any scorer, as long as it was no reward.
 
-A judge that was, or shares weights or labels with, a training reward cannot decide a verdict (corrections L7): the
-subject tells what it was trained to please (`judged_by`). What a judge could not say is missing, never a pass.
+A judge that was, or shares weights or labels with, a training reward cannot decide a verdict: the subject tells
+what it was trained to please (`judged_by`). What a judge could not say is missing, never a pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trueline.core.recipe import Plan
 from trueline.core.run import resolve
 from trueline.core.subject import load_subject, subject_hash
 from trueline.evidence.records import EvidenceError, NotMeasurable, Split
-from trueline.language.audits.prompts import Prompts
+from trueline.language.audits.prompts import NamesRuns, Prompts
 from trueline.language.rollout import Chat, Reply, Rollout, Sampling, text_of
 from trueline.language.scorers import (
     REFERENCE,
@@ -69,13 +69,12 @@ class Opinion(NamedTuple):
         return math.nan if math.isnan(self.cost) else float(self.cost > 0.0)
 
 
-class JudgeSettings(Config):
+class JudgeSettings(NamesRuns):
     """Who judges."""
 
     judge: Scoring | None = None  # none: the oracle of the prompts' world
     # Runs, or folders of runs or subjects, that a judge's models are, by its input's name; none where that is run://ID.
     inputs: Mapping[str, str] = {}
-    root: str = "runs"  # folder of the runs that are named
     cost: str = ""  # which of the judge's costs is harm; empty: any of them
     reward_bounds: tuple[float, float] | None = (
         None  # no reward lies beyond; none: known ones, else asymptotic intervals
@@ -149,6 +148,7 @@ class ModelJudge:
         self._tokenizer = getattr(model, "tokenizer", None)
         reader = LanguageModel(getattr(model, "body", None) or getattr(model, "model", None), self._tokenizer)
         self._scorer = scoring.open(Judged(reader, sampling), {scoring.input: model})
+        self._end: int = model.end
         self._rewards = _gives_reward(scoring)
         self._columns = [k for k, name in enumerate(self._scorer.costs) if cost in ("", name)]
 
@@ -158,7 +158,7 @@ class ModelJudge:
 
     def _opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
         try:
-            rollout = _written(self._tokenizer, asked)
+            rollout = _written(self._tokenizer, asked, self._end)
         except ConfigError as error:
             raise NotMeasurable(f"the judge cannot read a request: {error}") from None
         scores = self._scorer.score(rollout, np.random.default_rng(0))  # models draw nothing
@@ -178,9 +178,9 @@ def _of_replies(
     return [Opinion() if reply is None else next(found) for reply in replies]
 
 
-def _written(tokenizer: Any, asked: Sequence[Asked]) -> Rollout:
-    """The texts as a rollout; a reply that was cut has no end token."""
-    rows = [encode_reply(tokenizer, chat, reply.text) for chat, reply in asked]
+def _written(tokenizer: Any, asked: Sequence[Asked], end: int) -> Rollout:
+    """The texts as a rollout; a reply that was cut has no `end` token."""
+    rows = [encode_reply(tokenizer, chat, reply.text, end) for chat, reply in asked]
     pairs = zip(rows, asked, strict=True)
     kept = [len(row.tokens) - (not reply.ended and sum(row.learnt) > 1) for row, (_, reply) in pairs]
     width = max(kept)

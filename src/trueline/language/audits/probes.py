@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
-from trueline.language.audits.prompts import FilePrompts, Prompt, PromptSettings, case_of
+from trueline.language.audits.prompts import Prompt, PromptSettings, case_of, file_prompts
 from trueline.language.audits.replies import ShowsWeights, Source, chats_of, check_known, fitting, reading, tokenised
 from trueline.language.batches import parts_to_read
 from trueline.language.rollout import Chat, text_of
@@ -135,7 +135,7 @@ class Probe:
     def __init__(self, config: ProbeConfig) -> None:
         self.config = config
         self._at = Source(config)
-        self._other = FilePrompts(config.other, config.rounds) if config.other else None
+        self._other = file_prompts(config.other, config)
         self.axis: Axis | None = Axis("depth", "share of the layers", config.depths)
         accurate = requirement("at_least", config.accuracy_at_least, config.confidence)
         selective = requirement("at_least", config.selectivity_at_least, config.confidence)

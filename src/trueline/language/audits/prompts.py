@@ -2,7 +2,7 @@
 
 A world numbers its prompts and splits the numbers (`texts/world.py`). Of a file every prompt's own hash says whether it
 is for training, findings or verdicts, and of which round (`splits.split_of_text`), so that data loading can leave out
-what audits draw from (corrections E3).
+what audits draw from.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from trueline.core.streams import ROUNDS, Split
 from trueline.evidence.records import Case, EvidenceError
 from trueline.language.online import PROMPTS
 from trueline.language.rollout import Chat, Message, chat
-from trueline.language.sources import BUILTIN, Data, load, place_of, rows_of
+from trueline.language.sources import BUILTIN, Data, load, overlap, places_of, rows_of
 from trueline.language.splits import split_of_text
 from trueline.language.texts import TextWorld, draw_prompts, text_world
 
 __all__ = [
     "FilePrompts",
+    "NamesRuns",
     "Prompt",
     "PromptSettings",
     "Prompts",
     "WorldPrompts",
     "case_of",
     "chat_of",
+    "file_prompts",
+    "open_prompts",
+    "refuse_trained_on",
     "turns",
 ]
 
@@ -46,10 +50,17 @@ class Prompt(NamedTuple):
     columns: Mapping[str, Any] = {}  # of a file's row, as they lie there
 
 
-class PromptSettings(Config):
+class NamesRuns(Config):
+    """Settings that may name runs."""
+
+    root: str = "runs"  # folder of those runs; where nothing is set, that of the command, call or cycle that audits
+
+
+class PromptSettings(NamesRuns):
     """Which prompts."""
 
     path: str = ""  # builtin:WORLD, or a file, folder or hub:OWNER/NAME as of `Data`, with a column of prompts
+    split: str = "train"  # of a saved data set with several, or of the hub's
     options: Mapping[str, Any] = {}  # settings of the world
     kinds: tuple[str, ...] = ()  # of the world's prompts, equally likely; none given: those that the audit is about
     rounds: int = Field(8, ge=1, le=ROUNDS)  # into which a file's held-out prompts are cut: fewer are larger
@@ -59,6 +70,8 @@ class PromptSettings(Config):
         if self.path.startswith(BUILTIN):
             if "rounds" in self.model_fields_set:
                 raise ValueError("rounds is for files, but a world has prompts for all 64. Leave it out.")
+            if "split" in self.model_fields_set:
+                raise ValueError("split is of saved data sets and the hub's, but path is a world. Leave it out.")
         elif self.options or self.kinds:
             raise ValueError("options and kinds are of worlds, but path is not builtin:WORLD. Leave them out.")
         return self
@@ -113,13 +126,16 @@ class FilePrompts:
 
     world: None = None
 
-    def __init__(self, path: str, rounds: int) -> None:
-        """Raises RunError for a path that does not exist, ConfigError naming the row that has no prompt."""
+    def __init__(self, path: str, rounds: int, split: str = "train", root: str = ".") -> None:
+        """split: of a data set with several; root: the folder of runs.
+
+        Raises RunError for a path that does not exist, ConfigError naming the row that has no prompt.
+        """
         self.name, self.rounds = path, rounds
         self._held_out: dict[tuple[str, int], list[Prompt]] = {}
         known: dict[str, Prompt] = {}
-        (table,) = load(Data(path=path, unusable="drop"), PROMPTS)
-        columns = dict(rows_of(path))
+        (table,) = load(Data(path=path, split=split, unusable="drop"), PROMPTS, root)
+        columns = dict(rows_of(path, split, root))
         for record, number in zip(table.rows, table.numbers, strict=True):
             asked = record.prompt  # type: ignore[union-attr]  # every format that is accepted has one
             if not asked:
@@ -129,8 +145,8 @@ class FilePrompts:
             known.setdefault(name, Prompt(turns_, f"prompt-{name[:16]}", columns=columns[number]))
         # By name: an order that has nothing to do with that of the file.
         for _, prompt in sorted(known.items()):
-            split, round = split_of_text(prompt.chat)
-            self._held_out.setdefault((split, round * rounds // ROUNDS), []).append(prompt)
+            use, round = split_of_text(prompt.chat)
+            self._held_out.setdefault((use, round * rounds // ROUNDS), []).append(prompt)
 
     def draw(
         self, n: int, rng: np.random.Generator, split: Split, round: int = 0, kinds: Sequence[str] = ()
@@ -166,20 +182,28 @@ def open_prompts(settings: PromptSettings) -> Prompts | None:
         return None
     if settings.path.startswith(BUILTIN):
         return WorldPrompts(text_world(settings.path.removeprefix(BUILTIN), **settings.options))
-    return FilePrompts(settings.path, settings.rounds)
+    return file_prompts(settings.path, settings)
 
 
-def refuse_trained_on(path: str, subject: Any, split: Split) -> None:
-    """Raises EvidenceError where a verdict is to rest on a file whose prompts the subject was trained on, all of them.
+def file_prompts(path: str, settings: PromptSettings) -> FilePrompts | None:
+    """The prompts of a file beside those of `path`, read as those are; none without one.  Raises as `FilePrompts`."""
+    return FilePrompts(path, settings.rounds, settings.split, settings.root) if path else None
+
+
+def refuse_trained_on(settings: PromptSettings, subject: Any, split: Split) -> None:
+    """Raises EvidenceError where a verdict is to rest on data of which the subject was trained on every prompt.
 
     A training that leaves those of audits alone (`leave_for_audits`) does not count.
     """
     known = getattr(getattr(subject, "history", None), "trained_on", ())
-    if split == "verdict" and path and not path.startswith(BUILTIN) and place_of(path) in known:
-        raise EvidenceError(
-            f"the subject was trained on every prompt of {path}, so those cannot decide a verdict about it. Train with "
-            "data.leave_for_audits = true, or give prompts that it does not know."
-        )
+    if split != "verdict" or not known or not settings.path or settings.path.startswith(BUILTIN):
+        return
+    for place in places_of(settings.path, settings.split, settings.root):
+        if any(overlap(place, one) for one in known):
+            raise EvidenceError(
+                f"the subject was trained on every prompt of {place}, so those cannot decide a verdict about it. Train "
+                "with data.leave_for_audits = true, or give prompts that it does not know."
+            )
 
 
 def _list(world: TextWorld) -> str:

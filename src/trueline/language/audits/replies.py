@@ -142,12 +142,12 @@ class Source:
     def refuse_own_oracle(self, subject: Any, split: Split) -> None:
         """What the world's oracle decides beside a judge, such as what a refusal is, it decides for no one who was
         trained to please it.  Raises EvidenceError."""
-        refuse_trained_on(self.settings.path, subject, split)
+        refuse_trained_on(self.settings, subject, split)
         refuse_own_judge(self._oracle, subject, split)
 
     def refuse_oracle_of(self, plan: Plan) -> None:
         """The same of a plan, before it is trained.  Raises ConfigError."""
-        refuse_pleased(self._oracle, plan, getattr(self.settings, "root", "runs"))
+        refuse_pleased(self._oracle, plan, self.settings.root)
 
     @property
     def _oracle(self) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ class Examination(Source):
             raise NotMeasurable("the judge gives no reward, so it does not say what is helpful. Set another judge.")
         called = getattr(self._settings.judge, "input", "")
         refuse_own_judge(judge.identity, subject, split, self._settings.inputs.get(called, called))
-        refuse_trained_on(self._settings.path, subject, split)
+        refuse_trained_on(self._settings, subject, split)
 
     def refuse_judge_of(self, plan: Plan) -> None:
         """Raises ConfigError where the plan would train a subject to please the judge."""

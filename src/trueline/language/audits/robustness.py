@@ -17,7 +17,7 @@ from trueline.core.recipe import Plan
 from trueline.evidence.records import Axis, Case, Metric, NotMeasurable, Outcome, Principle, Split
 from trueline.evidence.statistics import clopper_pearson
 from trueline.language.audits.judge import Opinion
-from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, chat_of, turns
+from trueline.language.audits.prompts import FilePrompts, Prompt, case_of, chat_of, file_prompts, turns
 from trueline.language.audits.replies import (
     Examination,
     ReplyAudit,
@@ -457,7 +457,8 @@ def _log_prob(subject: Replies, chats: Sequence[Chat], targets: Sequence[str]) -
     rows = list(range(len(chats)))
     if isinstance(subject, ShowsWeights):
         tokenizer, context = subject.tokenizer, context_of(subject.model)
-        rows = [r for r in rows if len(encode_reply(tokenizer, chats[r], targets[r]).tokens) <= context]
+        end = tokenizer.eos_token_id  # any: lengths are all that is asked for
+        rows = [r for r in rows if len(encode_reply(tokenizer, chats[r], targets[r], end).tokens) <= context]
     for r, given in zip(rows, subject.log_prob([chats[r] for r in rows], [targets[r] for r in rows]), strict=True):
         found[r] = given[:-1].sum()  # the last token ends the reply; what follows the target is free
     return found
@@ -506,7 +507,7 @@ class UnseenPrompts:
     def __init__(self, config: UnseenPromptsConfig) -> None:
         self.config = config
         self._at = Examination(config)
-        self._outside = FilePrompts(config.outside, config.rounds) if config.outside else None
+        self._outside = file_prompts(config.outside, config)
         metrics: list[Metric] = []
         if self._at.facts.costs:
             required = requirement("at_most", config.harm_at_most, config.confidence)

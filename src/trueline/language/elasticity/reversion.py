@@ -3,7 +3,7 @@
 Items to revert, m*, is the count of inverse items after which a score is back at the base's. Between two looks it is
 interpolated on the scale of √m; a score that does not come back within m_max items gives "> m_max", never a number.
 Since m* moves with the learning rate by an order of magnitude, an attacker chooses among several rates and the least of
-the counts is what is reported (corrections L4).
+the counts is what is reported.
 
 A ratio of items back to items away is no evidence of anything: for a single logit that nothing was ever taught, it is
 0.65, 0.42, 0.30 and 0.19 at aligned scores of 0.70, 0.84, 0.90 and 0.95. What would be is m* becoming less from base to

@@ -16,8 +16,8 @@ They are not all of it:
 `rloo` and `grpo` have the losses of TRL's trainers as long as the divergence weighs nothing. With β above 0:
 
 7. GRPO's divergence is part of what replies are compared by, and so is divided by the group's deviation: signals are
-   mixed before the division (corrections L5). With `kl.estimator` "k3" it is a term of each token's loss instead, as
-   in TRL; with the ratio in it, which is TRL's default and was not in Shao et al. (2024).
+   mixed before the division. With `kl.estimator` "k3" it is a term of each token's loss instead, as in TRL;
+   with the ratio in it, which is TRL's default and was not in Shao et al. (2024).
 
 And whatever β is:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -129,6 +130,23 @@ class Function(Weighted):
         return FunctionScorer(function, judged, tuple(function.costs))
 
     def made(self) -> Judges:
-        """The function.  Raises UnknownName for a name that nothing registered."""
-        function: Judges = registry.load("scorer", self.name)(**self.options)
-        return function
+        """The function.
+
+        Raises UnknownName for a name that nothing registered, ConfigError where it makes no `Judges` of the options.
+        """
+        make = registry.load("scorer", self.name)
+        try:
+            inspect.signature(make).bind(**self.options)  # told apart from a TypeError of its own
+        except TypeError as error:
+            raise self._unfit(f"cannot be made from the options {dict(self.options)}: {error}") from None
+        function = make(**self.options)
+        if not (callable(function) and hasattr(function, "costs")):
+            raise self._unfit(f"makes a {type(function).__name__} without `costs` or that cannot be called")
+        made: Judges = function
+        return made
+
+    def _unfit(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"the scorer {self.name!r} {why}. Register a class that takes the options, names its `costs`, and is then "
+            "called with prompts and replies, as docs/language.md shows."
+        )

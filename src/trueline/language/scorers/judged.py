@@ -48,7 +48,7 @@ def refuse_other_tokens(model: LanguageModel | ScoreModel, judged: Judged, what:
     if model.tokenizer.get_vocab() != judged.policy.tokenizer.get_vocab():
         raise ConfigError(
             f"the {what} and the policy have different tokenizers, so one cannot read the other's tokens. "
-            "Train both from models with the same tokenizer."
+            f"Train the {what} from the policy's model, or let a function of texts ask it (kind = 'function')."
         )
 
 

@@ -41,7 +41,7 @@ class Seq2SeqScorer:
 
     One teacher-forced pass over [x ; y ; separator ; y]: greedy writing and teacher forcing have the same tokens up to
     and with τ. A token's reward is computed from a context that holds all of y, so what it depends on comes later too:
-    credit is "total"; "to-go" is the paper's heuristic (corrections L2).
+    credit is "total"; "to-go" is the paper's heuristic.
     """
 
     costs: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ def opened(settings: Sequence[Scoring], judged: Judged, inputs: Mapping[str, Sub
 
 
 def identity(one: Scoring, inputs: Mapping[str, str]) -> tuple[str, ...]:
-    """What a scorer is known by, so that a judge can be told from what a training was to please (corrections L7).
+    """What a scorer is known by, so that a judge can be told from what a training was to please.
 
     inputs: the hash of each input subject. A registered function is the same whatever its options: another setting of
     an oracle knows the same truth.

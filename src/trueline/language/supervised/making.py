@@ -72,7 +72,7 @@ class Made:
         if config.model.lora is not None:
             model.body = attach_lora(model.body, config.model.lora, seed, headless=True)
         length = min(config.length, context_of(model.body))
-        return cls(model, model.tokenizer, length, (model.tokenizer.eos_token_id,), reference, model.history)
+        return cls(model, model.tokenizer, length, model.ends, reference, model.history)
 
     def check(self, config: Training) -> None:
         """Raises ConfigError for weights that steps would leave as they are, and sequences that packing would mix."""

@@ -1,7 +1,7 @@
 """Oracles of the worlds of text as functions that score replies: kind "scorer" under each world's name.
 
 They are for verdicts, and for trainings in which the true reward is to be known. A training that was scored by the
-oracle cannot be judged by it (corrections L7).
+oracle cannot be judged by it.
 """
 
 from __future__ import annotations

@@ -127,9 +127,9 @@ def first_is_better(
 def written(model: LanguageModel, chats: Sequence[Chat], leaves: Sequence[Leaf]) -> Rollout:
     """Whole replies to their chats as a rollout, to be judged; of log-probabilities nothing is known, and they are 0.
 
-    Replies are the tokens that were sampled, and the tokenizer's end token.
+    Replies are the tokens that were sampled, and the token that ends them.
     """
-    end = model.tokenizer.eos_token_id
+    end = model.end
     asked = prompts_tokens(model.tokenizer, chats)
     rows = [(len(ids), [*ids, *leaf.tokens, end]) for ids, leaf in zip(asked, leaves, strict=True)]
     device = model.model.device

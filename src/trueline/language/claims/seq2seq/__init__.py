@@ -9,8 +9,8 @@ In all three both models are trained from the same fine-tuned start until the lo
 been lowest for as long as it took to get there, and are taken from where it was; its rewards are the paper's: the hard
 rule, each token credited with what follows. Everything else that a seed measures is in its row, and `secondaries`
 compares it with Holm's correction: scalar models compared token by token, models from scratch, the soft rule, total
-credit (corrections L2), more pairs, prompts outside of the training distribution, empty and truncated replies, which
-words are blamed, reward against length on replies that the oracle finds equal, refusals.
+credit, more pairs, prompts outside of the training distribution, empty and truncated replies, which words are blamed,
+reward against length on replies that the oracle finds equal, refusals.
 
 Beside the policies that PPO makes stand three without on-line training, from the same start and pairs: direct
 preference optimisation, trained as the reward models are, and the best of eight replies of the start by either reward.
