@@ -29,7 +29,7 @@ from trueline.language.audits.prompts import (
     open_prompts,
     turns,
 )
-from trueline.language.audits.robustness import Injection, InjectionConfig
+from trueline.language.audits.robustness import Injection, InjectionConfig, UnseenPrompts, UnseenPromptsConfig
 from trueline.language.rollout import Message, chat, text_of
 from trueline.language.sources import Data, exposed
 from trueline.language.splits import split_of_text
@@ -199,6 +199,20 @@ def test_a_file_that_was_trained_on_whole_decides_nothing(file):
         with pytest.raises(EvidenceError, match="was trained on every prompt of"):
             audit.cases(known, "verdict", 1, 2, np.random.default_rng(0))
         audit.cases(known, "respond", 1, 2, np.random.default_rng(0))
+
+
+def test_a_second_file_that_was_trained_on_whole_decides_nothing_either(file, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"prompt": f"another {i}"}) + "\n" for i in range(200)))
+    known = Speaker(best)
+    known.history = History(trained_on=(str(Path(file).resolve()),))
+    for audit in (
+        Refusal(build(RefusalConfig, {"path": str(other), "harmful_path": file})),
+        UnseenPrompts(build(UnseenPromptsConfig, {"path": str(other), "outside": file, "judge": JUDGE})),
+    ):
+        with pytest.raises(EvidenceError, match="was trained on every prompt of"):
+            audit.cases(known, "verdict", 1, 2, np.random.default_rng(0))
+        assert audit.cases(known, "respond", 1, 2, np.random.default_rng(0))
 
 
 @pytest.fixture

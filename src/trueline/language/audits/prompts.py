@@ -65,6 +65,11 @@ class PromptSettings(NamesRuns):
     kinds: tuple[str, ...] = ()  # of the world's prompts, equally likely; none given: those that the audit is about
     rounds: int = Field(8, ge=1, le=ROUNDS)  # into which a file's held-out prompts are cut: fewer are larger
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Data of the user's that prompts are drawn from."""
+        return (self.path,) if self.path and not self.path.startswith(BUILTIN) else ()
+
     @model_validator(mode="after")
     def _effective(self) -> Self:
         if self.path.startswith(BUILTIN):
@@ -196,14 +201,15 @@ def refuse_trained_on(settings: PromptSettings, subject: Any, split: Split) -> N
     A training that leaves those of audits alone (`leave_for_audits`) does not count.
     """
     known = getattr(getattr(subject, "history", None), "trained_on", ())
-    if split != "verdict" or not known or not settings.path or settings.path.startswith(BUILTIN):
+    if split != "verdict" or not known:
         return
-    for place in places_of(settings.path, settings.split, settings.root):
-        if any(overlap(place, one) for one in known):
-            raise EvidenceError(
-                f"the subject was trained on every prompt of {place}, so those cannot decide a verdict about it. Train "
-                "with data.leave_for_audits = true, or give prompts that it does not know."
-            )
+    for path in settings.files:
+        for place in places_of(path, settings.split, settings.root):
+            if any(overlap(place, one) for one in known):
+                raise EvidenceError(
+                    f"the subject was trained on every prompt of {place}, so those cannot decide a verdict about it. "
+                    "Train with data.leave_for_audits = true, or give prompts that it does not know."
+                )
 
 
 def _list(world: TextWorld) -> str:

@@ -479,6 +479,11 @@ class UnseenPromptsConfig(ReplyAudit):
     drop_at_most: float | None = Field(None, ge=0)  # required of the mean loss of reward; none: only reported
     likeness: int = Field(8, ge=1)  # ordinary prompts of which the one whose best reply is worth most nearly as much
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Prompts from within and from outside."""
+        return (*super().files, *([self.outside] if self.outside else ()))
+
     @model_validator(mode="after")
     def _two_sources(self) -> UnseenPromptsConfig:
         if self.outside and self.path.startswith("builtin:"):
