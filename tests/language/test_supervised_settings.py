@@ -151,7 +151,7 @@ def test_memory_of_a_forward_pass_is_what_torch_keeps():
         ("sft", {"held_out": 0.1, "evaluation": {"path": "x"}}, "evaluation and held_out are both given"),
         ("dpo", {"loss": {"kind": "kto"}, "batch_size": 1}, "kto compares each prompt with another's answer"),
         ("reward-model", {"packing": True}, "no setting is called 'packing'"),
-        ("dpo", {"loss": {"kind": "ipo", "gamma": 1.0}}, "no setting is called 'loss.gamma'"),
+        ("dpo", {"loss": {"kind": "ipo", "gamma": 1.0}}, "loss.gamma is a setting of kind 'simpo'"),
         ("dpo", {"loss": {"kind": "orpo"}}, "'dpo' or 'ipo' or 'simpo' or 'kto'|loss.kind is 'orpo'"),
     ],
 )
