@@ -471,10 +471,14 @@ def test_an_error_inside_of_what_makes_a_function_is_its_own(monkeypatch):
 
 def test_the_documented_function_judges_a_training(trueline, tmp_path, monkeypatch, rollout, judged):
     page = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "ENTRIES" in block]
+    code, more = (
+        next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if f"class {name}" in block)
+        for name in ("Brief", "Exact")
+    )
+    entries = 'ENTRIES += (Entry("scorer", "exact", "mine:Exact", "the reference answer"),)'
     (command,) = re.findall(r"^trueline --import mine .*?(?=```)", page, re.S | re.M)
-    (tmp_path / "mine.py").write_text(code)
-    rows = [{"prompt": text} for text in ("ab", "ba", "cd", "dc")]
+    (tmp_path / "mine.py").write_text(f"{code}\n{more}\n{entries}\n")
+    rows = [{"prompt": text, "answer": text[0]} for text in ("ab", "ba", "cd", "dc")]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     nano().save(tmp_path / "path" / "to" / "model")
@@ -483,11 +487,19 @@ def test_the_documented_function_judges_a_training(trueline, tmp_path, monkeypat
     try:
         said = trueline(*words, "batch_size=2", "samples=2", "max_steps=1", "sampling.max_tokens=3")
         assert said.code == 0, said.err
+        exact = [word.replace('name = "brief", options = {words = 10}', 'name = "exact"') for word in words]
+        said = trueline(*exact, "batch_size=2", "samples=2", "max_steps=1", "sampling.max_tokens=3")
+        assert said.code == 0, said.err
+        right = {"abc": {"answer": "a"}, "h": {"answer": "b"}, "fade.": {"answer": "c"}}
+        answered = replies(rollout, [" a", "b", "b ", "a"], judged.policy)
+        by_answer = opened([Function(name="exact")], judged._replace(columns=right), {})
+        assert by_answer.score(answered, np.random.default_rng(0)).reward.sum(1).tolist() == [1.0, 0.0, 1.0, 0.0]
         scorer = opened([Function(name="brief", options={"words": 10})], judged, {})
         texts = replies_of(rollout, judged.policy, judged.sampling)
         scores = scorer.score(rollout, np.random.default_rng(0))
     finally:
         registry._found.pop(("scorer", "brief"), None)
+        registry._found.pop(("scorer", "exact"), None)
         registry._modules.remove("mine")
         sys.modules.pop("mine")
     assert scorer.costs == ("shouting",)

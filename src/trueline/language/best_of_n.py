@@ -278,8 +278,8 @@ class RejectionRecipe:
         check_for_training(config.sampling)
         streams, known = Streams(seed), {**(inputs or {}), **referred(config.scorers, inputs or {}, root)}
         policy = _start(config, known.get("policy"), streams.rng("model"))
-        opened(config.scorers, Judged(policy, config.sampling), known)
         asked = prompts_for(config, policy, Path(root))
+        opened(config.scorers, Judged(policy, config.sampling, asked.columns), known)
         order = asked.order(config.prompts.shuffle, int(streams.rng("order").integers(2**31)))
         each = config.round_prompts or asked.epoch
         found = foreseen(policy, asked, order, config.rounds * each, config.sampling.max_tokens)
@@ -433,7 +433,8 @@ class _Rounds:
         asked = [self.prompts.chats[place.source][place.row] for place in places]
         repeated = [one for one in asked for _ in range(config.samples)]
         rollout = config.sampler.open().sample(self.policy, repeated, config.sampling, self.run.rng("sample"))
-        scorer = opened(config.scorers, Judged(self.policy, config.sampling), self.inputs)
+        judged = Judged(self.policy, config.sampling, self.prompts.columns)
+        scorer = opened(config.scorers, judged, self.inputs)
         reward, cost = _sums(scorer.score(rollout, self.run.rng("score")))
         texts = [reply.text for reply in replies_of(rollout, self.policy, config.sampling)]
         group = torch.arange(len(repeated), device=reward.device) // config.samples

@@ -32,7 +32,7 @@ from trueline.language.batches import READ_AT_ONCE
 from trueline.language.online import reply_log_prob
 from trueline.language.rollout import Replies, Reply, Rollout, Sampler, Sampling, chat
 from trueline.language.sampler import Auto, replies_of
-from trueline.language.scorers import Judged, Judgement, Scoring, opened
+from trueline.language.scorers import Judged, Judgement, Scoring, opened, refuse_columns
 from trueline.language.scores import Scores
 from trueline.language.subject import LanguageModel
 from trueline.language.templates import encode_reply
@@ -99,7 +99,11 @@ def answered(
 
 
 def values_of(answers: Answers, judge: Judge) -> Array:
-    """What a judge says of each reply, nan where it says nothing: [P, n].  Raises ConfigError for too few or many."""
+    """What a judge says of each reply, nan where it says nothing: [P, n].
+
+    Raises ConfigError for too few or many, and for a judge that wants columns of data.
+    """
+    refuse_columns(judge, "the judge")
     found = judge(answers.asked, answers.replies)
     if len(found) != len(answers.replies):
         raise ConfigError(

@@ -41,7 +41,7 @@ from trueline.language.evaluation import (
     win_rate,
 )
 from trueline.language.rollout import Reply, chat, text_of
-from trueline.language.scorers import Judged, Scoring, opened, referred
+from trueline.language.scorers import Function, Judged, Scoring, opened, referred, refuse_columns
 from trueline.language.subject import LanguageModel
 
 __all__ = ["Comparing", "Comparison", "compared", "main"]
@@ -70,13 +70,17 @@ def compared(models: Mapping[str, LanguageModel], settings: Comparing) -> Compar
     """Compares two models or more with the first.
 
     Raises ConfigError for fewer, and for prompts of several turns; NotMeasurable and EvidenceError as audits do, for a
-    judge that says nothing of help or that a model was trained to please.
+    judge that says nothing of help or that a model was trained to please.  ConfigError as well for a judge or a proxy
+    that wants columns of data.
     """
     if len(models) < 2:
         raise ConfigError(f"{len(models)} model cannot be compared. Name two or more.")
     at, (first, *others) = Examination(settings), models
     for model in models.values():
         at.check_judge(model, "verdict", reward=True)
+    for one in settings.proxy:
+        if isinstance(one, Function):  # told before replies are drawn
+            refuse_columns(one.made(), f"the proxy {one.name!r}")
     prompts = _prompts(at, models, settings)
 
     def gold(asked: Sequence[str], replies: Sequence[Reply]) -> list[float]:

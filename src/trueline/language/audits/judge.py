@@ -36,6 +36,7 @@ from trueline.language.scorers import (
     Scoring,
     identity,
     judgements,
+    refuse_columns,
 )
 from trueline.language.sources import LABELS, Data, labelled_by, named_alone
 from trueline.language.subject import LanguageModel, history_of
@@ -114,7 +115,11 @@ class TextJudge:
     """A function of texts, or an endpoint."""
 
     def __init__(self, function: Judges, identity: tuple[str, ...], cost: str = "", rewards: bool = True) -> None:
-        """cost: the one that counts, empty: the highest; rewards: whether its reward means anything."""
+        """cost: the one that counts, empty: the highest; rewards: whether its reward means anything.
+
+        Raises ConfigError for a function that wants columns of data.
+        """
+        refuse_columns(function, "the judge")
         self.function, self.identity, self._cost, self._rewards = function, identity, cost, rewards
 
     def __call__(self, requests: Sequence[Chat], replies: Sequence[Reply | None]) -> list[Opinion]:
@@ -216,10 +221,16 @@ class JudgeFacts(NamedTuple):
 
 
 def facts(settings: JudgeSettings, prompts: Prompts | None) -> JudgeFacts:
-    """Whether the judge gives rewards and costs.  Raises ConfigError for a cost that it does not have."""
+    """Whether the judge gives rewards and costs.
+
+    Raises ConfigError for a cost that it does not have, and for a function that wants columns of data.
+    """
     judge = _chosen(settings, prompts)
     if judge is None:  # nothing can be measured, and the metrics say what would have been
         return JudgeFacts(True, True, settings.reward_bounds)
+    if isinstance(judge, Function):
+        # What an audit asks is often put in other words, or made up: no row of data is behind it.
+        refuse_columns(judge.made(), f"the judge {judge.name!r}")
     costs = judge.named_costs()
     if settings.cost and settings.cost not in costs:
         has = f"It has {', '.join(costs)}" if costs else "It has none"

@@ -9,7 +9,7 @@ from trueline.core.run import resolve
 from trueline.core.subject import describe
 from trueline.language.models import ModelRef, check_reference
 from trueline.language.online.making import refused_start
-from trueline.language.online.prompts import asked_of, chats_of, failing_prompts, tables_of
+from trueline.language.online.prompts import asked_of, chats_of, columns_wanted, failing_prompts, tables_of
 from trueline.language.online.settings import Asking
 from trueline.language.sampler import check_for_training
 from trueline.language.scorers import Endpoint, references
@@ -34,7 +34,7 @@ def check_asking(config: Asking, root: Path) -> None:
 
 
 def check_prompts(config: Asking, root: Path, inputs: Mapping[str, Path]) -> None:
-    """Raises what a training would for a policy that is none, for prompts, and for those that leave it no room.
+    """Raises what a training would for a policy that is none, for prompts, their columns, and those too long for it.
 
     inputs: folders of subjects by role.  No weight is read. How much room a model on the hub has is not known before it
     is loaded.
@@ -43,8 +43,10 @@ def check_prompts(config: Asking, root: Path, inputs: Mapping[str, Path]) -> Non
     if window is not None:
         asked_of(config, window, root)
         return
-    for table in tables_of(config.prompts, root):
+    tables = tables_of(config.prompts, root)
+    for table in tables:
         chats_of(table)
+    columns_wanted(config, tables, root)
     for findings in config.findings:
         failing_prompts(findings, root)
 

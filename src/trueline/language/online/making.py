@@ -67,7 +67,8 @@ class Made:
         for judge in judges:
             if isinstance(judge, LanguageModel | ScoreModel):
                 (judge if isinstance(judge, ScoreModel) else judge.model).to(device)
-        scorer = opened(config.scorers, Judged(policy, config.sampling), inputs)
+        asked = prompts_for(config, policy, root)
+        scorer = opened(config.scorers, Judged(policy, config.sampling, asked.columns), inputs)
         return cls(
             policy=policy,
             reference=frozen,
@@ -75,7 +76,7 @@ class Made:
             scorer=scorer,
             judges=judges,
             limits=limits_of(config, tuple(scorer.costs)),
-            asked=prompts_for(config, policy, root),
+            asked=asked,
             kept=() if config.ptx is None else text_for(config.ptx, policy, root),
         )
 

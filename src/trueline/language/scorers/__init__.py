@@ -19,6 +19,7 @@ from trueline.language.scorers.functions import (
     Judgement,
     Judges,
     judgements,
+    refuse_columns,
 )
 from trueline.language.scorers.judged import Judged, trouble_of
 from trueline.language.scorers.mixes import WeightedScorers
@@ -33,6 +34,7 @@ from trueline.language.scorers.settings import (
     references,
     referred,
     taken_by,
+    wanted_columns,
 )
 
 __all__ = [
@@ -57,6 +59,8 @@ __all__ = [
     "reference_records",
     "references",
     "referred",
+    "refuse_columns",
     "taken_by",
     "trouble_of",
+    "wanted_columns",
 ]

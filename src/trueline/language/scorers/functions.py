@@ -18,7 +18,7 @@ from trueline.language.sampler import replies_of
 from trueline.language.scorers.judged import Judged, Weighted, last_sampled
 from trueline.language.scores import Scorer, Scores
 
-__all__ = ["Function", "FunctionScorer", "Judgement", "Judges", "judgements"]
+__all__ = ["Function", "FunctionScorer", "Judgement", "Judges", "Row", "judgements", "refuse_columns"]
 
 
 class Judgement(NamedTuple):
@@ -28,30 +28,60 @@ class Judgement(NamedTuple):
     cost: Mapping[str, float] = {}
 
 
-Says = Callable[[Sequence[str], Sequence[Reply]], Sequence[Judgement | float | None]]
+Row = Mapping[str, Any]  # columns of the data row that asked a prompt, as they lie there
+Says = Callable[..., Sequence[Judgement | float | None]]  # called as `Judges` is
 
 
 class Judges(Protocol):
-    """A function of texts; registered as kind "scorer" is what makes one from the options in the settings."""
+    """A function of texts; registered as kind "scorer" is what makes one from the options in the settings.
+
+    It is called with prompts, each one's text, and replies, a `Reply` for each prompt. One that judges by more of the
+    data than its prompts, such as a reference answer, names the columns in an attribute `columns: tuple[str, ...]`.
+    Then it is called with a third argument, rows: for each reply a mapping with those columns, and no others, of the
+    row that asked its prompt. Columns come with what trains on its own replies alone: as the judge of an audit or of a
+    comparison such a function is refused. Without the attribute, or where it is (), there is no third argument.
+    """
 
     @property
     def costs(self) -> tuple[str, ...]:
         """Names of the costs it gives."""
         ...
 
-    def __call__(self, prompts: Sequence[str], replies: Sequence[Reply]) -> Sequence[Judgement | float | None]:
+    # Of two arguments or of three, which no narrower type says.
+    def __call__(self, *given: Any, **named: Any) -> Sequence[Judgement | float | None]:
         """Of each reply, in order; a number is a reward without costs, None or nan is missing."""
         ...
 
 
+def _wanted_by(function: Any) -> tuple[str, ...]:
+    """Names of the columns that a function wants."""
+    return tuple(getattr(function, "columns", ()))
+
+
+def refuse_columns(function: Any, who: str) -> None:
+    """Raises ConfigError for a function that wants columns, where there are none.  `who` it is stands there."""
+    wanted = _wanted_by(function)
+    if wanted:
+        raise ConfigError(
+            f"{who} wants columns of the data ({', '.join(wanted)}), but here it would be given prompts and replies "
+            "alone. Train with it on rows that have them, or give a scorer that wants none."
+        )
+
+
 def judgements(
-    function: Says, prompts: Sequence[str], replies: Sequence[Reply], costs: Sequence[str], who: str
+    function: Says,
+    prompts: Sequence[str],
+    replies: Sequence[Reply],
+    costs: Sequence[str],
+    who: str,
+    rows: Sequence[Row] | None = None,
 ) -> list[Judgement | None]:
     """What a function says of each reply to its prompt; None where it says nothing.  `who` it is stands in refusals.
 
-    Raises ConfigError where it does not give one result for each reply, with the costs it is said to have.
+    rows: of each reply, for a function that wants columns.  Raises ConfigError where it does not give one result for
+    each reply, with the costs it is said to have.
     """
-    found = list(function(prompts, replies))
+    found = list(function(prompts, replies) if rows is None else function(prompts, replies, rows))
     if len(found) != len(replies):
         raise ConfigError(
             f"{who} gave {len(found)} results for {len(replies)} replies. Return one for each, None where there is "
@@ -83,11 +113,26 @@ class FunctionScorer:
     def score(self, rollout: Rollout, rng: np.random.Generator) -> Scores:  # noqa: ARG002  (functions draw nothing)
         """Scores of every row; what is None or nan is missing.
 
-        Raises ConfigError as `judgements`, and for a score that is infinite.
+        Raises ConfigError as `judgements`, for a score that is infinite, and for a prompt whose columns are not known.
         """
         replies = replies_of(rollout, self.judged.policy, self.judged.sampling)
-        found = judgements(self.function, rollout.asked, replies, self.costs, "the scoring function")
+        found = judgements(
+            self.function, rollout.asked, replies, self.costs, "the scoring function", self._rows(rollout.asked)
+        )
         return _on_last(rollout, [self._numbers(one) for one in found])
+
+    def _rows(self, asked: Sequence[str]) -> list[Row] | None:
+        """The columns that the function wants of what each reply answers; None where it wants none."""
+        wanted, known = _wanted_by(self.function), self.judged.columns
+        if not wanted:
+            return None
+        strange = next((text for text in asked if not set(wanted) <= set(known.get(text, ()))), None)
+        if strange is not None:
+            raise ConfigError(
+                f"the scoring function wants columns of the data ({', '.join(wanted)}), which are not known of the "
+                f"prompt {strange!r}. Ask what the data ask."
+            )
+        return [{name: known[text][name] for name in wanted} for text in asked]
 
     def _numbers(self, found: Judgement | None) -> list[float]:
         """Reward, then costs in order; nan where missing."""
@@ -119,14 +164,20 @@ class Function(Weighted):
         """Names of its costs.  Raises UnknownName for a name that nothing registered."""
         return tuple(self.made().costs)
 
+    def named_columns(self) -> tuple[str, ...]:
+        """Names of the columns of the data that it wants.  Raises as `named_costs`."""
+        return _wanted_by(self.made())
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """None."""
         return ()
 
     def open(self, judged: Judged, inputs: Mapping[str, Subject]) -> Scorer:  # noqa: ARG002
-        """Raises UnknownName for a name that nothing registered."""
+        """Raises as `made`, and ConfigError for a function that wants columns, where `judged` has none."""
         function = self.made()
+        if not judged.columns:
+            refuse_columns(function, f"the scorer {self.name!r}")
         return FunctionScorer(function, judged, tuple(function.costs))
 
     def made(self) -> Judges:
@@ -142,11 +193,19 @@ class Function(Weighted):
         function = make(**self.options)
         if not (callable(function) and hasattr(function, "costs")):
             raise self._unfit(f"makes a {type(function).__name__} without `costs` or that cannot be called")
+        columns = getattr(function, "columns", ())  # a single text would be taken for a name a letter
+        if not isinstance(columns, tuple | list) or not all(isinstance(name, str) for name in columns):
+            raise self._unfit(f"has {columns!r} as `columns`, which is no tuple of names")
+        given = ("prompts", "replies", "rows")[: 3 if columns else 2]
+        try:
+            inspect.signature(function).bind(*given)
+        except TypeError as error:
+            raise self._unfit(f"cannot be called with {' and '.join(given)} ({error})") from None
         made: Judges = function
         return made
 
     def _unfit(self, why: str) -> ConfigError:
         return ConfigError(
             f"the scorer {self.name!r} {why}. Register a class that takes the options, names its `costs`, and is then "
-            "called with prompts and replies, as docs/language.md shows."
+            "called with prompts and replies, and with rows where it names `columns`, as docs/language.md shows."
         )

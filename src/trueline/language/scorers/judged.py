@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,10 +21,11 @@ M = TypeVar("M", LanguageModel, ScoreModel)
 
 
 class Judged(NamedTuple):
-    """The policy that is judged: what turns its tokens into text, and how it was sampled."""
+    """The policy that is judged: what turns its tokens into text, how it was sampled, and what lies beside prompts."""
 
     policy: LanguageModel
     sampling: Sampling
+    columns: Mapping[str, Mapping[str, Any]] = {}  # of the rows that ask, by what they ask (`Rollout.asked`)
 
 
 class Weighted(Config):

@@ -25,6 +25,7 @@ __all__ = [
     "references",
     "referred",
     "taken_by",
+    "wanted_columns",
 ]
 
 REFERENCE = "run://"  # what the name of a run begins with
@@ -54,6 +55,12 @@ def identity(one: Scoring, inputs: Mapping[str, str]) -> tuple[str, ...]:
         case Endpoint():
             return (f"endpoint:{one.url.rstrip('/')}#{one.model}",)
     return tuple(f"model:{inputs[role]}" for role in one.inputs if role in inputs)
+
+
+def wanted_columns(settings: Sequence[Scoring]) -> dict[str, str]:
+    """Columns of the data that scorers want, by name: which scorer does.  Raises as `Function.named_columns`."""
+    functions = [one for one in settings if isinstance(one, Function)]
+    return {column: one.name for one in functions for column in one.named_columns()}
 
 
 # --- models that scorers take ---

@@ -29,12 +29,22 @@ from trueline.core.subject import Subject
 from trueline.language.models import ModelRef
 from trueline.language.online.checks import window_for
 from trueline.language.online.making import policy_of
-from trueline.language.online.prompts import chats_of, tables_of, with_room
+from trueline.language.online.prompts import chats_of, columns_of, tables_of, with_room
 from trueline.language.parallel import device_of
 from trueline.language.records import Text, prompt_of
 from trueline.language.rollout import Chat, Rollout, Sampling, chat, text_of
 from trueline.language.sampler import Auto, Samplers
-from trueline.language.scorers import Function, Judged, Scoring, identity, opened, reference_records, referred, taken_by
+from trueline.language.scorers import (
+    Function,
+    Judged,
+    Scoring,
+    identity,
+    opened,
+    reference_records,
+    referred,
+    taken_by,
+    wanted_columns,
+)
 from trueline.language.scores import Scorer
 from trueline.language.sources import MADE, Data
 from trueline.language.subject import LanguageModel, judges_behind, tell_if_plain
@@ -247,7 +257,8 @@ class PreferenceRecipe:
         reference_records(config.judges, root)
 
     def check_with(self, config: PreferenceSampling, root: Path, inputs: Mapping[str, Path]) -> None:
-        """Raises what `train` would raise for prompts, and for those that leave whoever replies no room for it."""
+        """Raises what `train` would for prompts, their columns, and those that leave whoever replies no room for it."""
+        _columns(config, root)
         window = window_for(config.model, inputs)
         if window is not None:
             _asked(config, window, root)
@@ -267,7 +278,8 @@ class PreferenceRecipe:
         policy = policy_of(config.model, inputs.get("policy"), run.rng("model"))
         tell_if_plain(policy)
         policy.model.to(device_of(config.device))
-        judge = opened(config.judges, Judged(policy, config.sampling), inputs)
+        columns = _columns(config, root)
+        judge = opened(config.judges, Judged(policy, config.sampling, columns), inputs)
         asked, long = _asked(config, Window.of(policy), root)
         if long:
             stage(f"left out {long} prompts longer than the context")
@@ -333,6 +345,12 @@ def _asked(config: PreferenceSampling, window: Window, root: Path) -> tuple[list
     asked = list(found.values())
     kept = with_room([one.chat for one in asked], list(called.values()), window, config.prompts)
     return [asked[k] for k in kept], len(asked) - len(kept)
+
+
+def _columns(config: PreferenceSampling, root: Path) -> dict[str, dict[str, Any]]:
+    """The columns that judges want, by what is asked.  Raises as `tables_of` and `columns_of`."""
+    wanted = wanted_columns(config.judges)
+    return columns_of(tables_of(config.prompts, root), config.prompts, wanted, root) if wanted else {}
 
 
 def _rewards(
