@@ -191,15 +191,28 @@ class Checked(Config):
         return self
 
 
+class CheckedTwice(Checked):
+    @model_validator(mode="after")
+    def _not_wide(self):
+        if self.high - self.low > 9.0:
+            raise ValueError("the interval is wide")
+        return self
+
+
 class OneOfThree(Config):
     rule: Checked | Pid | Lagrangian = Checked()
 
 
+class OneOfThreeTwice(Config):
+    rule: CheckedTwice | Pid | Lagrangian = CheckedTwice()
+
+
+@pytest.mark.parametrize("config", [OneOfThree, OneOfThreeTwice])
 @pytest.mark.parametrize("override", ["rule.gain=1", "rule.cost_limit=1", "rule.gian=1"])
-def test_a_setting_of_another_kind_is_told_apart_from_one_that_no_kind_has(override):
-    """The alternative that stands there has a validator, by which pydantic calls it."""
+def test_a_setting_of_another_kind_is_told_apart_from_one_that_no_kind_has(config, override):
+    """The alternative that stands there has validators, by which pydantic calls it."""
     with pytest.raises(ConfigError) as caught:
-        build(OneOfThree, {}, [override])
+        build(config, {}, [override])
     key, kind = override.partition("=")[0], {"gain": "pid", "cost_limit": "lagrangian"}.get(override[5:-2])
     assert str(caught.value) == (
         f"{key} is a setting of kind '{kind}', which rule is not here. Give rule.kind = '{kind}' too, or another "

@@ -405,7 +405,7 @@ def _locate(data: Any, detail: ErrorDetails) -> _Problem:
 
 def _arm_named(label: str) -> str:
     """The class behind pydantic's label of an alternative: `Lagrangian` of `function-after[check(), Lagrangian]`."""
-    return label.removesuffix("]").rpartition(" ")[2] if label.startswith("function-") else label
+    return label.rstrip("]").rpartition(" ")[2] if label.startswith("function-") else label
 
 
 def _likeliest(problems: list[_Problem]) -> list[_Problem]:
