@@ -508,6 +508,19 @@ def test_a_run_folder_becomes_a_page(tmp_path):
     assert page.tags.count("img") == 1
 
 
+def test_how_an_audit_narrowed_its_interval_is_not_shown_as_learning(tmp_path):
+    run = Run.create(tmp_path, kind="audit", name="a", config={}, seed=0)
+    with run:
+        for cases, high in ((10, 40.0), (20, 36.25)):
+            run.log(cases, **{"ethicality/cost/expected-cost/high": high})
+        run.append_evidence(evidence(*COST, 31.5, 26.5, 36.25).to_dict())
+        run.finish("done")
+    page = Page(build_run_report(run.folder))
+    assert page.faults == []
+    assert "36.2" in page.text
+    assert "Learning" not in page.text
+
+
 def test_described_media_may_not_leave_their_folder(tmp_path):
     run = Run.create(tmp_path, kind="train", name="x", config={}, seed=0)
     with run:

@@ -32,12 +32,14 @@ def build_run_report(folder: Path | str) -> str:
     evidence = read_evidence(folder / "evidence.jsonl")
     verdicts = [e for e in evidence if e.split == "verdict"]
     limits = {name: {"limit": limit} for name, limit in read_limits(folder).items()}
+    # What an audit logs is how its intervals narrowed, and nothing that was learnt.
+    curves = read_curves(folder / "metrics.jsonl") if manifest["kind"] == "train" else []
     a_round = Round(
         number=max((e.round for e in evidence), default=0),
         name="this run",
         recipe=manifest["name"],
         plan=settings_of(folder / "config.toml"),
-        curves=[replace(curve, limits=limits.get(curve.name, {})) for curve in read_curves(folder / "metrics.jsonl")],
+        curves=[replace(curve, limits=limits.get(curve.name, {})) for curve in curves],
         evidence=verdicts,
         respond=[e for e in evidence if e.split == "respond"],
         media=read_media(folder / "artefacts" / "media"),
