@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ from trueline.rl.augmentation.world import AugmentedBy
 from trueline.rl.evaluate import policy_actions, run_episodes
 from trueline.rl.on_policy import Budgeted, Constrained, OnPolicyRecipe, Trainer
 from trueline.rl.policy import load
+from trueline.rl.updates.ppo import MinibatchPasses
+from trueline.safety.recipes.first_order import CUP, ON_CRPO, P3O, PPO_PID
+from trueline.safety.recipes.ppo import PPO_LAG
+from trueline.safety.recipes.trust_region import CPO
 
 
 class Drifts(SavedDrift):
@@ -144,13 +149,39 @@ def test_a_chance_is_steered_by_the_share_of_episodes_above_the_limit(tmp_path):
         t.train()
     lines = logged(tmp_path)
     cost, limit = watched.seen[-1]
-    np.testing.assert_array_equal(limit, 0.25)
-    assert set(np.unique(cost)) <= {0.0, 1.0}
-    np.testing.assert_array_equal(cost, t.recent.cost > [2.0, 4.0])
-    first = watched.seen[0][0].mean(axis=0)
+    np.testing.assert_array_equal(limit, [2.0, 4.0])
+    np.testing.assert_array_equal(cost, (t.recent.cost > [2.0, 4.0]) * [8.0, 16.0])  # d/p for each
+    first = watched.seen[0][0].mean(axis=0) / [8.0, 16.0]
     assert [lines[0]["constraint/right"], lines[0]["constraint/off_axis"]] == pytest.approx(first.tolist())
     limits = json.loads((tmp_path / "run" / "artefacts" / "limits.json").read_text())
     assert limits == {"constraint/right": 0.25, "constraint/off_axis": 0.25}
+
+
+class Rightwards(Drifts):
+    """Costs are 0 or 1."""
+
+    def step(self, actions: Any) -> Any:
+        step = super().step(actions)
+        return replace(step, cost=(step.cost > 0.5).astype(np.float64))
+
+
+@pytest.mark.parametrize("row", [PPO_LAG, PPO_PID, P3O, CUP, ON_CRPO, CPO], ids=lambda row: row.name)
+def test_a_step_rate_of_costs_of_one_is_the_expected_cost_in_every_row(row, tmp_path, monkeypatch):
+    # So that gains, penalties and tolerances, all set per cost of an episode, do to a rate what they do to a cost.
+    monkeypatch.setattr(registry, "load", lambda kind, name: Rightwards)
+    given = {**TINY, "update": {}, "steps_per_epoch": 96, "checkpoint_epochs": 1000}
+    if isinstance(row.update, MinibatchPasses):
+        given["update"] = TINY["update"]
+    weights = []
+    for id, limit, kind in (("cost", [1.5, 3.0], "expected"), ("rate", [0.125, 0.25], "step-rate")):
+        config = build(row.Config, {**given, "cost_limit": limit, "limit_on": {"kind": kind}})
+        with Run.create(tmp_path, kind="train", name="row", config=config, seed=1, id=id) as run:
+            weights.append(Trainer(config, run, {}).train().network.state_dict())
+    for name, weight in weights[0].items():
+        np.testing.assert_array_equal(weight.numpy(), weights[1][name].numpy(), err_msg=name)
+    rates = [line["constraint/off_axis"] for line in logged(tmp_path, "rate")]
+    costs = [line["train/off_axis"] for line in logged(tmp_path, "cost")]
+    assert rates == pytest.approx([cost / 12.0 for cost in costs])
 
 
 def test_a_cvars_excess_is_kept_when_its_threshold_moves(tmp_path):

@@ -41,25 +41,28 @@ def test_the_expected_cost_is_the_cost(episodes):
     np.testing.assert_array_equal(limit, [3.0, 4.0])
 
 
-def test_the_step_rate_is_the_share_of_steps_with_a_cost(episodes):
+def test_the_step_rate_is_the_number_of_steps_with_a_cost_under_so_many_of_an_episodes(episodes):
     total, limit = sums(StepRate(), [0.1, 0.2], episodes)
-    np.testing.assert_allclose(total, (episodes > 0).mean(axis=1))
-    np.testing.assert_array_equal(limit, [0.1, 0.2])
+    np.testing.assert_array_equal(total, (episodes > 0).sum(axis=1))
+    np.testing.assert_allclose(limit, [0.1 * STEPS, 0.2 * STEPS])
+    unit = StepRate().unit(Terms(np.array([0.1, 0.2]), STEPS))
+    np.testing.assert_allclose(total / unit, (episodes > 0).mean(axis=1))
     with pytest.raises(ConfigError, match="a share of the steps"):
         StepRate().check(Terms(np.array([25.0]), STEPS))
 
 
 def test_the_chance_is_charged_once_where_the_limit_is_passed(episodes):
-    total, limit = sums(Chance(probability=0.2), [6.0, 9.0], episodes)
-    np.testing.assert_array_equal(total, episodes.sum(axis=1) > [6.0, 9.0])
-    np.testing.assert_array_equal(limit, 0.2)
+    total, limit = sums(Chance(probability=0.2), [6.0, 0.0], episodes)
+    np.testing.assert_array_equal(total, (episodes.sum(axis=1) > [6.0, 0.0]) * [30.0, 5.0])
+    np.testing.assert_array_equal(limit, [6.0, 1.0])  # a charge for each that passes it: P ≤ 0.2 is Σc̃ ≤ d̃
+    np.testing.assert_array_equal(Chance(probability=0.2).unit(Terms(np.array([6.0, 0.0]), STEPS)), [30.0, 5.0])
     about = Terms(np.array([2.0]), STEPS)
     charged, z = [], Chance().start(about, {}, 1)
     for cost in (1.0, 1.0, 0.0, 1.0, 4.0):
         outcome = Chance().step(about, z, np.zeros(1), np.array([[cost]]))
         z = outcome.z
         charged.append(float(outcome.cost[0, 0]))
-    assert charged == [0.0, 0.0, 0.0, 1.0, 0.0]  # at the limit is not past it
+    assert charged == [0.0, 0.0, 0.0, 20.0, 0.0]  # at the limit is not past it
 
 
 def test_what_is_observed_of_the_accumulated_cost_tells_near_from_passed():

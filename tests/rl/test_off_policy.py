@@ -638,6 +638,7 @@ def test_networks_that_are_no_longer_finite_end_the_run(tmp_path, monkeypatch):
         ({"warm_up": 7, "n_step": 2}, "warm_up is 7"),
         ({"actor": {"activation": "silu"}}, "relu and tanh only"),
         ({"update": {"clip": 0.1}}, "update.clip"),
+        ({"env_options": {"num_envs": 4}}, "num_envs is no option of a world"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(given, words):
@@ -652,6 +653,8 @@ def test_worlds_that_a_row_cannot_learn_in_are_refused_before_a_run_exists(tmp_p
         rows.TD3.check(settled(rows.TD3, **discrete), tmp_path)
     with pytest.raises(ConfigError, match="action is a choice"):
         rows.CVPO.check(settled(rows.CVPO, **discrete), tmp_path)
+    with pytest.raises(ConfigError, match="all of it within warm_up = 4,800, before which nothing is learnt"):
+        rows.SAC.check(settled(rows.SAC, warm_up=4_800, total_steps=4_800), tmp_path)
     with pytest.raises(RunError):
         rows.SAC.check(settled(rows.SAC, layouts=["run://none/found.json"]), tmp_path)
 

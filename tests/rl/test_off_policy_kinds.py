@@ -120,7 +120,8 @@ def test_the_best_action_within_the_limit_is_found(kind, tmp_path):
     assert float(action[0, 0]) == pytest.approx(0.2, abs=0.08)
     late = logged(tmp_path)[-20:]
     assert np.mean([line["constraint/effort"] for line in late]) == pytest.approx(stated, abs=0.07)
-    assert np.mean([line["constraint/multiplier_effort"] for line in late]) == pytest.approx(1.2, abs=0.5)
+    unit = trainer.rules.rules.unit(trainer.rules.terms).item()  # of cost to one of what the limit counts
+    assert np.mean([line["constraint/multiplier_effort"] for line in late]) * unit == pytest.approx(1.2, abs=0.5)
     if kind == "tail":
         assert late[-1]["constraint/threshold_effort"] == pytest.approx(0.2, abs=0.1)  # the median of the cost
     assert trainer.limited == {"effort": cost_limit}
@@ -175,9 +176,9 @@ def test_the_replay_holds_what_the_kind_charges_and_the_log_what_the_world_does(
     for step in seen:
         after = spent + step.cost
         if limit_on["kind"] == "step-rate":
-            charged.append((step.cost > 0) / 12.0)
+            charged.append(step.cost > 0)
         elif limit_on["kind"] == "chance":
-            charged.append((after > limit) & (spent <= limit))
+            charged.append(((after > limit) & (spent <= limit)) * np.array(limit) / limit_on["probability"])
         else:
             charged.append((np.maximum(after - nu, 0) - np.maximum(spent - nu, 0)) / 0.5)
         spent = np.where(step.ended[:, None], 0.0, after)
@@ -203,8 +204,8 @@ def test_the_handler_is_given_what_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(Lagrangian, "update", spy)
     trainer, _ = trained(tmp_path, SAC_LAG, {**TINY, "limit_on": {"kind": "chance", "probability": 0.25}})
     cost, limit = seen[-1]
-    np.testing.assert_array_equal(limit, 0.25)
-    np.testing.assert_array_equal(cost, trainer.recent.cost > [1.0, 3.0])
+    np.testing.assert_array_equal(limit, [1.0, 3.0])
+    np.testing.assert_array_equal(cost, (trainer.recent.cost > [1.0, 3.0]) * [4.0, 12.0])  # d/p for each
     limits = json.loads((tmp_path / "run" / "artefacts" / "limits.json").read_text())
     assert limits == {"constraint/right": 0.25, "constraint/off_axis": 0.25}
 

@@ -483,6 +483,7 @@ def test_settings_that_do_not_fit_are_refused(row, wrong, said):
         (rows.RCE_PETS, {"env": "Planning-Silent-v0", "signals": "known"}, "does not tell its reward and costs"),
         (rows.CCE_PETS, {"cost_limit": (1.0, 2.0)}, "2 values"),
         (rows.CCE_PETS, {"cost_limit": -1.0}, "limit of 0 or more"),
+        (rows.PETS, {"warm_up": 9_000}, "all of it within warm_up = 9,000, before which nothing is learnt"),
     ],
 )
 def test_worlds_that_do_not_fit_are_refused_before_a_run_exists(row, wrong, said, tmp_path):

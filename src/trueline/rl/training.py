@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 from torch import nn
 
 from trueline.core.config import Config, Harmless
@@ -45,6 +45,7 @@ __all__ = [
     "limits_of",
     "limits_over",
     "one_world",
+    "refuse_all_warm_up",
     "refuse_divergence",
     "run_epochs",
     "stated",
@@ -71,6 +72,14 @@ class Settings(Config):
     learner_threads: int = Field(1, ge=1)  # of the networks; more than one pays from thousands of rows or pictures on
     checkpoint_epochs: Harmless[int] = Field(10, ge=1)  # epochs between checkpoints
     evaluation: Harmless[Evaluation | None] = None  # of the policy as it stands, in a world of its own; keeps the best
+
+    @field_validator("env_options")
+    @classmethod
+    def _of_the_world_alone(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        taken = sorted({"id", "num_envs", "threads"} & value.keys())
+        if taken:
+            raise ValueError(f"{taken[0]} is no option of a world, but how it is made. Give it beside env_options.")
+        return value
 
     @property
     def epoch_steps(self) -> int:
@@ -108,6 +117,15 @@ class ActingSettings(Settings):
     def epoch_steps(self) -> int:
         """T·N: what N does not divide is left out."""
         return self.env_steps * self.num_envs
+
+
+def refuse_all_warm_up(name: str, steps: int, what: str, config: Settings) -> None:
+    """Raises ConfigError where `what` would only begin after so many `steps`, and a training has no more."""
+    if config.epochs * config.epoch_steps <= steps:
+        raise ConfigError(
+            f"total_steps is {config.total_steps:,}, all of it within {name} = {steps:,}, before which {what}. "
+            f"Give a smaller {name}, or train longer."
+        )
 
 
 def with_default(base: type[_Settings], name: str, value: Any) -> type[_Settings]:
@@ -232,7 +250,7 @@ def held(world: Augmented, episode_cost: NDArray[np.float64], limited: bool = Tr
         for name, value in zip(world.costs, values, strict=True)
     }
     if limited and len(episode_cost):
-        mean = episode_cost.mean(axis=0) - world.limits() + rules.stated(terms)
+        mean = (episode_cost.mean(axis=0) - world.limits()) / rules.unit(terms) + rules.stated(terms)
         scalars |= {f"constraint/{name}": float(value) for name, value in zip(world.costs, mean, strict=True)}
     return scalars
 

@@ -81,7 +81,11 @@ class Augmentation(Protocol):
         ...
 
     def stated(self, terms: Terms) -> Array:
-        """The number [K] that a user set as the limit, where d̃ moves; J̃ − d̃ + stated is held against it."""
+        """The number [K] that a user set as the limit, where d̃ moves; (J̃ − d̃)/unit + stated is held against it."""
+        ...
+
+    def unit(self, terms: Terms) -> Array:
+        """[K]: how much cost of `step` is worth one of what the stated limit counts, a cost or a probability."""
         ...
 
     def reported(self, terms: Terms, parameters: Parameters) -> Parameters:
@@ -115,6 +119,10 @@ class Steady(Config):
     def stated(self, terms: Terms) -> Array:
         """d."""
         return terms.limit
+
+    def unit(self, terms: Terms) -> Array:
+        """One: costs are counted as they are."""
+        return np.ones(len(terms.limit))
 
     def reported(self, terms: Terms, parameters: Parameters) -> Parameters:
         """Nothing."""

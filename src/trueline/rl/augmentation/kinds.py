@@ -1,7 +1,9 @@
 """What a limit is on: kinds of constraint as maps from an episode to a cost c̃ per step and a limit d̃.
 
 A handler, a critic or a slack sees c̃ and d̃ alone, so that each of these goes with every constrained row. Episode sums
-of c̃ are the constrained quantity whatever the discount; each is charged in the step that incurs it.
+of c̃ are the constrained quantity whatever the discount; each is charged in the step that incurs it. Both are counted in
+costs, not in shares or chances (`unit`): gains and penalties are set per cost of an episode, and a multiplier that has
+to be a thousand times larger is never reached.
 
 A hard limit of 0 is not among them: see `refuse_hard`.
 """
@@ -48,7 +50,7 @@ class Expected(Steady):
 
 
 class StepRate(Steady):
-    """E[share of an episode's T steps that cost anything] ≤ d: c̃ = 1{c > 0}/T, with d between 0 and 1."""
+    """E[share of an episode's T steps that cost anything] ≤ d: c̃ = 1{c > 0}, d̃ = d·T, with d between 0 and 1."""
 
     kind: Literal["step-rate"] = "step-rate"
 
@@ -65,18 +67,27 @@ class StepRate(Steady):
         return np.zeros((n, 0))
 
     def step(self, terms: Terms, z: Array, reward: Array, cost: Array) -> Outcome:
-        """1/T for each step with a cost, however large."""
-        return Outcome(z, reward, (cost > 0.0) / terms.steps, _never(cost))
+        """One for each step with a cost, however large."""
+        return Outcome(z, reward, (cost > 0.0).astype(np.float64), _never(cost))
 
     def observed(self, terms: Terms, z: Array) -> Array:
         """Nothing."""
         return z
 
+    def limit(self, terms: Terms, parameters: Parameters) -> Array:
+        """d·T."""
+        return terms.limit * self.unit(terms)
+
+    def unit(self, terms: Terms) -> Array:
+        """T steps are a rate of one."""
+        return np.full(len(terms.limit), float(terms.steps))
+
 
 class Chance(Steady):
-    """P(Σc > d) ≤ p: c̃ = 1 in the step in which the accumulated cost C first passes d, d̃ = p.
+    """P(Σc > d) ≤ p: c̃ = d/p in the step in which the accumulated cost C first passes d, d̃ = d.
 
-    C is observed as min(C, d)/d, and beside it whether it has passed d: from then on nothing more can be lost.
+    Where d is 0 both are those of d = 1. C is observed as min(C, d)/d, and beside it whether it has passed d: from then
+    on nothing more can be lost.
     """
 
     kind: Literal["chance"] = "chance"
@@ -97,7 +108,7 @@ class Chance(Steady):
         """Charged once an episode."""
         spent = z + cost
         crossed = (spent > terms.limit) & (z <= terms.limit)
-        return Outcome(spent, reward, crossed.astype(np.float64), _never(cost))
+        return Outcome(spent, reward, crossed * self.unit(terms), _never(cost))
 
     def observed(self, terms: Terms, z: Array) -> Array:
         """[n, 2K]: how near C is to d, and whether it has passed it."""
@@ -105,12 +116,16 @@ class Chance(Steady):
         return np.concatenate([near, (z > terms.limit).astype(np.float64)], axis=1)
 
     def limit(self, terms: Terms, parameters: Parameters) -> Array:
-        """p."""
-        return np.full(len(terms.limit), self.probability)
+        """d, or 1 where d is 0."""
+        return np.where(terms.limit > 0.0, terms.limit, 1.0)
 
     def stated(self, terms: Terms) -> Array:
         """p."""
-        return self.limit(terms, {})
+        return np.full(len(terms.limit), self.probability)
+
+    def unit(self, terms: Terms) -> Array:
+        """d̃/p is a chance of one."""
+        return self.limit(terms, {}) / self.probability
 
 
 class Cvar(Config):
@@ -172,6 +187,10 @@ class Cvar(Config):
     def stated(self, terms: Terms) -> Array:
         """d."""
         return terms.limit
+
+    def unit(self, terms: Terms) -> Array:
+        """One: a tail is made of costs."""
+        return np.ones(len(terms.limit))
 
     def reported(self, terms: Terms, parameters: Parameters) -> Parameters:
         """ν."""

@@ -113,6 +113,10 @@ class Simmer(Config):
         """d."""
         return terms.limit
 
+    def unit(self, terms: Terms) -> Array:
+        """One: costs are counted as they are."""
+        return np.ones(len(terms.limit))
+
     def reported(self, terms: Terms, parameters: Parameters) -> Parameters:
         """The budget in units of cost per episode."""
         return {"budget": parameters["share"] * terms.limit}

@@ -307,7 +307,8 @@ class Chance:
         above = (np.arange(product.shape[2]) > threshold).astype(float)
         least = -best_plan(product.cmdp, product.cmdp.reward * 0.0 - product.at_end(above)).value
         most = exceedance(_law(unconstrained(cmdp, law=True).outcome), threshold)
-        return cls(threshold, round(float(0.5 * (least + most)), 2))
+        between = float(0.5 * (least + most))
+        return cls(threshold, round(between, 2) or float(f"{between:.1g}"))
 
     @property
     def limit(self) -> tuple[float, ...]:

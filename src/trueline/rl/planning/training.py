@@ -56,6 +56,7 @@ from trueline.rl.training import (
     limits_of,
     limits_over,
     one_world,
+    refuse_all_warm_up,
     refuse_divergence,
     run_epochs,
     training_world,
@@ -156,6 +157,7 @@ class PlanningRecipe:
 
         `root` is the folder of runs. What depends on the inputs of a run is left to `train`.
         """
+        refuse_all_warm_up("warm_up", config.warm_up, "nothing is learnt", config)
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:
