@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -598,10 +599,20 @@ def test_settings_that_fit_nothing_are_refused_before_a_run_exists(garnet, tmp_p
         (rows.CRR, {"dataset": str(tmp_path / "none.npz")}, RunError, "there is no run or path"),
         (rows.BC_SAFE, {"cost_limit": 0.0, "env": "Cmdp-Foundry-v0", "env_options": {}}, ConfigError, "observations"),
         (rows.VAE_BC, {}, ConfigError, "not a choice"),
-        (rows.C_CRR, {"cost_limit": [1.0, 2.0]}, ConfigError, "cost_limit has 2 values"),
+        (rows.C_CRR, {"cost_limit": [1.0, 2.0], "multiplier_after": 5}, ConfigError, "cost_limit has 2 values"),
+        (rows.C_CRR, {}, ConfigError, "within multiplier_after = 150,000, before which the multiplier does not move"),
+        (rows.COPTIDICE, {"gamma": 0.9, "cost_gamma": 0.8}, ConfigError, "whose discount is gamma = 0.9. Leave cost_g"),
     ):
         with pytest.raises(error, match=says):
             row.check(build(row.Config, {**settled(garnet), **given}), tmp_path)
+
+
+def test_data_of_another_world_are_told(boxed, tmp_path, capsys):
+    made(tmp_path, rows.CRR, for_row(rows.CRR, boxed), "of-no-world")
+    assert "the data are of" not in capsys.readouterr().err
+    write_parquet(replace(read(Path(boxed[2])), world="Elsewhere-v0"), tmp_path / "d.parquet")
+    made(tmp_path, rows.CRR, for_row(rows.CRR, boxed, dataset=str(tmp_path / "d.parquet")), "of-another")
+    assert "the data are of Elsewhere-v0; what is learnt from them is for CmdpBox-v0" in capsys.readouterr().err
 
 
 def test_a_limit_that_no_episode_keeps_is_refused_with_the_least_cost(tmp_path):

@@ -138,6 +138,30 @@ def test_omnisafes_fields_are_read_with_the_meaning_given_to_done(done, tmp_path
     assert back.costs == ("cost_sum",)
 
 
+@pytest.mark.parametrize("done", ["terminated", "truncated"])
+def test_a_time_out_that_stands_beside_done_is_no_end_of_the_task(done, tmp_path):
+    data = some()
+    column = {name: getattr(data, name) for name in ("obs", "action", "cost", "next_obs", "reward")}
+    np.savez(tmp_path / "d.npz", dones=data.ended, timeouts=data.truncated, **column)
+    back = read(tmp_path / "d.npz", done)
+    wanted = (data.terminated, data.truncated) if done == "terminated" else (np.zeros(6, np.bool_), data.ended)
+    np.testing.assert_array_equal([back.terminated, back.truncated], wanted)
+
+
+def test_costs_are_found_by_their_names_and_by_their_places_where_a_file_has_none():
+    world = exact_world("Cmdp-Foundry-v0")
+    heat, noise = world.costs
+    columns = {"obs": np.zeros((6, 24), np.float32), "next_obs": np.zeros((6, 24), np.float32),
+               "action": np.zeros((6, 1), np.float32), "cost": np.random.default_rng(0).random((6, 2))}  # fmt: skip
+    turned = some(**columns, costs=(noise, heat))
+    found = fitted(turned, world)
+    assert found.costs == (heat, noise)
+    np.testing.assert_array_equal(found.cost, turned.cost[:, ::-1])
+    np.testing.assert_array_equal(fitted(some(**columns, costs=("cost_1", "cost_2")), world).cost, columns["cost"])
+    with pytest.raises(ConfigError, match=f"the data's costs are {heat}, other, but Cmdp-Foundry-v0 reports {heat}"):
+        fitted(some(**columns, costs=(heat, "other")), world)
+
+
 def test_the_names_of_dsrl_are_read(tmp_path):
     data = some()
     np.savez(tmp_path / "d.npz", observations=data.obs, actions=data.action, rewards=data.reward, costs=data.cost[:, 0],
@@ -413,7 +437,14 @@ def test_the_pages_commands_record_a_mixture_and_train_from_it(trueline, tmp_pat
     assert [source["episodes"] for source in data.made["sources"]] == [6, 2]
     assert (data.world, data.actions, len(data.starts)) == ("Cmdp-Gamble-v0", "scaled", 8)
     np.savez(tmp_path / "mine.npz", **plain(data))
-    small = ("steps_per_epoch=2", "total_steps=2", "actor.hidden=[]", "critic.hidden=[]", "update.batch=4")
+    small = (
+        "steps_per_epoch=2",
+        "total_steps=2",
+        "multiplier_after=0",
+        "actor.hidden=[]",
+        "critic.hidden=[]",
+        "update.batch=4",
+    )
     for file in ("run://mixed/data.parquet", tmp_path / "mine.npz"):
         said = trueline("train", "bcq-lag", env, f"dataset={file}", "cost_limit=0.7", *small, *here)
         assert said.code == 0, said.err

@@ -127,6 +127,7 @@ class Coptidice(Config):
     """Gradient steps of COptiDICE; the defaults are OmniSafe's."""
 
     takes: ClassVar[tuple[Literal["reward", "weights", "limits"], ...]] = ("limits",)
+    one_discount: ClassVar[bool] = True
 
     batch: int = Field(256, ge=1)
     lr: float = Field(3e-3, gt=0)  # of policy, ν and χ

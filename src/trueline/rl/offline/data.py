@@ -319,6 +319,11 @@ def load(folder: Path) -> OfflineData:
         raise RunError(str(wrong)) from None
 
 
+def unnamed(costs: int) -> tuple[str, ...]:
+    """What the costs of a file without names are called."""
+    return ("cost_sum",) if costs == 1 else tuple(f"cost_{k + 1}" for k in range(costs))
+
+
 Raw = dict[str, NDArray[Any]]
 
 
@@ -333,7 +338,8 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
     missing = [name for name in ("obs", "action", "reward", "next_obs") if name not in found]
     if "cost" not in found and about.get("costs") != []:
         missing.append("cost")
-    if "terminated" not in found and "done" not in found:
+    ends = "terminated" in found
+    if not ends and "done" not in found:
         missing.append("terminated")
     if missing:
         others = ", ".join(sorted(raw)) or "none"
@@ -345,16 +351,16 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
             raise ConfigError(f"column {name} has shape {values.shape}. Give [rows] or [rows, width].")
     n = len(found["reward"])
     found.setdefault("cost", np.zeros((n, 0)))
-    if "terminated" not in found:
-        found["terminated" if done == "terminated" else "truncated"] = found["done"]
-    for name in ("terminated", "truncated"):
+    for name in ("terminated", "truncated", "done"):
         values = _row(found.get(name, np.zeros(n)))
         bad = np.flatnonzero(~np.isin(values, (0, 1)))
         if len(bad):
             raise ConfigError(f"row {bad[0]}, column {name} is {values[bad[0]]}. Give 0 or 1.")
         found[name] = values.astype(np.bool_)
+    # Where time-outs stand beside it, `done` is either end, as gym had it: a time-out is no end of the task.
+    found["terminated"] |= found["done"] & ~found["truncated"] & (not ends and done == "terminated")
+    found["truncated"] |= found["done"] & (not ends and done == "truncated")
     cost = found["cost"] if found["cost"].ndim == 2 else found["cost"][:, None]
-    default = ("cost_sum",) if cost.shape[1] == 1 else tuple(f"cost_{k + 1}" for k in range(cost.shape[1]))
     action = found["action"] if found["action"].ndim == 2 else found["action"][:, None]
     obs, after = (x if x.ndim == 2 else x[:, None] for x in (found["obs"], found["next_obs"]))
     return OfflineData(
@@ -365,7 +371,7 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
         next_obs=after.astype(np.float32),
         terminated=found["terminated"],
         truncated=found["truncated"],
-        costs=tuple(about.get("costs", default)),
+        costs=tuple(about.get("costs", unnamed(cost.shape[1]))),
         world=str(about.get("world", "")),
         options=about.get("options", {}),
         made=about.get("made", {}),

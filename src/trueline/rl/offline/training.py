@@ -23,16 +23,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from trueline.core.errors import ConfigError
+from trueline.core.progress import stage
 from trueline.core.run import Run, resolve
 from trueline.core.subject import Subject
 from trueline.evidence.experiments.endings import write_limits
@@ -46,7 +47,7 @@ from trueline.rl.off_policy.networks import QNetwork
 from trueline.rl.off_policy.replay import Transitions
 from trueline.rl.off_policy.training import value_limit
 from trueline.rl.offline.behaviour_cloning import Cloning
-from trueline.rl.offline.data import DoneMeans, OfflineData, Units, normalised_scores, read
+from trueline.rl.offline.data import DoneMeans, OfflineData, Units, normalised_scores, read, unnamed
 from trueline.rl.offline.terms import Plan, Terms
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -56,6 +57,7 @@ from trueline.rl.training import (
     limits_of,
     limits_over,
     one_world,
+    refuse_all_warm_up,
     refuse_divergence,
     run_epochs,
     with_default,
@@ -145,6 +147,16 @@ class Offline(Settings):
     update: Cloning = Cloning()
     normalise: bool = False  # observations, by the data's statistics
 
+    @model_validator(mode="after")
+    def _one_discount(self) -> Self:
+        alone = "cost_gamma" in self.model_fields_set and self.cost_gamma != self.gamma
+        if alone and getattr(self.update, "one_discount", False):
+            raise ValueError(
+                f"cost_gamma is {self.cost_gamma:g}, but this update weighs one distribution, whose discount is "
+                f"gamma = {self.gamma:g}. Leave cost_gamma out."
+            )
+        return self
+
 
 class Limited(Offline):
     """Settings of a recipe that keeps episode costs under limits."""
@@ -189,6 +201,8 @@ class OfflineRecipe:
 
     def check(self, config: Offline, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start. `root` is the folder of runs."""
+        if isinstance(config, Constrained):
+            refuse_all_warm_up("multiplier_after", config.multiplier_after, "the multiplier does not move", config)
         _Problem.of(config, root)
 
     def limits(self, config: Offline) -> dict[str, float]:
@@ -231,6 +245,7 @@ def fitted(data: OfflineData, world: VectorEnv, actions: Units | None = None) ->
             f"the data have {len(data.costs)} costs, but {world.id} reports {len(world.costs)} "
             f"({', '.join(world.costs)}). Give the world's option that makes it report as many."
         )
+    data = _in_order(data, world)
     if data.actions is not None and actions is not None and actions != data.actions:
         raise ConfigError(f"actions is {actions!r}, but the data say that theirs are {data.actions}. Leave it out.")
     scaled, native = _bounds(world.action_space), _bounds(getattr(world, "native_action_space", world.action_space))
@@ -247,6 +262,19 @@ def fitted(data: OfflineData, world: VectorEnv, actions: Units | None = None) ->
     if units == "native":
         data = replace(data, action=_rescaled(data.action, own, action.kind))
     return data if data.actions == "scaled" else replace(data, actions="scaled")
+
+
+def _in_order(data: OfflineData, world: VectorEnv) -> OfflineData:
+    """The data with the world's costs in the world's order; as they are where the file gave them no names."""
+    if data.costs in (world.costs, unnamed(len(data.costs))):
+        return data
+    if set(data.costs) != set(world.costs):
+        raise ConfigError(
+            f"the data's costs are {', '.join(data.costs)}, but {world.id} reports {', '.join(world.costs)}. "
+            "Give the world's option that makes it report those."
+        )
+    column = [data.costs.index(name) for name in world.costs]
+    return replace(data, cost=data.cost[:, column], costs=tuple(world.costs))
 
 
 class _Bounds(NamedTuple):
@@ -340,6 +368,8 @@ class Trainer:
         self.handler_state: HandlerState = self.handler.start(len(self.limited)) if self.handler is not None else {}
         data = problem.data
         self.digest = data.digest()
+        if data.world not in ("", config.env):
+            stage(f"the data are of {data.world}; what is learnt from them is for {config.env}")
         self.recorded = data.finished().episode_return  # [E] what scores are measured by
         self._hold(data, problem.rows)
         self.total_steps = self.epoch = 0
