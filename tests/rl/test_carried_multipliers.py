@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from trueline.core.config import build
+from trueline.core.run import Run
 from trueline.rl.handlers.lagrange import Lagrangian
+from trueline.safety.recipes.first_order import ON_CRPO
+from trueline.safety.recipes.ppo import PPO_LAG
 
 BREAKS, LIMIT = torch.tensor([[2.0, 2.0]]), torch.tensor([1.0, 1.0])  # an episode above both limits
 
@@ -38,3 +42,14 @@ def test_ascent_in_the_logarithm_goes_on_no_lower_than_where_it_would_begin():
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
 def test_the_other_rules_go_on_from_what_was_left(rule):
     assert carried(Lagrangian(rule=rule, init=0.5), 0.0, 0.1, 9.0) == [0.0, 0.1, 9.0]
+
+
+def test_a_switch_is_no_multiplier_to_go_on_with(tmp_path):
+    """1 for the cost that is pressed down at the moment: as a price it would press for ever, or never."""
+    tiny = {"env": "Cmdp-Gamble-v0", "num_envs": 2, "steps_per_epoch": 20, "total_steps": 20, "cost_limit": 0.5}
+    given = {**tiny, "actor": {"hidden": []}, "critic": {"hidden": []}}
+    for row, left in ((ON_CRPO, None), (PPO_LAG, 1)):
+        config = build(row.Config, given)
+        with Run.create(tmp_path, kind="train", name=row.name, config=config, seed=0) as run:
+            policy = row.train(config, run, {})
+        assert (None if policy.multipliers is None else len(policy.multipliers)) == left

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from offline_cases import trained_on_actions
 
 from trueline.core.errors import ConfigError, MissingExtra
 from trueline.rl import worlds
@@ -21,6 +22,7 @@ from trueline.rl.networks import ActorCritic, ActorNetwork, Network
 from trueline.rl.off_policy.networks import ActorQ, QNetwork, QPolicy, Shape, described
 from trueline.rl.policy import NetworkPolicy, WorldRef
 from trueline.rl.spaces import ActionCodec, ObservationCodec
+from trueline.safety.recipes.offline import VAE_BC
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
 DICT = gym.spaces.Dict({"point": BOX, "half": gym.spaces.Discrete(2), "two": gym.spaces.MultiDiscrete([3, 2])})
@@ -274,3 +276,10 @@ def test_what_cannot_be_exported_is_refused_with_its_reason(tmp_path, torch_rng)
     with pytest.raises(ConfigError, match="sees pictures"):
         export(on_policy(torch_rng, observation=picture), tmp_path / "policy.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_that_generates_its_actions_has_no_exported_form(tmp_path):
+    steps = {"total_steps": 2, "steps_per_epoch": 2, "update": {"batch": 4}}
+    policy = trained_on_actions(tmp_path, VAE_BC, np.linspace(-1.0, 1.0, 8), steps)
+    with pytest.raises(ConfigError, match="generates its actions"):
+        export(policy, tmp_path / "policy.npz")

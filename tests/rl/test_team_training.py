@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,8 @@ from trueline.core.run import Run
 from trueline.core.streams import case_seeds
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.schedule import Linear, Steps
+from trueline.rl.multi_agent import as_one
+from trueline.rl.spaces import ObservationCodec
 from trueline.rl.teams.exact import WORLD, GameWorld
 from trueline.rl.teams.limits import team_limits, team_path
 from trueline.rl.teams.training import (
@@ -292,3 +296,60 @@ def test_a_third_partys_row_is_a_line():
     config = build(row.Config, {"update": {"passes": 3}})
     assert (config.update.clip, config.update.passes) == (0.1, 3)
     assert isinstance(config.constraint, Lagrangian)
+
+
+# --- observations that are dicts ---
+
+
+class Pieces(GameWorld):
+    """A game whose agents observe z, the share of its number, and a, two powers of that: in a dict, or flat."""
+
+    def __init__(self, num_envs: int, flat: bool) -> None:
+        self.flat = flat
+        super().__init__("pieces", a_game((2, 2)), num_envs)
+        parts = {name: gym.spaces.Box(0.0, 1.0, (n,), np.float32) for name, n in (("z", 1), ("a", 2))}
+        whole = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+        apart = gym.spaces.Dict(OrderedDict(parts))
+        self.order = [key for key, _, _ in ObservationCodec.of(apart).parts]
+        self.observation_spaces = dict.fromkeys(self.agents, whole if flat else apart)
+
+    def _views(self, seen):
+        share = (seen[:, None] / 6.0).astype(np.float32)
+        parts = {"z": share, "a": share ** np.array([2, 3], np.float32)}
+        whole = np.concatenate([parts[key] for key in self.order], axis=1)
+        return {agent: whole.copy() if self.flat else dict(parts) for agent in self.agents}
+
+
+def pieces(id, num_envs, threads=1, flat=False):
+    return Pieces(num_envs, flat)
+
+
+@pytest.mark.parametrize("sees", ["state", "observations"])
+def test_a_team_that_observes_dicts_learns_what_one_learns_that_observes_them_flat(sees, tmp_path):
+    if "pieces" not in {entry.name for entry in registry.entries("multi-agent env")}:
+        registry.add(Entry("multi-agent env", "pieces", f"{__name__}:pieces", "a game in pieces"))
+    given = {**on(a_game((2, 2))), "env": "pieces", "critic_sees": sees}
+    teams = []
+    for flat in (False, True):
+        config = build(ROW_MAPPO.Config, {**given, "env_options": {"flat": flat}})
+        ROW_MAPPO.check(config, tmp_path)
+        with a_run(tmp_path, ROW_MAPPO, config, id=f"flat-{flat}") as run:
+            teams.append(ROW_MAPPO.train(config, run, {}))
+    for one, other in zip(*(team.team.state_dict().values() for team in teams), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    world = Pieces(5, False)
+    by_agent = teams[0].act_by_agent(world.reset(), np.random.default_rng(1))
+    joint = as_one(world)
+    together, _ = teams[0].act(joint.reset(), None, np.random.default_rng(1))
+    assert together.shape == (5, 2)
+    assert set(by_agent) == set(world.agents)
+    again = teams[0].act_by_agent({a: {"z": o["z"], "a": o["a"]} for a, o in world._views(world._seen).items()},
+                                  np.random.default_rng(1))  # fmt: skip
+    np.testing.assert_array_equal(together, np.stack(list(again.values()), axis=1))
+
+
+def test_more_limits_than_a_step_is_solved_for_are_refused_before_a_run_exists(tmp_path):
+    many = on(a_game((2,) * 11, states=1, horizon=1))
+    with pytest.raises(ConfigError, match="under 11 limits was asked for, and at most 10"):
+        ROW_MACPO.check(build(ROW_MACPO.Config, {**many, "answers_for": "all"}), tmp_path)
+    ROW_MACPO.check(build(ROW_MACPO.Config, many), tmp_path)  # one each

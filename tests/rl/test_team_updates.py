@@ -367,9 +367,11 @@ class Crowd:
 
 def test_every_policy_sees_its_own_agents_columns():
     # Keys are sorted in a dict space, so that agent_10 stands before agent_2.
-    columns = columns_of(ObservationCodec.of(as_one(Crowd(1)).observation_space))
-    assert [columns[f"obs/{a}"].start for a in Crowd.agents] == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]
-    assert columns["state"] == slice(12, 14)
+    codec = ObservationCodec.of(as_one(Crowd(1)).observation_space)
+    assert [columns_of(codec, [f"obs/{a}"]).start for a in Crowd.agents] == [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]
+    assert columns_of(codec, ["state"]) == slice(12, 14)
+    assert columns_of(codec, ["obs/agent_1", "obs/agent_10"]) == slice(1, 3)
+    assert columns_of(codec, ["state", "obs/agent_2"]).tolist() == [12, 13, 4]
 
 
 def test_a_shared_policy_is_told_which_agent_it_is():

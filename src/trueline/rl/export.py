@@ -67,15 +67,15 @@ def actor_of(subject: Subject) -> Actor:
     Raises ConfigError for a subject that is not the policy of a perceptron on flat observations, UnknownName where its
     world is not known here.
     """
-    if not isinstance(subject, NetworkPolicy) or not isinstance(subject.network.actor, Mlp):
+    if not isinstance(subject, NetworkPolicy):
         raise ConfigError(
             f"a {subject.kind!r} is not one network from observation to action. Export a policy of an on-policy or "
             "off-policy row."
         )
     network = subject.network
-    if type(network) not in (ActorCritic, ActorQ):
+    if type(network) not in (ActorCritic, ActorQ) or not isinstance(network.actor, Mlp):
         raise ConfigError(
-            f"this {subject.kind!r} is more than one perceptron (it has a memory, or chooses among generated actions), "
+            f"this {subject.kind!r} is more than one perceptron (it has a memory, or generates its actions), "
             "which has no exported form. Load it with trueline.load."
         )
     if subject.observation.images:

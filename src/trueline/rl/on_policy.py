@@ -67,6 +67,7 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.ppo import MinibatchPasses, Ppo
 from trueline.rl.updates.rows import Rows, Update
+from trueline.rl.updates.trust_region import refuse_more_limits
 from trueline.rl.watching import Watching
 from trueline.rl.worlds import make
 
@@ -200,6 +201,8 @@ class OnPolicyRecipe:
         with one_world(config.env, config.env_options) as world:
             rng = np.random.default_rng(0)
             env = as_trained(world, _cost_limit(config), config.disturbance, rules_of(config), rng, root=root)
+            if config.update.takes == "slack":
+                refuse_more_limits(len(env.costs))
             Encoder(ObservationCodec.of(env.observation_space), torch.Generator())  # refuses pictures too small for it
             ActionCodec.of(env.action_space)
 
@@ -424,7 +427,7 @@ class Trainer:
     def policy(self) -> NetworkPolicy:
         """The policy as it stands; it shares its weights with the training."""
         shape: dict[str, Any] = {**self.shape, "layouts_met": self.met.tolist()}
-        if self.handler is not None:
+        if self.handler is not None and not isinstance(self.handler, Switching):  # a switch is no price of a cost
             shape["multipliers"] = self.handler_state["multiplier"].tolist()
         by = None if self.rules is None else self.rules.reference()
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options), augmentation=by)

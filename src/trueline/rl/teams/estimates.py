@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch import Tensor
 from trueline.rl.advantage import gae
 from trueline.rl.collect import Batch
 from trueline.rl.estimates import Discounts
-from trueline.rl.teams.networks import Roster, Team
-from trueline.rl.teams.policy import OBS
+from trueline.rl.teams.networks import Columns, Roster, Team
 
 __all__ = ["Estimates", "Overview", "estimate", "signals_of"]
 
@@ -56,10 +55,9 @@ def estimate(batch: Batch, team: Team, overview: Overview, config: Discounts) ->
 class Overview:
     """Picks out of a joint row what the central critic sees."""
 
-    def __init__(self, columns: Mapping[str, slice], sees: Literal["state", "observations"], roster: Roster) -> None:
-        """columns: of a joint row; sees: the world's state, or what all agents observe."""
-        named = ["state"] if sees == "state" else [f"{OBS}{agent}" for agent in roster.agents]
-        self.columns = [columns[key] for key in named]
+    def __init__(self, columns: Sequence[Columns]) -> None:
+        """columns: of a joint row; those of the world's state, or of what each agent observes."""
+        self.columns = columns
 
     def __call__(self, vector: Tensor) -> Tensor:
         """[..., D] -> [..., D′]."""

@@ -285,7 +285,7 @@ class Joint:
 class JointActor:
     """A team as the one network that a collector asks: it sees all observations in one row and moves everybody."""
 
-    def __init__(self, team: Team, columns: Mapping[str, slice], action: ActionCodec) -> None:
+    def __init__(self, team: Team, columns: Sequence[Columns], action: ActionCodec) -> None:
         """columns: where each agent's observation stands in a row; action: of the world seen as one agent's."""
         self.team, self.columns, self.action = team, columns, action
         self.widths = tuple(codec.width for codec in team.roster.actions)
@@ -297,18 +297,21 @@ class JointActor:
 
     def policy(self, vector: Tensor) -> Joint:
         """All agents' action distributions.  [B, D]."""
-        agents = self.team.roster.agents
-        parts = tuple(self.team.policy(i, vector[..., self.columns[agent]]) for i, agent in enumerate(agents))
+        parts = tuple(self.team.policy(i, vector[..., own]) for i, own in enumerate(self.columns))
         return Joint(parts, self.widths)
 
 
-def columns_of(codec: ObservationCodec) -> dict[str, slice]:
-    """Where each key's numbers stand in the flat vector of a codec."""
-    found: dict[str, slice] = {}
+Columns = slice | Tensor  # of a row, or where they do not lie together the number of each
+
+
+def columns_of(codec: ObservationCodec, keys: Sequence[str]) -> Columns:
+    """Where the numbers of these keys stand in the flat vector of a codec, in the order of the keys."""
+    places: dict[str, range] = {}
     at = 0
     for key, how, size in codec.parts:
         if how != "image":
-            width = int(np.sum(size))
-            found[key] = slice(at, at + width)
-            at += width
-    return found
+            places[key] = range(at, at + int(np.sum(size)))
+            at = places[key].stop
+    index = [column for key in keys for column in places[key]]
+    together = slice(index[0], index[0] + len(index))
+    return together if index == list(range(together.start, together.stop)) else torch.tensor(index)

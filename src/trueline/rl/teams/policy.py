@@ -23,6 +23,14 @@ from trueline.rl.teams.networks import Joint, Roster, Team
 OBS = "obs/"  # how `rl.multi_agent` names an agent's observation in a world seen as one agent's
 
 
+def observed(roster: Roster) -> list[list[str]]:
+    """What the world seen as one agent's calls each agent's observation, or the parts of one that is a dict."""
+    return [
+        [f"{OBS}{agent}/{key}" if key else f"{OBS}{agent}" for key, _, _ in codec.parts]
+        for agent, codec in zip(roster.agents, roster.observations, strict=True)
+    ]
+
+
 class TeamPolicy:
     """The policies of all agents of a world, each of which sees what its agent observes and nothing else.
 
@@ -108,7 +116,11 @@ class TeamPolicy:
         """Joint actions [N, ΣA] for N observations of the world seen as one agent's; the policies have no memory."""
         if not isinstance(obs, dict):
             raise ConfigError("a team acts on observations by agent, but one array was given. Give a dict of them.")
-        seen = {key.removeprefix(OBS): value for key, value in obs.items() if key.startswith(OBS)}
+        seen: dict[str, Any] = {}
+        for agent, keys in zip(self.agents, observed(self.roster), strict=True):
+            own = {key.removeprefix(f"{OBS}{agent}").removeprefix("/"): obs[key] for key in keys if key in obs}
+            if own:
+                seen[agent] = own.get("", own)
         drawn = self._drawn(seen, rng, deterministic)
         whole = np.concatenate(drawn, axis=1)
         return (whole if self.roster.actions[0].kind == "continuous" else whole.astype(np.int64)), memory

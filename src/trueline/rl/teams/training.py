@@ -45,7 +45,7 @@ from trueline.rl.spaces import ActionCodec, ObservationCodec
 from trueline.rl.teams.estimates import Estimates, Overview, estimate
 from trueline.rl.teams.limits import team_limits, team_path
 from trueline.rl.teams.networks import JointActor, Roster, Team, columns_of
-from trueline.rl.teams.policy import OBS, TeamPolicy
+from trueline.rl.teams.policy import TeamPolicy, observed
 from trueline.rl.teams.updates import (
     Mappo,
     TeamUpdate,
@@ -72,6 +72,7 @@ from trueline.rl.training import (
 )
 from trueline.rl.updates.rows import Rows, SlackAdvantage
 from trueline.rl.updates.surrogate import standardised
+from trueline.rl.updates.trust_region import refuse_more_limits
 from trueline.rl.worlds import make_multi_agent
 
 if TYPE_CHECKING:
@@ -187,7 +188,10 @@ class TeamRecipe:
             failing_layouts(reference, root)
         with closing(make_multi_agent(config.env, 1, **config.env_options)) as world:
             team_path(_cost_limit(config), world, root)
-            roster_of(config, world)
+            roster = roster_of(config, world)
+            if config.update.takes == "slack":
+                whole = isinstance(config, LimitedTeam) and config.answers_for == "all"
+                refuse_more_limits(len(roster.names) if whole else len(roster.costs))
             as_one(world)
 
     def limits(self, config: TeamSettings) -> dict[str, float]:
@@ -230,12 +234,12 @@ class TeamTrainer:
         world.seed_source = training_seeds(run, config.layouts, config.layouts_share)
         self.env = as_one(world)
         codec = ObservationCodec.of(self.env.observation_space)
-        columns, action = columns_of(codec), ActionCodec.of(self.env.action_space)
+        action = ActionCodec.of(self.env.action_space)
         self.team = Team(self.roster, config.actor, config.critic, run.torch_rng("networks"))
-        self.columns = [columns[f"{OBS}{agent}"] for agent in self.roster.agents]
-        self.overview = Overview(columns, config.critic_sees, self.roster)
-        named = {agent: columns[f"{OBS}{agent}"] for agent in self.roster.agents}
-        self.actor = JointActor(self.team, named, action)
+        self.columns = [columns_of(codec, keys) for keys in observed(self.roster)]
+        state = [columns_of(codec, ["state"])]
+        self.overview = Overview(state if config.critic_sees == "state" else self.columns)
+        self.actor = JointActor(self.team, self.columns, action)
         parent = inputs.get("policy")
         if parent is not None:
             self._warm_start(parent)
@@ -335,7 +339,7 @@ class TeamTrainer:
             "critic": self.config.critic.model_dump(mode="json"),
             "layouts_met": self.met.tolist(),
         }
-        if self.handler is not None:
+        if self.handler is not None and not isinstance(self.handler, Switching):  # a switch is no price of a cost
             shape["multipliers"] = {name: state["multiplier"].tolist() for name, state in self.handler_states.items()}
         world = WorldRef(id=self.config.env, options=dict(self.config.env_options))
         return TeamPolicy(self.team, world, shape, self.parent)

@@ -239,13 +239,18 @@ def projection(s: Array, excess: Array) -> Projection:
     return Projection(nu[best] / unit, max(float(square[best]), 0.0), bool(met.any()))
 
 
-def _active_sets(s: Array) -> Array:
-    """The pseudo-inverse of S on every set of limits, 0 elsewhere: [K, K] -> [2^K, K, K], the empty set first."""
-    costs = len(s)
+def refuse_more_limits(costs: int) -> None:
+    """Raises ConfigError for more limits than a step is solved for: every set of them is looked at."""
     if costs > MOST_COSTS:
         raise ConfigError(
             f"a step under {costs} limits was asked for, and at most {MOST_COSTS} are solved for. "
             "Sum some of the costs, or take a recipe with multipliers."
         )
+
+
+def _active_sets(s: Array) -> Array:
+    """The pseudo-inverse of S on every set of limits, 0 elsewhere: [K, K] -> [2^K, K, K], the empty set first."""
+    costs = len(s)
+    refuse_more_limits(costs)
     chosen = np.array(list(itertools.product([0.0, 1.0], repeat=costs))).reshape(-1, costs)
     return _pseudo_inverse(s * chosen[:, :, None] * chosen[:, None, :])
