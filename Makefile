@@ -8,7 +8,7 @@ BENCHMARKS = startup update_step goal_throughput worlds_throughput planar_throug
 	off_policy_step second_order_step seeds_together peak_memory sampler_throughput supervised_step online_step
 LANGUAGE   = safe-rlhf elasticity tree-rm seq2seq-rm
 CONTROL    = omnisafe safepo
-MEASURED   = cycle_success optimum_gaps planner_gaps offline_gaps family_tables
+MEASURED   = cycle_success optimum_gaps planner_gaps offline_gaps certificate_gaps family_tables
 
 .PHONY: demo test lint types bench claims parity clean
 

@@ -247,6 +247,18 @@ def test_nothing_of_a_wrong_grid_is_trained(tmp_path):
         grid.analyze("alg")
 
 
+def test_a_grid_varies_a_key_within_a_table_that_is_given_beside_it():
+    table = {"steps_per_epoch": 40, "gamma": 0.9}
+    grid = ExperimentGrid("nested")
+    grid.add("algo", ["PPO"])
+    grid.add("env_id", ["Walk-v0"])
+    grid.add("algo_cfgs", [table])
+    grid.add("algo_cfgs:gamma", [0.5, 0.1])
+    trained = [variant["algo_cfgs"] for variant in grid.variants()]
+    assert trained == [{"steps_per_epoch": 40, "gamma": gamma} for gamma in (0.5, 0.1)]
+    assert table == {"steps_per_epoch": 40, "gamma": 0.9}
+
+
 def test_a_grids_settings_are_beside_its_runs(grid):
     paths = list(grid.log_dir.glob("*/exps_config.json"))
     assert len(paths) == 2  # one of each algorithm

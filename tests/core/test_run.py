@@ -433,3 +433,31 @@ def test_references_that_lead_nowhere_or_out_are_refused(tmp_path, reference, wh
     make(tmp_path).close()
     with pytest.raises(RunError, match=why):
         resolve(reference, tmp_path)
+
+
+# -- watchers ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_watcher_finds_is_logged_beside_what_the_run_measures(tmp_path):
+    with make(tmp_path) as run:
+        run.offer(1, lambda: pytest.fail("nobody looks"))
+        run.watch = lambda step, subject: {"own/twice": 2.0 * subject} if step > 1 else None
+        for step in (1, 2, 3):
+            run.log(step, **{"train/return": 1.0})
+            run.offer(step, lambda: 21)
+    rows = list(read_metrics(tmp_path / "toy-1" / "metrics.jsonl"))
+    assert [(row["step"], row["own/twice"]) for row in rows if "own/twice" in row] == [(2, 42.0), (3, 42.0)]
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [({"train/return": 0.0}, "'train/return', which the run measures itself"), ([1.0], "returned a list")],
+)
+def test_a_watcher_that_would_spoil_the_log_is_refused(tmp_path, found, why):
+    with make(tmp_path) as run:
+        run.watch = lambda step, subject: found
+        run.log(1, **{"train/return": 1.0})
+        with pytest.raises(ConfigError, match=why):
+            run.offer(1, lambda: None)
+    rows = list(read_metrics(tmp_path / "toy-1" / "metrics.jsonl"))
+    assert [row["train/return"] for row in rows] == [1.0]

@@ -378,6 +378,16 @@ def test_the_recipe_refuses_what_it_cannot_filter(tmp_path, world):
     walls = {"kind": "walls", "position": [0, 1], "velocity": [2, 6], "extent": 1.0, "acceleration": 1.0}
     with pytest.raises(ConfigError, match="column 6, but point-world observes 6"):
         made(tmp_path, linear_policy(), filter=walls)
+    for filter, says in (
+        ({**walls, "position": [0], "velocity": [2]}, "has 1 axes, but point-world takes 2 actions"),
+        ({"kind": "linear-cost", **FASTER, "signals": [{"columns": [6], "limit": 1.0}]}, "column 6, but point-world"),
+    ):
+        config = build(SafetyFilter, {"filter": filter, "record_steps": 10**9})  # refused before anything is recorded
+        with (
+            Run.create(tmp_path, kind="train", name="safety-filter", config=config, seed=1) as run,
+            pytest.raises(ConfigError, match=says),
+        ):
+            SAFETY_FILTER.train(config, run, {"policy": linear_policy()})
     config = build(SafetyFilter, {"filter": walls})
     run = Run.create(tmp_path, kind="train", name="safety-filter", config=config, seed=1, id="none")
     with run, pytest.raises(ConfigError, match="does not act"):

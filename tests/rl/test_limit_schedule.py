@@ -135,11 +135,11 @@ def reference(root, id="free", status="done", **costs):
 
 def test_a_calibrated_limit_is_a_share_of_what_the_earlier_policy_cost(tmp_path):
     reference(tmp_path, a=100.0, b=50.0)
-    path = Limits.of(Calibrated(run="run://free", share=0.5, last=0.2), ("b", "a"), "world", tmp_path)
+    path = Limits.of(Calibrated(run="run://free", share=0.5, last=0.2), ("b", "a"), TINY["env"], tmp_path)
     # Of 20 lines the last four, t = 16 … 19: 50 − 17.5 and 100 − 17.5.
     np.testing.assert_allclose(path.at(0.3), [0.5 * 32.5, 0.5 * 82.5])
     assert not path.moves
-    by_folder = Limits.of(Calibrated(run=str(tmp_path / "free"), last=0.05), ("a",), "world")
+    by_folder = Limits.of(Calibrated(run=str(tmp_path / "free"), last=0.05), ("a",), TINY["env"])
     np.testing.assert_allclose(by_folder.at(1.0), [0.5 * 81.0])
 
 
@@ -152,7 +152,9 @@ def test_a_run_that_cannot_calibrate_is_refused(tmp_path):
         ("run://none", ("a",), RunError, "not in"),
     ):
         with pytest.raises(error, match=says):
-            Limits.of(Calibrated(run=run), names, "world", tmp_path)
+            Limits.of(Calibrated(run=run), names, TINY["env"], tmp_path)
+    with pytest.raises(ConfigError, match=r"which is of .*, not of another"):
+        Limits.of(Calibrated(run="run://free"), ("a",), "another", tmp_path)
     with pytest.raises(ConfigError, match="Give the limit as a number here"):
         PPO_LAG.limits(build(PPO_LAG.Config, {**TINY, "cost_limit": {"kind": "calibrated", "run": "run://free"}}))
 

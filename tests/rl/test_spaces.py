@@ -57,6 +57,7 @@ def test_pictures_stay_pictures_beside_the_vector() -> None:
         (spaces.Text(4), "is a Text"),
         (spaces.Tuple([spaces.Discrete(2)]), "is a Tuple"),
         (spaces.Discrete(3, start=1), "counts from 1"),
+        (spaces.MultiDiscrete([3, 2], start=[0, 1]), r"counts from \[0 1\]"),
         (spaces.Dict({"in": spaces.Dict({"x": spaces.Discrete(2)})}), "dict inside a dict"),
     ],
 )

@@ -99,6 +99,7 @@ class Run:
         self._evidence = JsonLines(folder / "evidence.jsonl")
         self._sinks: dict[str, Sink] = {"metrics": JsonLines(folder / "metrics.jsonl")}
         self._sinks["events"] = EventFile(folder / "events")
+        self._measured: set[str] = set()  # what the run itself has logged; a watcher's numbers have other names
         self._began, self._cpu_began = time.monotonic(), time.process_time()
         self._spent_before: Mapping[str, float] = manifest["spent"]
 
@@ -272,7 +273,10 @@ class Run:
 
         Adds `time/elapsed_s`, seconds since this process opened the run.
         """
-        values = as_scalars(scalars)
+        self._write(step, as_scalars(scalars))
+        self._measured |= scalars.keys()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         values["time/elapsed_s"] = time.monotonic() - self._began
         for sink in self._sinks.values():
             sink.write(int(step), values)
@@ -280,12 +284,19 @@ class Run:
     def offer(self, step: int, subject: Callable[[], Subject]) -> None:
         """Lets the watcher, if there is one, look at the subject as it stands, and logs what it found.
 
-        `subject` is only called when somebody looks. Recipes call this once an epoch.
+        `subject` is only called when somebody looks. Recipes call this once an epoch. Raises ConfigError for a watcher
+        that returns no mapping, or gives a number the name of one that the run measures itself.
         """
-        if self.watch is not None:
-            found = self.watch(step, subject())
-            if found:
-                self.log(step, **found)
+        if self.watch is None or not (found := self.watch(step, subject())):
+            return
+        if not isinstance(found, Mapping):
+            raise ConfigError(
+                f"the watch returned a {type(found).__name__}. Return a dict of numbers by name, or None."
+            )
+        taken = sorted(self._measured & found.keys())
+        if taken:
+            raise ConfigError(f"the watch returned {taken[0]!r}, which the run measures itself. Give it another name.")
+        self._write(step, as_scalars(found))
 
     def add_sink(self, name: str, sink: Sink) -> None:
         """Sends metrics to one more sink, closed with the run."""

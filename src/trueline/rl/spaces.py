@@ -100,6 +100,8 @@ def _part(key: str, space: gym.Space[Any]) -> tuple[str, str, tuple[int, ...]]:
             raise ConfigError(f"observation {key!r} counts from {space.start}. Shift it so that it counts from 0.")
         return key, "discrete", (int(space.n),)
     if isinstance(space, gym.spaces.MultiDiscrete):
+        if np.any(space.start != 0):
+            raise ConfigError(f"observation {key!r} counts from {space.start}. Shift it so that it counts from 0.")
         return key, "multi", tuple(int(n) for n in space.nvec.ravel())
     if isinstance(space, gym.spaces.MultiBinary):
         return key, "box", (int(np.prod(space.shape)),)

@@ -162,16 +162,22 @@ class LinearCostFilter:
         return cls(config, codec, model, scales)
 
 
+def refuse_other_columns(config: LinearCost, env: VectorEnv) -> None:
+    """Raises ConfigError for a column that the observation does not have."""
+    width = _flat_codec(env).width
+    wrong = [column for signal in config.signals for column in signal.columns if not 0 <= column < width]
+    if wrong:
+        raise ConfigError(f"a signal reads column {wrong[0]}, but {env.id} observes {width} numbers. Count from 0.")
+
+
 def fit_linear_cost(config: LinearCost, env: VectorEnv, data: Transitions, rng: torch.Generator) -> LinearCostFilter:
     """Least squares of Σₖ(c'ₖ − cₖ − dₖ(s) − gₖ(s)ᵀa)² over the transitions, by Adam on minibatches.
 
     Raises ConfigError for a column that the observation does not have and for transitions that are not finite.
     """
+    refuse_other_columns(config, env)
     codec = _flat_codec(env)
     width, k = codec.width, len(config.signals)
-    wrong = [column for signal in config.signals for column in signal.columns if not 0 <= column < width]
-    if wrong:
-        raise ConfigError(f"a signal reads column {wrong[0]}, but {env.id} observes {width} numbers. Count from 0.")
     change = torch.from_numpy((data.after - data.before).astype(np.float32))
     obs, action = torch.from_numpy(data.obs), torch.from_numpy(data.action)
     if not (torch.isfinite(obs).all() and torch.isfinite(action).all() and torch.isfinite(change).all()):

@@ -18,7 +18,7 @@ from trueline.rl.env import Obs, VectorEnv
 from trueline.rl.evaluate import Act, policy_actions
 from trueline.rl.filters.barrier import WallBarrier
 from trueline.rl.filters.filtered import Filter, FilteredPolicy
-from trueline.rl.filters.linear_cost import LinearCost, fit_linear_cost, record_signals
+from trueline.rl.filters.linear_cost import LinearCost, fit_linear_cost, record_signals, refuse_other_columns
 from trueline.rl.offline.recording import random_actions
 from trueline.rl.policy import Acts
 from trueline.rl.spaces import ActionCodec, ObservationCodec
@@ -77,7 +77,13 @@ class SafetyFilterRecipe:
             width = ObservationCodec.of(env.observation_space).width
             if highest >= width:
                 raise ConfigError(f"the barrier reads column {highest}, but {env.id} observes {width} numbers.")
+            axes, actions = len(config.filter.position), ActionCodec.of(env.action_space).width
+            if axes != actions:
+                raise ConfigError(
+                    f"the barrier has {axes} axes, but {env.id} takes {actions} actions. Give one of each."
+                )
             return config.filter
+        refuse_other_columns(config.filter, env)
         act = _mixed(env, policy, config.random_share, run.rng("behaviour"))
         steps = -(-config.record_steps // config.num_envs)
         data = record_signals(env, act, config.filter.signals, steps)

@@ -8,6 +8,7 @@ reported, drawn and selected by, is the one at its end.
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ class Limits:
         elif isinstance(cost_limit, Steps):
             shares, values = [0.0, *cost_limit.at], [each(value) for value in cost_limit.values]
         elif isinstance(cost_limit, Calibrated):
-            cost = reference_cost(cost_limit, names, root)
+            cost = reference_cost(cost_limit, names, world, root)
             shares, values = [0.0], [each(tuple((cost_limit.share * cost).tolist()))]
         else:
             shares, values = [0.0], [each(cost_limit)]
@@ -160,10 +161,11 @@ class Limits:
         return dict(zip(self.names, self.at(1.0).tolist(), strict=True))
 
 
-def reference_cost(calibration: Calibrated, names: Sequence[str], root: Path | None) -> NDArray[np.float64]:
+def reference_cost(calibration: Calibrated, names: Sequence[str], world: str, root: Path | None) -> NDArray[np.float64]:
     """J_C [K] of the run that a limit is calibrated by: means of train/NAME over the last of its steps.
 
-    Raises ConfigError for a run that has not finished, or whose log has no such cost; RunError where there is none.
+    Raises ConfigError for a run that has not finished, is of another world, or whose log has no such cost; RunError
+    where there is none.
     """
     if root is None and calibration.run.startswith("run://"):
         raise ConfigError(
@@ -171,7 +173,13 @@ def reference_cost(calibration: Calibrated, names: Sequence[str], root: Path | N
             "Give the limit as a number here."
         )
     folder = resolve(calibration.run, root or Path())
-    status = read_manifest(folder)["status"]
+    manifest = read_manifest(folder)
+    status, of = manifest["status"], tomllib.loads(manifest["config"]).get("env", world)
+    if of != world:
+        raise ConfigError(
+            f"cost_limit is calibrated by {calibration.run}, which is of {of}, not of {world}. "
+            "Give a run of the same world."
+        )
     if status != "done":
         raise ConfigError(
             f"cost_limit is calibrated by {calibration.run}, which is {status}. Let it finish: its cost may change yet."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
@@ -245,7 +246,8 @@ def _nested(flat: Mapping[str, Any]) -> Settings:
         table = nested
         for part in path:
             table = table.setdefault(part, {})
-        table[last] = value
+        # A table is copied: it is the user's own, and that of every variant.
+        table[last] = {**table.get(last, {}), **deepcopy(value)} if isinstance(value, Mapping) else value
     return nested
 
 
