@@ -457,6 +457,39 @@ def test_methods_are_compared_over_tasks_on_scaled_returns(tmp_path, rng):
     assert over_tasks([r for r in records if r.settings["env"] == "A-v0"]) == []
 
 
+def test_what_was_trained_in_another_world_is_compared_with_nothing(tmp_path):
+    """100 an episode in B says nothing of 1 in A: neither dominance, nor a first group to be better than."""
+    given = [("cpo", "A-v0", 1.0, 20.0), ("cpo", "B-v0", 100.0, 5.0), ("ppo-lag", "B-v0", 90.0, 9.0),
+             ("ppo-lag", "A-v0", 2.0, 19.0)]  # fmt: skip
+    for recipe, task, value, cost in given:
+        trained(tmp_path, f"{recipe}-{task}", 0, value, cost, recipe=recipe, env=task)
+    records = [read_run(tmp_path / f"{recipe}-{task}") for recipe, task, *_ in given]
+    rows = summarise(grouped(records))
+    assert [(row.task, row.label.split()[0]) for row in rows] == [
+        ("A-v0", "cpo"), ("A-v0", "ppo-lag"), ("B-v0", "cpo"), ("B-v0", "ppo-lag"),
+    ]  # fmt: skip
+    assert [None if row.improvement is None else row.improvement.value for row in rows] == [None, 1.0, None, 0.0]
+    fronts = {line[0]: line[-1] for line in pareto_table(rows, "cost_sum").lines}
+    assert fronts == {
+        "cpo env=A-v0": "dominated",
+        "ppo-lag env=A-v0": "on the front",
+        "cpo env=B-v0": "on the front",
+        "ppo-lag env=B-v0": "dominated",
+    }
+    page = build_experiment_page(records)
+    assert re.findall(r"<h3>(return against [^<]*)</h3>", page) == [
+        "return against cost_sum in A-v0",
+        "return against cost_sum in B-v0",
+    ]
+    # Methods that share no task have no scores that could be drawn in one profile.
+    assert "performance profile" not in build_experiment_page([records[0], records[2]])
+
+
+def test_a_curve_of_one_point_is_a_point():
+    drawn = seed_curves(seed_curve([TrainCurve("train/cost", [100], [3.0])]), {}, "cost")
+    assert drawn.count("<circle") == 1
+
+
 def test_a_curve_over_seeds_is_their_mean_and_range_as_far_as_all_go():
     long = TrainCurve("train/return", [0, 100, 200], [0.0, 1.0, 2.0])
     short = TrainCurve("train/return", [0, 50, 100], [2.0, 3.0, 3.0])
@@ -521,7 +554,11 @@ def test_the_names_of_profiles_stay_inside_their_card(names):
 
 
 def test_the_report_of_one_run_draws_the_limit_into_what_is_held_under_it(tmp_path):
-    page = build_run_report(trained(tmp_path, "a", 0, 1.0, 30.0))
-    charts = dict(re.findall(r'<svg class="chart"[^>]*aria-label="(train/\w+) over[^>]*>(.*?)</svg>', page, re.DOTALL))
-    assert {name for name, drawn in charts.items() if 'class="limit' in drawn} == {"train/cost_sum"}
+    folder = trained(tmp_path, "a", 0, 1.0, 30.0)
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step in (300, 400):
+            file.write(json.dumps({"step": step, "eval/cost_sum": 28.0, "eval/return": 1.0}) + "\n")
+    page = build_run_report(folder)
+    charts = dict(re.findall(r'<svg class="chart"[^>]*aria-label="(\w+/\w+) over[^>]*>(.*?)</svg>', page, re.DOTALL))
+    assert {name for name, drawn in charts.items() if 'class="limit' in drawn} == {"train/cost_sum", "eval/cost_sum"}
     assert "cost_limit = 25.0" not in page  # settings stand in a table of their own, and not as text in another

@@ -22,6 +22,7 @@ __all__ = ["build_run_report", "read_curves", "read_evidence", "read_media"]
 
 _KINDS = {"image": (".png", ".jpg", ".jpeg", ".gif", ".webp"), "video": (".mp4", ".webm")}
 _FIRST = ("train/return", "train/cost")  # what a reader asks for first
+_EVALUATED = ("eval/", "eval/deterministic_")  # what evaluations in training measure of the same cost
 _SHOWN_ELSEWHERE = frozenset({"summary", "resumed", "config", "harmless", "spent"})
 
 
@@ -32,6 +33,7 @@ def build_run_report(folder: Path | str) -> str:
     evidence = read_evidence(folder / "evidence.jsonl")
     verdicts = [e for e in evidence if e.split == "verdict"]
     limits = {name: {"limit": limit} for name, limit in read_limits(folder).items()}
+    limits |= {name.replace("train/", prefix, 1): own for name, own in limits.items() for prefix in _EVALUATED}
     # What an audit logs is how its intervals narrowed, and nothing that was learnt.
     curves = read_curves(folder / "metrics.jsonl") if manifest["kind"] == "train" else []
     a_round = Round(

@@ -102,14 +102,19 @@ def task_table(rows: Sequence[TaskRow]) -> Table:
 
 
 def pareto_table(rows: Sequence[GroupRow], cost: str) -> Table:
-    """Groups by ascending cost, with what lies on the front and what surely does not."""
-    found = pareto_front(_tradeoffs(rows, cost))
+    """Groups of each task by ascending cost, with what lies on its front and what surely does not."""
+    found = [f for own in _by_task(rows).values() for f in pareto_front(_tradeoffs(own, cost))]
     words = ["on the front" if f.on_front else "surely dominated" if f.surely_dominated else "dominated" for f in found]
     lines = [
         [f.point.label, number(f.point.limit), _said(f.point.cost), _said(f.point.episode_return), word]
         for f, word in zip(found, words, strict=True)
     ]
     return Table(["runs", "limit", cost, "return", "front"], lines)
+
+
+def _by_task(rows: Sequence[GroupRow]) -> dict[str, list[GroupRow]]:
+    """Rows that may be compared with each other: a return of one world says nothing about another's."""
+    return {task: [row for row in rows if row.task == task] for task in dict.fromkeys(row.task for row in rows)}
 
 
 def _without_empty(table: Table) -> Table:
@@ -165,6 +170,8 @@ def seed_curves(curve: Curve, limits: Mapping[str, float], label: str) -> Markup
     xs = [x(step) for step in curve.axis.values]
     parts = axis_x(x, bottom, curve.axis.name) + axis_y(y, left, right)
     parts += banded("series s0", xs, curve.mean, curve.low, curve.high, y)
+    if len(xs) == 1:  # a line through one point is nothing to be seen
+        parts.append(f'<circle class="knot series s0" cx="{xs[0]:.1f}" cy="{y(curve.mean[0]):.1f}" r="3.2"/>')
     for index, height in enumerate(limits.values()):
         at = f'x1="{left:.1f}" x2="{right:.1f}" {at_y(y(height))}'
         parts.append(f'<line class="limit l{index % 3}" {at}/>')
@@ -211,6 +218,7 @@ def build_experiment_page(records: Sequence[RunRecord], title: str = "Runs compa
     records = distinct(records)
     groups = grouped(records)
     rows = summarise(groups, seed)
+    by_task = _by_task(rows)
     told, runs, tasks = group_table(rows), run_table(records), task_table(over_tasks(records, seed=seed))
     basis = ", ".join(dict.fromkeys(record.basis for record in records if record.basis))
     return environment.get_template("experiments.html.j2").render(
@@ -223,8 +231,12 @@ def build_experiment_page(records: Sequence[RunRecord], title: str = "Runs compa
         task_lines=tasks.lines,
         run_heads=runs.heads,
         run_lines=runs.lines,
-        planes=[_plane(rows, cost) for cost in dict.fromkeys(name for row in rows for name in row.costs)],
-        profile=_profile(task_scores(records) or _returns(groups), seed),
+        planes=[
+            _plane(own, cost, task if len(by_task) > 1 else "")
+            for task, own in by_task.items()
+            for cost in dict.fromkeys(name for row in own for name in row.costs)
+        ],
+        profile=_profile(task_scores(records) or (_returns(groups) if len(by_task) == 1 else {}), seed),
         curves=[picture for label, group in groups.items() for picture in _group_curves(label, group)],
     )
 
@@ -245,27 +257,30 @@ def _tradeoffs(rows: Sequence[GroupRow], cost: str) -> list[Tradeoff]:
     ]
 
 
-def _plane(rows: Sequence[GroupRow], cost: str) -> dict[str, object]:
-    """Groups in the plane of cost and return; a limit that all of them share is drawn."""
+def _plane(rows: Sequence[GroupRow], cost: str, task: str) -> dict[str, object]:
+    """Groups in the plane of cost and return; a limit that all of them share is drawn.
+
+    Names of several letters are too wide for a point: each has a number there, and its name below the chart.
+    """
     found = pareto_front(_tradeoffs(rows, cost))
     shared = {f.point.limit for f in found}
     limit = shared.pop() if len(shared) == 1 else math.nan
     requirement = None if math.isnan(limit) else Requirement(bound="at_most", threshold=limit)
     points = [
         PlanePoint(
-            f.point.label,
+            str(place),
             f.point.cost.value,
             f.point.episode_return.value,
             (f.point.cost.low, f.point.cost.high),
             (f.point.episode_return.low, f.point.episode_return.high),
             _state(f.point, f.on_front),
         )
-        for f in found
+        for place, f in enumerate(found, 1)
     ]
-    front = ", ".join(f.point.label for f in found if f.on_front)
-    label = f"return against {cost}, one point per group"
-    svg = plots.plane(points, requirement, f"{cost} per episode", "return per episode", label)
-    return {"title": f"return against {cost}", "svg": svg, "note": f"On the front: {front or 'none'}."}
+    title = f"return against {cost}" + (f" in {task}" if task else "")
+    svg = plots.plane(points, requirement, f"{cost} per episode", "return per episode", f"{title}, one point per group")
+    names = [f"{place} {f.point.label}{', on the front' * f.on_front}" for place, f in enumerate(found, 1)]
+    return {"title": title, "svg": svg, "note": "; ".join(names) + "."}
 
 
 def _state(point: Tradeoff, on_front: bool) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "over_tasks",
     "read_run",
     "summarise",
+    "task_of",
     "task_scores",
 ]
 
@@ -74,6 +75,7 @@ class GroupRow:
     """Runs that differ in their seeds alone.  Estimates are over seeds; intervals are nan for fewer than eight."""
 
     label: str
+    task: str  # the world that its runs are of; "" where their settings name none
     seeds: int  # with final figures
     others: Mapping[str, int]  # status -> runs without
     episode_return: Estimate  # mean, Student's t
@@ -81,7 +83,7 @@ class GroupRow:
     costs: Mapping[str, Estimate]
     limits: Mapping[str, float]
     violating: Estimate | None  # share of seeds that ended above a limit, exact interval; None where nothing is limited
-    improvement: Estimate | None  # P(its return > that of the first group); None for the first
+    improvement: Estimate | None  # P(its return > that of its task's first group); None for that group
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +198,19 @@ def _labelled(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return groups
 
 
+def task_of(records: Sequence[RunRecord]) -> str:
+    """The world of a group's runs: what returns and costs may be compared within."""
+    return str(records[0].settings.get("env", "")) if records else ""
+
+
 def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confidence: float = 0.95) -> list[GroupRow]:
-    """One row per group.  `seed` is that of the bootstraps, so that a table is the same again."""
+    """One row per group, in the order of their tasks.  `seed` is that of the bootstraps: a table is the same again."""
     rows: list[GroupRow] = []
-    first: list[float] = []
+    firsts: dict[str, list[float]] = {}  # the returns of each task's first group
     for number, (label, records) in enumerate(groups.items()):
         done = [r for r in records if r.done and math.isfinite(r.episode_return)]
         returns = [r.episode_return for r in done]
-        if number == 0:
-            first = returns
+        first = firsts.setdefault(task_of(records), returns)
         names = list(dict.fromkeys(name for r in done for name in r.costs))
         costs = {
             n: seed_interval([r.costs[n] for r in done if math.isfinite(r.costs.get(n, math.nan))], confidence)
@@ -215,6 +221,7 @@ def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confiden
         rows.append(
             GroupRow(
                 label=label,
+                task=task_of(records),
                 seeds=len(done),
                 others=_others(records, done),
                 episode_return=seed_interval(returns, confidence),
@@ -224,12 +231,13 @@ def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confiden
                 violating=_violating(done, confidence) if limits else None,
                 improvement=(
                     probability_of_improvement(np.array([returns]).T, np.array([first]).T, rng, confidence)
-                    if number and returns and first
+                    if first is not returns and returns and first
                     else None
                 ),
             )
         )
-    return rows
+    order = list(dict.fromkeys(row.task for row in rows))
+    return sorted(rows, key=lambda row: order.index(row.task))
 
 
 def task_scores(records: Sequence[RunRecord], task: str = "env") -> dict[str, NDArray[np.float64]]:
