@@ -1,6 +1,8 @@
 """The public face: what it lists is what is documented, and it does what the command line does."""
 
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 
 import trueline
 from trueline import api
-from trueline.core.errors import ConfigError, RunError, UnknownName
+from trueline.core.errors import ConfigError, RunError, Stopped, UnknownName
+from trueline.core.metrics import read_metrics
 from trueline.core.run import read_manifest
 from trueline.core.subject import subject_hash
 from trueline.evidence.records import Principle
@@ -131,6 +134,24 @@ def test_the_audit_of_a_run_is_a_run_and_says_what_it_leaves_out_before_it_begin
     assert (manifest["kind"], manifest["inputs"]["subject"]["run"]) == ("audit", "a")
     again = trueline.resume(result.folder)
     assert repr(again) == repr(replace(result, left_out=()))
+
+
+def test_a_training_that_was_watched_can_be_watched_again(tmp_path):
+    def halting(step, policy):
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"mine/step": step}
+
+    def watch(step, policy):
+        return {"mine/step": step}
+
+    with pytest.raises(Stopped):
+        trueline.train("ppo", SMALL, root=tmp_path, id="w", watch=halting)
+    result = trueline.resume("w", root=tmp_path, watch=watch)
+    rows = [row for row in read_metrics(result.folder / "metrics.jsonl") if "mine/step" in row]
+    assert [row["step"] for row in rows] == [row["mine/step"] for row in rows] == [200, 400]
+    audited = trueline.audit("w", "ethicality/episode-cost", budget=2, root=tmp_path)
+    with pytest.raises(ConfigError, match="only a training is watched"):
+        trueline.resume(audited.folder, watch=watch)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,14 @@ def test_a_sweep_is_compared_over_its_limits(trueline, tmp_path):
     assert "on the front" in said.out
     compared = trueline("compare", "w", "--root", tmp_path)  # one sweep is many runs
     assert compared.out.count("finished all 2,000 steps") == 4
+    page = Path(trueline("report", "w", "--root", tmp_path).last)
+    assert page == tmp_path / "w" / "report.html"
+    assert page.read_text().count("finished all 2,000 steps") == 4
+    assert "return against cost_sum" in page.read_text()
+    for command in (["audit", "w"], ["export", "w", tmp_path / "p.npz"]):
+        said = trueline(*command, "--root", tmp_path)
+        assert said.code != 0
+        assert "error: w is a sweep of many trainings. Name one of them" in said.err
 
 
 def test_a_search_is_run_listed_resumed_and_compared(trueline, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueline.core.config import build
-from trueline.core.errors import MissingExtra, RunError
+from trueline.core.errors import ConfigError, MissingExtra, RunError
 from trueline.core.files import write_text
 from trueline.core.metrics import Sink, WandbSink
 from trueline.core.progress import stage
@@ -31,6 +31,7 @@ from trueline.cycle.auditing import (
     subject_folder,
     verdicts,
 )
+from trueline.cycle.compare import SETS, training_runs
 from trueline.cycle.parts import of_seed, whole_of
 from trueline.cycle.report import write_report
 from trueline.cycle.reproduction import claims_of, reproduce_claims, resume_claim
@@ -41,6 +42,7 @@ from trueline.cycle.sweep import SweepRow, SweepSpec, resume_sweep, run_sweep
 from trueline.cycle.training import find_run, find_subject, resume_training, start_together, start_training
 from trueline.evidence.audit import run_audits
 from trueline.evidence.claims import ClaimResult
+from trueline.evidence.experiments.page import build_experiment_page
 from trueline.evidence.records import Evidence
 from trueline.evidence.run_report import build_run_report
 
@@ -135,7 +137,7 @@ def train(
     Settings are keywords or, where a key is dotted or is also the name of an argument here, entries of `config`:
     `train("ppo-lag", {"update.lr": 1e-4}, env="SafetyPointGoal1-v0", cost_limit=10.0)`. `inputs` are finished runs in
     `root` by role, such as a warm start; `wandb` is a Weights & Biases project to log to. `watch(step, subject)`
-    is called once an epoch and returns numbers to log by name: a metric of one's own (a resumed run is not watched).
+    is called once an epoch and returns numbers to log by name: a metric of one's own (give it to `resume` again).
     Raises UnknownName or ConfigError before anything is trained, Stopped after SIGINT or SIGTERM, Diverged, BadWorld,
     RunError.
     """
@@ -190,21 +192,29 @@ def train_seeds(
 
 
 def resume(
-    run: str | Path, *, root: str | Path = "runs", executor: str = "inline", workers: int = 1
+    run: str | Path,
+    *,
+    root: str | Path = "runs",
+    executor: str = "inline",
+    workers: int = 1,
+    watch: Watch | None = None,
 ) -> RunResult | AuditResult | CycleResult | SweepResult | SearchResult | ClaimResult:
     """Goes on with a training, audit, cycle, sweep, search or claim that was stopped or killed; returns what it gives.
 
-    `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve those of many runs.
-    Raises RunError for a folder that is missing, in use, half-written, of another version, or part of a cycle.
+    `run` is an id, a unique beginning of one, "latest", or a path. `executor` and `workers` serve those of many runs,
+    `watch` a training that was watched, which does not remember by whom. Raises RunError for a folder that is missing,
+    in use, half-written, of another version, or part of a cycle, ConfigError for a `watch` of what is no training.
     """
     folder = find_run(run, Path(root))
     manifest = read_manifest(folder)
+    if watch is not None and manifest["kind"] != "train":
+        raise ConfigError(f"run {manifest['id']} is of kind {manifest['kind']!r}, and only a training is watched.")
     whole = whole_of(folder)
     if whole is not None:
         raise RunError(f"run {manifest['id']} is a part of {whole}. Go on with `trueline resume {whole}`.")
     match manifest["kind"]:
         case "train":
-            return _result(resume_training(folder))
+            return _result(resume_training(folder, watch))
         case "audit":
             return AuditResult(folder, tuple(verdicts(resume_audit(folder))), ())
         case "cycle":
@@ -367,11 +377,19 @@ def make(env: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vecto
 
 
 def report(run: str | Path, *, root: str | Path = "runs") -> Path:
-    """Writes report.html of a run anew from what lies in its folder, and returns its path."""
+    """Writes report.html of a run anew from what lies in its folder, and returns its path.
+
+    Of a sweep or a search it is the page that compares their runs.
+    """
     folder = find_run(run, Path(root))
-    if read_manifest(folder)["kind"] == "cycle":
+    manifest = read_manifest(folder)
+    if manifest["kind"] == "cycle":
         return write_report(folder)
-    write_text(folder / "report.html", build_run_report(folder))
+    if manifest["kind"] in SETS:
+        page = build_experiment_page(training_runs([folder]), f"{manifest['kind']} {manifest['id']}")
+    else:
+        page = build_run_report(folder)
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 

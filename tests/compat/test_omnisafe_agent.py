@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +15,7 @@ from trueline.compat.omnisafe.common.experiment_grid import ExperimentGrid
 from trueline.compat.omnisafe.envs.core import env_register, env_unregister
 from trueline.compat.omnisafe.figures import _smoothed, curve
 from trueline.compat.omnisafe.utils.exp_grid_tools import train
-from trueline.core.errors import ConfigError, RunError, UnknownName
+from trueline.core.errors import ConfigError, RunError, Stopped, UnknownName
 from trueline.core.metrics import read_metrics
 from trueline.core.run import read_manifest
 from trueline.rl import worlds
@@ -164,6 +166,32 @@ def test_a_run_of_the_same_id_is_read_and_one_of_other_settings_refused(tmp_path
     for cfgs in (tiny(tmp_path, seed=1), tiny(tmp_path, env_cfgs={"slip": 0.2})):
         with pytest.raises(ConfigError, match=r"of another row or seed|was begun with other settings"):
             omnisafe.Agent("PPO", "Walk-v0", custom_cfgs=cfgs).learn(id="mine")
+
+
+class Halts(Walk):
+    """It is interrupted when it has logged for the first time."""
+
+    _support_envs: ClassVar[list[str]] = ["Halts-v0"]
+    asked: ClassVar[list[bool]] = []
+
+    def spec_log(self, logger):
+        super().spec_log(logger)
+        if not Halts.asked:
+            Halts.asked.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_training_logs_its_worlds_own_metrics_when_it_goes_on(tmp_path):
+    env_register(Halts)
+    try:
+        with pytest.raises(Stopped):
+            omnisafe.Agent("PPO", "Halts-v0", custom_cfgs=tiny(tmp_path)).learn(id="mine")
+        agent = omnisafe.Agent("PPO", "Halts-v0", custom_cfgs=tiny(tmp_path))
+        agent.learn(id="mine")
+    finally:
+        env_unregister(Halts)
+    rows = list(read_metrics(agent.run / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "Env/Last_x" in row] == [40, 80]
 
 
 def test_bad_use_is_told_in_one_sentence(tmp_path, agent):

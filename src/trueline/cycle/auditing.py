@@ -134,8 +134,16 @@ def resume_audit(folder: Path) -> Path:
 
 
 def subject_folder(folder: Path) -> Path:
-    """The folder whose subject is meant by `folder`: itself, or the last run of the cycle in it."""
-    if holds_subject(folder) or read_manifest(folder)["kind"] != "cycle":
+    """The folder whose subject is meant by `folder`: itself, or the last run of the cycle in it.
+
+    Raises RunError for a cycle without a finished round, and for a sweep or a search, whose subjects are many.
+    """
+    if holds_subject(folder):
+        return folder
+    kind = read_manifest(folder)["kind"]
+    if kind in ("sweep", "search"):
+        raise RunError(f"{folder.name} is a {kind} of many trainings. Name one of them: `trueline runs` lists them.")
+    if kind != "cycle":
         return folder
     rounds = finished_rounds(folder)
     if not rounds:

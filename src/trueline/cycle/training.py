@@ -74,11 +74,12 @@ def start_training(
     return run.folder
 
 
-def resume_training(folder: Path) -> Path:
+def resume_training(folder: Path, watch: Watch | None = None) -> Path:
     """Goes on with a run of a recipe from its last checkpoint; a finished one is left as it is.
 
-    Raises RunError when it is in use, damaged, or an input has changed; ConfigError for settings that are not those it
-    was begun with, finished or not; Stopped after a signal.
+    `watch` looks at the subject once an epoch, as in `start_training`: a run does not remember who watched it. Raises
+    RunError when it is in use, damaged, or an input has changed; ConfigError for settings that are not those it was
+    begun with, finished or not; Stopped after a signal.
     """
     manifest = read_manifest(folder)
     if manifest["status"] == "done":
@@ -89,6 +90,7 @@ def resume_training(folder: Path) -> Path:
     inputs = same_inputs(manifest, folder.parent)
     with _opened(recipe, lambda: Run.reopen(folder)) as run, run, run.interruptible():
         stage(f"run {run.folder}")
+        run.watch = watch
         _train(run, recipe, build(target.Config, run.config, where=f"{folder}/config.toml"), inputs)
     return folder
 

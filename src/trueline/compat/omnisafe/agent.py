@@ -68,16 +68,16 @@ class Agent:
         Raises Stopped after a signal, Diverged, BadWorld, and ConfigError for an `id` that has other settings.
         """
         root = Path(self.plan.root)
+        log = logger_of(self.env_id)
+        log.take()  # of an earlier training in this process
+
+        def watch(_: int, __: Subject) -> dict[str, float]:
+            return log.take()
+
         if id is not None and (root / id / "manifest.json").exists():
             self._check_same(root / id)
-            self.run = resume_training(root / id)
+            self.run = resume_training(root / id, watch)
         else:
-            log = logger_of(self.env_id)
-            log.take()  # of an earlier training in this process
-
-            def watch(_: int, __: Subject) -> dict[str, float]:
-                return log.take()
-
             self.run = api.train(
                 self.plan.recipe,
                 {"env": self.env_id, **self.plan.settings},
