@@ -150,14 +150,55 @@ def test_grid_separates_values_but_not_what_brackets_or_quotes_hold():
     with pytest.raises(ConfigError, match="lr is given twice"):
         parse_grid(["lr=1", "lr=2"])
     with pytest.raises(ConfigError, match=r"lr has the value 0\.1 twice"):
-        build(SweepSpec, {"recipe": "ppo", "grid": parse_grid(["lr=0.1,0.2,1e-1"])[1]})
+        build(SweepSpec, {"recipes": ["ppo"], "grid": parse_grid(["lr=0.1,0.2,1e-1"])[1]})
 
 
 def test_points_are_the_product_of_grid_and_seeds():
-    spec = SweepSpec(recipe="ppo", grid={"a": (1, 2), "b": (3, 4, 5)}, seeds=2)
+    with pytest.raises(ConfigError, match="recipes has the value 'ppo' twice"):
+        build(SweepSpec, {"recipes": ["ppo", "ppo"]})
+    spec = SweepSpec(recipes=("ppo",), grid={"a": (1, 2), "b": (3, 4, 5)}, seeds=2)
     listed = points(spec, "s")
     assert len({point.id for point in listed}) == 12
-    assert [tuple(point.settings.values()) for point in listed[::2]] == [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5)]
+    assert [tuple(point.cell.settings.values()) for point in listed[::2]] == [
+        (1, 3),
+        (1, 4),
+        (1, 5),
+        (2, 3),
+        (2, 4),
+        (2, 5),
+    ]
+
+
+def test_of_several_recipes_each_is_swept_over_the_settings_that_it_has():
+    grid = {"cost_limit": (10.0, 25.0), "gamma": (0.9, 0.99)}
+    spec = SweepSpec(recipes=("ppo", "ppo-lag"), config={"num_envs": 2, "constraint": {"lr": 0.1}}, grid=grid)
+    told = [(cell.recipe, *cell.settings.values()) for cell in spec.cells()]
+    assert told[:2] == [("ppo", 0.9), ("ppo", 0.99)]
+    assert told[2:] == [("ppo-lag", limit, gamma) for limit in (10.0, 25.0) for gamma in (0.9, 0.99)]
+    assert spec.left_out() == {"ppo": ["constraint", "cost_limit"]}
+    assert [spec.plan(cell).settings().num_envs for cell in spec.cells()] == [2] * 6
+    nobodys = SweepSpec(recipes=("ppo", "ppo-lag"), config={"gama": 0.9})
+    with pytest.raises(ConfigError, match="Did you mean 'gamma'"):
+        nobodys.plan(nobodys.cells()[0]).settings()
+    alone = SweepSpec(recipes=("ppo",), grid={"cost_limit": (10.0, 25.0)})
+    with pytest.raises(ConfigError, match="knows of no limit"):
+        alone.plan(alone.cells()[0]).settings()
+
+
+def test_a_sweep_over_algorithms_limits_and_worlds(trueline, tmp_path):
+    small = ("num_envs=2", "steps_per_epoch=20", "total_steps=20", "actor.hidden=[]", "critic.hidden=[]")
+    words = ("ppo,ppo-lag", "env=Cmdp-Gamble-v0,Cmdp-Tolls-v0", "cost_limit=0.5,1.0", *small)
+    said = trueline("sweep", *words, "--seeds", 1, "--root", tmp_path, "--id", "s")
+    assert said.code == 0, said.err
+    assert "ppo has no cost_limit: it is trained without" in said.err
+    trained = [read_manifest(tmp_path / f"s-p{number:02d}-s0") for number in range(6)]
+    assert [manifest["name"] for manifest in trained] == ["ppo"] * 2 + ["ppo-lag"] * 4
+    assert not (tmp_path / "s-p06-s0").exists()
+    rows = json.loads((tmp_path / "s" / "artefacts" / "table.json").read_text())
+    assert [(row["recipe"], row["settings"].get("cost_limit")) for row in rows] == [
+        ("ppo", None), ("ppo", None), ("ppo-lag", 0.5), ("ppo-lag", 1.0), ("ppo-lag", 0.5), ("ppo-lag", 1.0),
+    ]  # fmt: skip
+    assert len(trueline("compare", "s", "--root", tmp_path).out.splitlines()) > 12
 
 
 def test_sweep_table_is_mean_and_iqm_over_seeds(trueline, tmp_path):

@@ -306,7 +306,7 @@ def reproduce(
 
 
 def sweep(
-    recipe: str,
+    recipe: str | Sequence[str],
     grid: Mapping[str, Sequence[Any]],
     *,
     seeds: int = 8,
@@ -321,11 +321,13 @@ def sweep(
 ) -> SweepResult:
     """Trains `recipe` at every point of `grid` (dotted key -> values) with seeds 0 … seeds − 1; one row per point.
 
-    A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an earlier
-    sweep of the same grid, only what is missing is trained. `together` trains the seeds of a point in one process,
-    where the recipe can. Raises as `train`; a diverged point is counted instead.
+    Several recipes are trained one after the other, each with the settings that it has; one that none of them has is
+    refused. A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an
+    earlier sweep of the same grid, only what is missing is trained. `together` trains the seeds of a point in one
+    process, where the recipe can. Raises as `train`; a diverged point is counted instead.
     """
-    given = {"recipe": recipe, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}
+    recipes = (recipe,) if isinstance(recipe, str) else tuple(recipe)
+    given = {"recipes": recipes, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}
     spec = build(
         SweepSpec,
         {**given, "together": together, "grid": {key: tuple(values) for key, values in grid.items()}},

@@ -363,7 +363,7 @@ def reproduce(
 
 @app.command()
 def sweep(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="See `trueline list recipes`.")],
+    recipes: Annotated[str, typer.Argument(metavar="RECIPE[,RECIPE...]", help="See `trueline list recipes`.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=A,B,C]...", help="Settings; several values make the grid.")
     ] = None,
@@ -378,14 +378,14 @@ def sweep(
     with_executor: ExecutorName = "inline",
     workers: Workers = 1,
 ) -> None:
-    """Train a recipe over a grid of settings and over seeds.  The same --id again trains only what is missing."""
+    """Train recipes over a grid of settings and over seeds.  The same --id again trains only what is missing."""
     from trueline import api
     from trueline.cycle.sweep import parse_grid
 
     fixed, grid = parse_grid(overrides or ())
     with stoppable(root):
         result = api.sweep(
-            recipe,
+            recipes.split(","),
             grid,
             seeds=seeds,
             preset=preset,

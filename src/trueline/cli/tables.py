@@ -137,12 +137,12 @@ def print_sweep(result: SweepResult) -> None:
     from trueline.cycle.compare import training_runs
 
     rows = result.rows
-    keys = list(rows[0].settings) if rows else []
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     names = list(dict.fromkeys(name for row in rows for name in row.mean))
-    heads = [*keys, *(head for name in names for head in (f"{name} mean", "IQM")), "seeds", "diverged"]
+    heads = ["recipe", *keys, *(head for name in names for head in (f"{name} mean", "IQM")), "seeds", "diverged"]
     lines = []
     for row in rows:
-        line = [_cell(row.settings[key]) for key in keys]
+        line = [row.recipe, *(_cell(row.settings.get(key)) for key in keys)]
         for name in names:
             line += [row.mean[name].words() if name in row.mean else "-", _cell(row.iqm.get(name))]
         counts = [estimate.n for estimate in row.mean.values()]

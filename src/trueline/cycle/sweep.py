@@ -1,7 +1,10 @@
-"""A sweep: one recipe over a grid of settings and over seeds, each point a run of its own.
+"""A sweep: recipes over a grid of settings and over seeds, each point a run of its own.
 
 A sweep is a run that holds its grid and, in the end, its table; points are runs `ID-p00-s0`. Killed and resumed it
 trains what is not finished. A point that diverges is a result, not a reason to stop.
+
+Of several recipes each is given the settings that it has, so that a row without limits can stand beside those under
+one: a setting that none of them has is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from trueline.core import registry
 from trueline.core.config import Config, build, parse_override
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.executor import Executor, executor
@@ -28,6 +32,7 @@ from trueline.evidence.over_seeds import iqm, seed_interval
 from trueline.evidence.records import Estimate
 
 __all__ = [
+    "Cell",
     "Point",
     "SweepRow",
     "SweepSpec",
@@ -42,10 +47,17 @@ __all__ = [
 METRICS = "train/"  # the figures a table shows, unless others are named
 
 
-class SweepSpec(Config):
-    """What is swept: settings that are fixed, settings that vary (each with its values), and seeds 0 … seeds − 1."""
+class Cell(NamedTuple):
+    """One point of the grid: a recipe and the settings that vary."""
 
     recipe: str
+    settings: Mapping[str, Any]
+
+
+class SweepSpec(Config):
+    """What is swept: recipes, fixed settings, settings that vary (each with its values), and seeds 0 … seeds − 1."""
+
+    recipes: tuple[str, ...] = Field(min_length=1)
     preset: str | None = None
     config: Mapping[str, Any] = {}
     grid: Mapping[str, tuple[Any, ...]] = {}
@@ -55,15 +67,37 @@ class SweepSpec(Config):
 
     @model_validator(mode="after")
     def _each_value_once(self) -> Self:
-        for key, values in self.grid.items():
+        for key, values in (("recipes", self.recipes), *self.grid.items()):
             for at, value in enumerate(values):
                 if value in values[:at]:  # its points would be the same trainings, counted as seeds of their own
                     raise ValueError(f"{key} has the value {value!r} twice. Give each value once.")
         return self
 
-    def plan(self, settings: Mapping[str, Any]) -> Plan:
+    def plan(self, cell: Cell) -> Plan:
         """The plan of one point of the grid."""
-        return Plan(recipe=self.recipe, preset=self.preset, config=self.config).with_settings(settings)
+        config = {key: value for key, value in self.config.items() if self._takes(cell.recipe, key)}
+        return Plan(recipe=cell.recipe, preset=self.preset, config=config).with_settings(cell.settings)
+
+    def cells(self) -> list[Cell]:
+        """Every point of the grid: the recipes one after the other, each over the settings that it has."""
+        found = []
+        for recipe in self.recipes:
+            own = {key: values for key, values in self.grid.items() if self._takes(recipe, key)}
+            found += [Cell(recipe, dict(zip(own, values, strict=True))) for values in product(*own.values())]
+        return found
+
+    def left_out(self) -> dict[str, list[str]]:
+        """By recipe, which of the given settings are not its own but another's."""
+        given = (*self.config, *self.grid)
+        lacks = {recipe: [key for key in given if not self._takes(recipe, key)] for recipe in self.recipes}
+        return {recipe: keys for recipe, keys in lacks.items() if keys}
+
+    def _takes(self, recipe: str, key: str) -> bool:
+        """Whether a setting goes to a recipe; one that no recipe has goes to all, which refuse it."""
+        if len(self.recipes) == 1:
+            return True
+        having = [r for r in self.recipes if key.split(".")[0] in registry.load("recipe", r).Config.model_fields]
+        return recipe in having or not having
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +105,7 @@ class Point:
     """One training run of a sweep."""
 
     id: str
-    settings: Mapping[str, Any]
+    cell: Cell
     seed: int
 
 
@@ -79,6 +113,7 @@ class Point:
 class SweepRow:
     """One point of the grid over its seeds."""
 
+    recipe: str
     settings: Mapping[str, Any]
     mean: Mapping[str, Estimate]  # by metric: mean over seeds, with an interval from eight seeds on
     iqm: Mapping[str, float]  # by metric: interquartile mean over seeds
@@ -109,8 +144,8 @@ def parse_grid(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, tuple[An
 def points(spec: SweepSpec, id: str) -> list[Point]:
     """Every run of the sweep `id`, in the order of the grid."""
     return [
-        Point(of_point(id, number, seed), settings, seed)
-        for number, settings in enumerate(_grid(spec))
+        Point(of_point(id, number, seed), cell, seed)
+        for number, cell in enumerate(spec.cells())
         for seed in range(spec.seeds)
     ]
 
@@ -129,10 +164,12 @@ def run_sweep(
     All settings are checked before anything is written. An `id` that exists already is gone on with, if its grid is
     the same.
     """
-    for settings in _grid(spec):
-        (check_stacks if spec.together else check_config)(spec.recipe, spec.plan(settings).settings(), root)
+    for cell in spec.cells():
+        (check_stacks if spec.together else check_config)(cell.recipe, spec.plan(cell).settings(), root)
+    for recipe, keys in spec.left_out().items():
+        stage(f"{recipe} has no {', '.join(keys)}: it is trained without")
     with executor(with_executor, workers) as pool:
-        name = f"sweep-{spec.recipe}"
+        name = f"sweep-{'-'.join(spec.recipes)}"
         with Run.open_or_create(root, kind="sweep", name=name, config=spec, seed=0, id=id, threads=spec.threads) as run:
             return run.folder, _train_points(spec, run, pool)
 
@@ -147,14 +184,15 @@ def resume_sweep(folder: Path, with_executor: str = "inline", workers: int = 1) 
 def table(spec: SweepSpec, folder: Path) -> list[SweepRow]:
     """The rows of a sweep from what its finished points recorded."""
     rows = []
-    for number, settings in enumerate(_grid(spec)):
+    for number, cell in enumerate(spec.cells()):
         found = [_summary(folder.parent / of_point(folder.name, number, seed)) for seed in range(spec.seeds)]
         finished = [summary for summary in found if summary is not None]
         names = sorted({name for summary in finished for name in summary if name.startswith(METRICS)})
         values = {name: [s[name] for s in finished if math.isfinite(s.get(name, math.nan))] for name in names}
         rows.append(
             SweepRow(
-                settings,
+                cell.recipe,
+                cell.settings,
                 {name: seed_interval(x) for name, x in values.items()},
                 {name: iqm(x) for name, x in values.items()},
                 len(found) - len(finished),
@@ -169,7 +207,7 @@ def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
     stage(f"run {run.folder}: {len(todo)} of {len(listed)} points to train")
     with run.interruptible():
         if spec.together:
-            pool.map(partial(_train_seeds, spec, run.folder.parent), _by_settings(todo))
+            pool.map(partial(_train_seeds, spec, run.folder.parent), _by_cell(todo))
         else:
             pool.map(partial(_train_point, spec, run.folder.parent), todo)
     rows = table(spec, run.folder)
@@ -179,18 +217,19 @@ def _train_points(spec: SweepSpec, run: Run, pool: Executor) -> list[SweepRow]:
 
 
 def _train_point(spec: SweepSpec, root: Path, point: Point) -> None:
-    train_part(spec.plan(point.settings), root / point.id, point.seed, spec.threads)
+    train_part(spec.plan(point.cell), root / point.id, point.seed, spec.threads)
 
 
-def _by_settings(todo: Sequence[Point]) -> list[list[Point]]:
-    return [list(seeds) for _, seeds in groupby(todo, key=lambda point: point.settings)]
+def _by_cell(todo: Sequence[Point]) -> list[list[Point]]:
+    return [list(seeds) for _, seeds in groupby(todo, key=lambda point: point.cell)]
 
 
 def _train_seeds(spec: SweepSpec, root: Path, seeds: Sequence[Point]) -> None:
-    config = spec.plan(seeds[0].settings).settings()
+    cell = seeds[0].cell
+    config = spec.plan(cell).settings()
     ids = [point.id for point in seeds]
     ended = start_together(
-        spec.recipe, config, [point.seed for point in seeds], root=root, threads=spec.threads, ids=ids
+        cell.recipe, config, [point.seed for point in seeds], root=root, threads=spec.threads, ids=ids
     )
     for _, error in ended:
         if isinstance(error, Diverged):
@@ -202,10 +241,6 @@ def _train_seeds(spec: SweepSpec, root: Path, seeds: Sequence[Point]) -> None:
 def _config(folder: Path) -> dict[str, Any]:
     read_manifest(folder)  # says what is wrong with a folder that is no whole run
     return read_config(folder)
-
-
-def _grid(spec: SweepSpec) -> list[dict[str, Any]]:
-    return [dict(zip(spec.grid, values, strict=True)) for values in product(*spec.grid.values())]
 
 
 def _summary(folder: Path) -> dict[str, float] | None:
