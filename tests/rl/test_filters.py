@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from trueline.core.registry import Entry
 from trueline.core.run import Run
 from trueline.core.subject import load_subject, save_subject
 from trueline.evidence.audit import Budget, run_audit
+from trueline.rl import worlds
 from trueline.rl.audits.filters import Intervention, InterventionConfig
 from trueline.rl.env import Step
 from trueline.rl.filters.barrier import WallBarrier, barrier_constraints
@@ -467,3 +470,27 @@ def test_the_required_rate_decides(world):
         for x in (0.4, 0.9)
     ]  # fmt: skip
     assert verdicts == ["pass", "fail"]
+
+
+def test_the_pages_commands_keep_a_point_between_its_walls(trueline, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "filters.md").read_text()
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("trueline ")]
+    small = {"total_steps=100000": "total_steps=2000", "fast": "faithful"}
+    for _, *words in commands:
+        given = [small.get(word, word) for word in words]
+        few = ["num_envs=2", "steps_per_epoch=1000"] if given[1] == "ppo" else []
+        budget = ["--budget", "8"] if given[0] == "audit" else []
+        said = trueline(*given, *few, *budget, "--root", tmp_path)
+        assert said.code in (0, 4, 5), said.err
+    rows = {name: policy for name in ("free", "walls", "slow") if (policy := load_subject(tmp_path / name))}
+    env, fastest = worlds.make("DoubleIntegrator-v0", 4), {}
+    for name, policy in rows.items():
+        obs, rng = env.reset(np.arange(4, dtype=np.uint32)), np.random.default_rng(0)
+        speed, cost = 0.0, 0.0
+        for _ in range(40):
+            step = env.step(policy.act(obs, None, rng, False)[0])
+            obs, cost, speed = step.obs, cost + step.cost.sum(), max(speed, np.abs(step.final_obs[:, 1]).max())
+        fastest[name] = (cost, speed)
+    assert fastest["free"][1] > 0.6
+    assert fastest["walls"][0] == 0.0
+    assert fastest["slow"][1] < 0.55
