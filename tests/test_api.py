@@ -162,6 +162,7 @@ def test_a_training_that_was_watched_can_be_watched_again(tmp_path):
         (lambda: trueline.reproduce("nothing"), UnknownName, "'nothing'"),
         (lambda: trueline.sweep("ppo", {"gamma": [2.0]}), ConfigError, "gamma is 2.0"),
         (lambda: trueline.sweep("ppo", {}, seeds=0), ConfigError, "seeds is 0"),
+        (lambda: trueline.train("ppo", threads=0), ConfigError, "threads is 0. Give at least 1."),
     ],
 )
 def test_wrong_calls_say_so(call, error, words):

@@ -287,6 +287,15 @@ def test_a_grid_varies_a_key_within_a_table_that_is_given_beside_it():
     assert table == {"steps_per_epoch": 40, "gamma": 0.9}
 
 
+def test_a_grid_whose_function_trains_elsewhere_has_nothing_to_compare(tmp_path):
+    grid = ExperimentGrid("elsewhere")
+    grid.add("algo", ["PPO", "PPOLag"])
+    grid.add("env_id", ["Walk-v0"])
+    grid.run(lambda number, algo, env_id, custom_cfgs: (0.0, 0.0, 0.0), parent_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no run with such values.*logger_cfgs\.log_dir"):
+        grid.analyze("algo")
+
+
 def test_a_grids_settings_are_beside_its_runs(grid):
     paths = list(grid.log_dir.glob("*/exps_config.json"))
     assert len(paths) == 2  # one of each algorithm

@@ -158,6 +158,23 @@ def test_an_endless_environment_and_a_batched_one_are_refused():
             env_unregister(known)
 
 
+def test_an_observation_of_another_shape_than_its_space_is_named():
+    class Wide(Corridor):
+        _support_envs: ClassVar[list[str]] = ["Wide-v0"]
+
+        def reset(self, seed=None, options=None):
+            return torch.zeros(3), {}
+
+    env_register(Wide)
+    try:
+        with pytest.raises(
+            ConfigError, match=r"observed an array of shape \(3,\), but its observation_space has .*\(2,\)"
+        ):
+            worlds.make("Wide-v0").reset()
+    finally:
+        env_unregister(Wide)
+
+
 def test_what_an_environment_logs_is_averaged_until_it_is_taken():
     log = register.Logger()
     log.store({"Env/success": 1.0})

@@ -272,6 +272,7 @@ def test_a_world_with_overrides_gets_the_preset_that_holds_them():
         ("BCQ", {"train_cfgs": {"vector_env_nums": 2}}, "nothing is stepped"),
         ("CRR", {"algo_cfgs": {"minimum_weighting": 0.5}}, "CRR has no setting 'algo_cfgs.minimum_weighting'"),
         ("VAEBC", {"model_cfgs": {"actor": {"lr": 1e-3}}}, "VAEBC has no setting 'model_cfgs.actor.lr'"),
+        ("PPO", {"lagrange_cfgs": {"cost_limit": 10.0}}, r"'lagrange_cfgs\.cost_limit'\. There are algo_cfgs, "),
         ("VAEBC", {"model_cfgs": {"hidden_sizes": 64}}, r"model_cfgs\.hidden_sizes is 64\. Give a list"),
     ],
 )

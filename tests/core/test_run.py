@@ -112,6 +112,12 @@ def test_an_id_that_is_no_folder_name_is_refused(tmp_path, id):
         make(tmp_path / "runs", id=id)
 
 
+def test_the_word_for_the_newest_run_is_no_id(tmp_path):
+    with pytest.raises(RunError, match="'latest' is what the newest run is called by"):
+        make(tmp_path, id="latest")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_id_is_used_once(tmp_path):
     make(tmp_path).close()
     with pytest.raises(RunError, match="already a run toy-1"):

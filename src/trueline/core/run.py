@@ -123,7 +123,7 @@ class Run:
         `inputs` names the subjects it starts from: folders of runs or subjects, recorded by run id and hash. `threads`
         is the number of compute threads the caller has set, since other numbers of threads give other bits. `id` is
         made from the time and `name` unless given. What a run that was killed as it began has left is taken over.
-        Raises `RunError` when the id is taken or an input is missing.
+        Raises `RunError` when the id is taken or cannot be one, or an input is missing.
         """
         root = Path(root)
         now = datetime.now(UTC)
@@ -133,6 +133,8 @@ class Run:
         id = _new_id(name, now) if id is None else id
         if not _ID.fullmatch(id):
             raise RunError(f"{id!r} cannot be a run's id. Use letters, digits, dots, dashes and underscores.")
+        if id == "latest":
+            raise RunError(f"{id!r} is what the newest run is called by. Give the run another id.")
         folder = root / id
         lock = _new_folder(folder)
         manifest: dict[str, Any] = {

@@ -207,6 +207,8 @@ def use_threads(threads: int) -> None:
     """Sets the compute threads of the learner, when there is one in this process."""
     torch = sys.modules.get("torch")
     if torch is not None:
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}. Give at least 1.")
         torch.set_num_threads(threads)
 
 

@@ -142,12 +142,15 @@ def _unknown(algorithm: Algorithm, key: str, value: Any, known: Mapping[str, Any
     section, _, last = key.rpartition(".")
     # A key that is right in another section is the likeliest mistake; then one misspelt in its own.
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    top, sections = key.partition(".")[0], sorted({name.partition(".")[0] for name in known})
     near = f" Did you mean {elsewhere[0]!r}?" if elsewhere else nearest(key, known)
-    top = key.partition(".")[0]
+    bare = [name.removesuffix("_cfgs") for name in sections]  # or all would be alike in half of their letters
+    if not elsewhere and not nearest(top.removesuffix("_cfgs"), bare):
+        near = ""  # no slip of a letter: this algorithm has no such part
     if near:
         return ConfigError(f"{algorithm.name} has no setting {key!r}.{near}")
     inside = [name for name in known if name.startswith(f"{section or top}.")]
-    listed = ", ".join(inside or sorted({name.partition(".")[0] for name in known}))
+    listed = ", ".join(inside or sections)
     return ConfigError(f"{algorithm.name} has no setting {key!r}. There are {listed}.")
 
 

@@ -224,6 +224,11 @@ class ExperimentGrid:
             others = json.dumps({key: _at(settings, key) for key in varying})
             seed = read_manifest(run)["seed"]
             groups.setdefault(others, {}).setdefault(json.dumps(value), {})[seed] = run
+        if not groups:
+            raise ConfigError(
+                f"{self._folder()} holds no run with such values. What is called for each combination has to train "
+                "into the logger_cfgs.log_dir that it is given, and to its end."
+            )
         for others, by_value in groups.items():
             yield json.loads(others), by_value
 

@@ -7,6 +7,7 @@ in them, audits run in them, `trueline list envs` shows them (with --import for 
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -243,7 +244,13 @@ class _SixValues(gym.Env[Any, Any]):
 
     def _observed(self, observation: Any) -> NDArray[Any]:
         array = torch.as_tensor(observation).detach().numpy()
-        return np.array(array, dtype=self.observation_space.dtype).reshape(self.observation_space.shape or ())
+        shape = self.observation_space.shape or ()
+        if array.size != math.prod(shape):
+            raise ConfigError(
+                f"{self._id} observed an array of shape {array.shape}, but its observation_space has shape {shape}. "
+                "Make them agree."
+            )
+        return np.array(array, dtype=self.observation_space.dtype).reshape(shape)
 
     def render(self) -> Any:
         """The environment's own picture."""
