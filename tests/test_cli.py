@@ -218,9 +218,17 @@ def test_sweep_table_is_mean_and_iqm_over_seeds(trueline, tmp_path):
     part = trueline("resume", "s-p00-s0", "--root", tmp_path)
     assert part.code == 1
     assert "`trueline resume s`" in part.err
-    other = trueline("sweep", "ppo", *grid, "--seeds", 4, "--root", tmp_path, "--id", "s")
+    other = trueline("sweep", "ppo", *grid, "gamma=0.5", "--seeds", 3, "--root", tmp_path, "--id", "s")
     assert other.code == 2
-    assert "run s was begun with other settings: seeds was 3 and is 4" in other.err
+    assert "run s was begun with other settings: config.gamma was not set and is 0.5" in other.err
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("s-p*/metrics.jsonl")}
+    more = trueline("sweep", "ppo", *grid, "--seeds", 4, "--root", tmp_path, "--id", "s")
+    assert more.code == 0, more.err
+    assert "run s goes on with other settings: seeds was 3 and is 4" in more.err
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert len(list(tmp_path.glob("s-p*"))) == 8
+    assert len(api.resume("s", root=tmp_path).rows[0].mean) > 0
+    assert trueline("compare", "s", "--root", tmp_path).out.count("finished all 40 steps") == 8
 
 
 def test_sweep_in_processes_gives_what_inline_gives(trueline, tmp_path):

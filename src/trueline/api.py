@@ -323,8 +323,8 @@ def sweep(
 
     Several recipes are trained one after the other, each with the settings that it has; one that none of them has is
     refused. A row holds the mean over seeds of each figure, with an interval from eight seeds on. With the `id` of an
-    earlier sweep of the same grid, only what is missing is trained. `together` trains the seeds of a point in one
-    process, where the recipe can. Raises as `train`; a diverged point is counted instead.
+    earlier sweep of the same grid, only what is missing is trained, be it seeds that are added now. `together` trains
+    the seeds of a point in one process, where the recipe can. Raises as `train`; a diverged point is counted instead.
     """
     recipes = (recipe,) if isinstance(recipe, str) else tuple(recipe)
     given = {"recipes": recipes, "preset": preset, "config": _nested(config or {}), "seeds": seeds, "threads": threads}

@@ -1,5 +1,6 @@
 import fcntl
 import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -86,8 +87,9 @@ def test_harmless_changes_are_said_and_others_refused(tmp_path, capsys, changes,
     folder = begun(tmp_path)
     now = Settings(**changes)
     if refused is None:
-        with open_toy(tmp_path, config=now):
-            pass
+        with open_toy(tmp_path, config=now) as run:
+            assert build(Settings, run.config) == now
+        assert build(Settings, tomllib.loads((folder / "config.toml").read_text())) == now
         assert "run toy goes on with other settings" in capsys.readouterr().err
         return
     before = (folder / "manifest.json").read_bytes()

@@ -172,11 +172,13 @@ def print_search(result: SearchResult) -> None:
 
 
 def print_experiment(records: Sequence[RunRecord], each: bool = True) -> None:
-    """Groups over seeds, what each limit costs, and, if wanted, how each run ended; nothing without a return."""
+    """Groups over seeds, what each limit costs, and, if wanted, how each run ended; that alone without a return."""
     from trueline.evidence.experiments.page import group_table, pareto_table, run_table, task_table
     from trueline.evidence.experiments.runs import grouped, over_tasks, summarise
 
     if not any(math.isfinite(record.episode_return) for record in records):
+        if each:
+            table(*run_table(records))
         return
     rows = summarise(grouped(records))
     table(*group_table(rows))

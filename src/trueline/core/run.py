@@ -37,7 +37,7 @@ import tomli_w
 
 from trueline.core import checkpoint
 from trueline.core.checkpoint import State
-from trueline.core.config import Config, digest, harmless, to_toml
+from trueline.core.config import Config, differences, digest, harmless, to_toml
 from trueline.core.errors import ConfigError, Diverged, RunError, Stopped, TruelineError
 from trueline.core.files import inside, jsonable, write_json, write_text
 from trueline.core.metrics import EventFile, JsonLines, Sink, as_scalars
@@ -211,7 +211,8 @@ class Run:
         """The run `root/id`: reopened where it was begun before, else made; always a new one without an id.
 
         So goes on whoever knows a run by its id: a cycle its rounds, a sweep its points, a user the sweep itself.
-        Raises as `create` and `reopen`, and as `refuse_other` where the run was begun as something else.
+        Harmless settings that are others now are written down. Raises as `create` and `reopen`, and as `refuse_other`
+        where the run was begun as something else.
         """
         if id is None or status_of(Path(root) / id) is None:
             return cls.create(
@@ -220,7 +221,12 @@ class Run:
         folder = Path(root) / id
         given = {role: resolve(str(path), root) for role, path in (inputs or {}).items()}
         refuse_other(read_manifest(folder), name=name, config=config, seed=seed, inputs=given)
-        return cls.reopen(folder, threads=threads)
+        run = cls.reopen(folder, threads=threads)
+        if isinstance(config, Config) and differences(run.config, config):  # harmless ones, or it had been refused
+            text = to_toml(config)
+            write_text(folder / "config.toml", text)
+            run.config = tomllib.loads(text)
+        return run
 
     def close(self) -> None:
         """Closes the sinks and gives the lock back; idempotent."""

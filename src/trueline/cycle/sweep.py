@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from trueline.core import registry
-from trueline.core.config import Config, build, parse_override
+from trueline.core.config import Config, Harmless, build, parse_override
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
@@ -61,7 +61,7 @@ class SweepSpec(Config):
     preset: str | None = None
     config: Mapping[str, Any] = {}
     grid: Mapping[str, tuple[Any, ...]] = {}
-    seeds: int = Field(1, ge=1)
+    seeds: Harmless[int] = Field(1, ge=1)  # more of them may be trained later
     threads: int = Field(1, ge=1)
     together: bool = False  # the seeds of a point in one process and one stack: the same up to rounding, and sooner
 
@@ -162,7 +162,7 @@ def run_sweep(
     """Trains every point and returns the sweep's folder and its table.
 
     All settings are checked before anything is written. An `id` that exists already is gone on with, if its grid is
-    the same.
+    the same; seeds may have been added.
     """
     for cell in spec.cells():
         (check_stacks if spec.together else check_config)(cell.recipe, spec.plan(cell).settings(), root)
