@@ -175,8 +175,13 @@ def test_of_several_recipes_each_is_swept_over_the_settings_that_it_has():
     told = [(cell.recipe, *cell.settings.values()) for cell in spec.cells()]
     assert told[:2] == [("ppo", 0.9), ("ppo", 0.99)]
     assert told[2:] == [("ppo-lag", limit, gamma) for limit in (10.0, 25.0) for gamma in (0.9, 0.99)]
-    assert spec.left_out() == {"ppo": ["constraint", "cost_limit"]}
+    assert spec.left_out() == {"ppo": ["constraint.lr", "cost_limit"]}
     assert [spec.plan(cell).settings().num_envs for cell in spec.cells()] == [2] * 6
+    nested = {"update": {"clip": 0.1}, "constraint": {"kp": 0.1}, "env_options": {"slip": 0.5}}
+    both = SweepSpec(recipes=("ppo-pid", "cpo"), config=nested, grid={"update.target_kl": (0.01, 0.02)})
+    assert both.left_out() == {"cpo": ["update.clip", "constraint.kp"]}
+    assert [cell.settings for cell in both.cells()] == [{"update.target_kl": kl} for kl in (0.01, 0.02)] * 2
+    assert [both.plan(cell).settings().env_options for cell in both.cells()] == [{"slip": 0.5}] * 4
     nobodys = SweepSpec(recipes=("ppo", "ppo-lag"), config={"gama": 0.9})
     with pytest.raises(ConfigError, match="Did you mean 'gamma'"):
         nobodys.plan(nobodys.cells()[0]).settings()

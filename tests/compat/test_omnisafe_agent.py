@@ -280,8 +280,8 @@ def test_a_grid_varies_a_key_within_a_table_that_is_given_beside_it():
     grid = ExperimentGrid("nested")
     grid.add("algo", ["PPO"])
     grid.add("env_id", ["Walk-v0"])
-    grid.add("algo_cfgs", [table])
     grid.add("algo_cfgs:gamma", [0.5, 0.1])
+    grid.add("algo_cfgs", [table])  # the order of the two is nothing to it
     trained = [variant["algo_cfgs"] for variant in grid.variants()]
     assert trained == [{"steps_per_epoch": 40, "gamma": gamma} for gamma in (0.5, 0.1)]
     assert table == {"steps_per_epoch": 40, "gamma": 0.9}

@@ -457,7 +457,12 @@ def test_what_a_watcher_finds_is_logged_beside_what_the_run_measures(tmp_path):
 
 @pytest.mark.parametrize(
     ("found", "why"),
-    [({"train/return": 0.0}, "'train/return', which the run measures itself"), ([1.0], "returned a list")],
+    [
+        ({"train/return": 0.0}, "'train/return', which the run measures itself"),
+        ({"time/elapsed_s": 0.0}, "'time/elapsed_s', which the run measures itself"),
+        ([1.0], "returned a list"),
+        (np.ones(2), "returned a ndarray"),
+    ],
 )
 def test_a_watcher_that_would_spoil_the_log_is_refused(tmp_path, found, why):
     with make(tmp_path) as run:

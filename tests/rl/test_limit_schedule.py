@@ -19,8 +19,10 @@ from trueline.core.config import build, to_toml
 from trueline.core.errors import ConfigError, RunError
 from trueline.core.registry import Entry
 from trueline.core.run import Run
+from trueline.rl import worlds
 from trueline.rl.env import Step
 from trueline.rl.exact.suite import instance
+from trueline.rl.from_gymnasium import FromGymnasium
 from trueline.rl.handlers.lagrange import Lagrangian
 from trueline.rl.handlers.schedule import Calibrated, Limits, Linear, Steps
 from trueline.rl.off_policy.training import Trainer as OffPolicyTrainer
@@ -157,6 +159,34 @@ def test_a_run_that_cannot_calibrate_is_refused(tmp_path):
         Limits.of(Calibrated(run="run://free"), ("a",), "another", tmp_path)
     with pytest.raises(ConfigError, match="Give the limit as a number here"):
         PPO_LAG.limits(build(PPO_LAG.Config, {**TINY, "cost_limit": {"kind": "calibrated", "run": "run://free"}}))
+
+
+class Walk(gym.Env):
+    """An environment whose plug-in calls it by another name than its class has."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {"cost": 1.0}
+
+
+def walk(id, num_envs=1, threads=1):
+    return FromGymnasium(Walk, num_envs, max_episode_steps=5)
+
+
+def test_a_world_is_itself_by_whatever_name_its_class_has(tmp_path):
+    if "Calibrated-Walk-v0" not in {entry.name for entry in registry.entries("env")}:
+        registry.add(Entry("env", "Calibrated-Walk-v0", "test_limit_schedule:walk", "for tests"), "tests")
+    assert worlds.make("Calibrated-Walk-v0").id == "Calibrated-Walk-v0"
+    given = {**TINY, "env": "Calibrated-Walk-v0"}
+    with Run.create(tmp_path, kind="train", name="row", config=build(PPO_LAG.Config, given), seed=0, id="free") as run:
+        for step in (1, 2):
+            run.log(step, **{"train/cost": 4.0})
+    config = build(PPO_LAG.Config, {**given, "cost_limit": {"kind": "calibrated", "run": "run://free", "last": 1.0}})
+    PPO_LAG.check(config, tmp_path)
 
 
 def test_a_training_under_a_calibrated_limit_holds_it(tmp_path):

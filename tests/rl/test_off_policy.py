@@ -653,8 +653,9 @@ def test_worlds_that_a_row_cannot_learn_in_are_refused_before_a_run_exists(tmp_p
         rows.TD3.check(settled(rows.TD3, **discrete), tmp_path)
     with pytest.raises(ConfigError, match="action is a choice"):
         rows.CVPO.check(settled(rows.CVPO, **discrete), tmp_path)
-    with pytest.raises(ConfigError, match="all of it within warm_up = 4,800, before which nothing is learnt"):
-        rows.SAC.check(settled(rows.SAC, warm_up=4_800, total_steps=4_800), tmp_path)
+    with pytest.raises(ConfigError, match="all of it within warm_up = 4,801, before which nothing is learnt"):
+        rows.SAC.check(settled(rows.SAC, warm_up=4_801, total_steps=4_800), tmp_path)
+    rows.SAC.check(settled(rows.SAC, warm_up=4_800, total_steps=4_800), tmp_path)
     with pytest.raises(RunError):
         rows.SAC.check(settled(rows.SAC, layouts=["run://none/found.json"]), tmp_path)
 

@@ -599,12 +599,18 @@ def test_settings_that_fit_nothing_are_refused_before_a_run_exists(garnet, tmp_p
         (rows.CRR, {"dataset": str(tmp_path / "none.npz")}, RunError, "there is no run or path"),
         (rows.BC_SAFE, {"cost_limit": 0.0, "env": "Cmdp-Foundry-v0", "env_options": {}}, ConfigError, "observations"),
         (rows.VAE_BC, {}, ConfigError, "not a choice"),
-        (rows.C_CRR, {"cost_limit": [1.0, 2.0], "multiplier_after": 5}, ConfigError, "cost_limit has 2 values"),
-        (rows.C_CRR, {}, ConfigError, "within multiplier_after = 150,000, before which the multiplier does not move"),
+        (rows.C_CRR, {"cost_limit": [1.0, 2.0]}, ConfigError, "cost_limit has 2 values"),
         (rows.COPTIDICE, {"gamma": 0.9, "cost_gamma": 0.8}, ConfigError, "whose discount is gamma = 0.9. Leave cost_g"),
     ):
         with pytest.raises(error, match=says):
             row.check(build(row.Config, {**settled(garnet), **given}), tmp_path)
+
+
+def test_the_one_discount_of_coptidice_is_written_down_as_it_is(garnet):
+    config = build(rows.COPTIDICE.Config, {**settled(garnet), "gamma": 0.9})
+    assert config.cost_gamma == 0.9
+    assert build(rows.COPTIDICE.Config, config.model_dump()) == config  # as a resumed run reads it
+    assert build(rows.C_CRR.Config, {**settled(garnet), "gamma": 0.9}).cost_gamma == 0.99
 
 
 def test_data_of_another_world_are_told(boxed, tmp_path, capsys):
@@ -638,8 +644,11 @@ def test_what_does_not_compose_is_refused_where_the_row_is_made():
             OfflineRecipe("row", config, update=update)
 
 
-def test_the_multiplier_waits_for_the_critics_and_then_moves(boxed, tmp_path):
-    moved = [made(tmp_path, rows.C_CRR, for_row(rows.C_CRR, boxed, multiplier_after=n), f"r{n}") for n in (40, 39)]
+def test_the_multiplier_waits_for_the_critics_and_then_moves(boxed, tmp_path, capsys):
+    moved = []
+    for after, told in ((40, True), (39, False)):
+        moved.append(made(tmp_path, rows.C_CRR, for_row(rows.C_CRR, boxed, multiplier_after=after), f"r{after}"))
+        assert ("the multiplier stays where it begins" in capsys.readouterr().err) == told
     assert moved[0].multipliers.tolist() == [1.0]
     assert moved[1].multipliers.tolist() != [1.0]
 

@@ -26,6 +26,7 @@ from trueline.rl.exact.world import make as exact_world
 from trueline.rl.offline.data import OfflineData, joined, load, normalised_scores, read, record, write_parquet
 from trueline.rl.offline.recording import OFFLINE_DATA, apportioned, random_actions
 from trueline.rl.offline.training import fitted
+from trueline.rl.spaces import ObservationCodec
 from trueline.rl.worlds import make
 
 COLUMNS = ("obs", "action", "reward", "cost", "next_obs", "terminated", "truncated")
@@ -146,6 +147,36 @@ def test_a_time_out_that_stands_beside_done_is_no_end_of_the_task(done, tmp_path
     back = read(tmp_path / "d.npz", done)
     wanted = (data.terminated, data.truncated) if done == "terminated" else (np.zeros(6, np.bool_), data.ended)
     np.testing.assert_array_equal([back.terminated, back.truncated], wanted)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"done": np.zeros(8)}, r"column done has shape \(8,\), but there are 6 rows"),
+        ({"dones": np.zeros((6, 2))}, r"column done has shape \(6, 2\)"),
+        ({"dones": np.zeros(6), "timeouts": np.zeros(7)}, r"column truncated has shape \(7,\)"),
+        ({"terminated": np.zeros(6), "done": np.full(8, -1)}, None),  # what says more is read alone
+    ],
+)
+def test_ends_of_another_length_are_named(columns, says, tmp_path):
+    column = {name: getattr(some(), name) for name in ("obs", "action", "cost", "next_obs", "reward")}
+    np.savez(tmp_path / "d.npz", **columns, **column)
+    if says is None:
+        assert not read(tmp_path / "d.npz").ended.any()
+        return
+    with pytest.raises(ConfigError, match=says):
+        read(tmp_path / "d.npz")
+
+
+def test_one_cost_is_the_worlds_whatever_it_is_called(capsys):
+    world = exact_world("Cmdp-Gamble-v0")
+    width = ObservationCodec.of(world.observation_space).width
+    columns = {"obs": np.zeros((6, width), np.float32), "next_obs": np.zeros((6, width), np.float32),
+               "action": np.zeros((6, 1), np.float32)}  # fmt: skip
+    assert fitted(some(**columns, costs=("cost_sum",)), world).costs == ("cost_sum",)
+    assert "taken for" not in capsys.readouterr().err
+    assert fitted(some(**columns, costs=("harm",)), world).costs == world.costs
+    assert f"the data's cost harm is taken for {world.costs[0]}" in capsys.readouterr().err
 
 
 def test_costs_are_found_by_their_names_and_by_their_places_where_a_file_has_none():

@@ -14,7 +14,7 @@ from linear_policies import linear_policy
 from point_world import CHASE, PointWorld
 
 from trueline.core.config import build
-from trueline.core.errors import RunError
+from trueline.core.errors import ConfigError, RunError
 from trueline.core.metrics import read_metrics
 from trueline.core.run import Run
 from trueline.core.streams import split_of
@@ -212,6 +212,16 @@ def test_whoever_watched_before_is_still_asked(run):
     run.offer(2 * EPOCH, linear_policy)
     run.close()
     assert "eval/return" in next(iter(read_metrics(run.folder / "metrics.jsonl")))
+
+
+def test_a_number_that_evaluations_measure_has_no_other_meaning(run):
+    run.watch = lambda step, subject: {"eval/return": 99.0}
+    with pytest.raises(ConfigError, match="'eval/return', which evaluations measure"):
+        watching(run)(EPOCH, linear_policy())
+    run.watch = lambda step, subject: np.ones(2)
+    run.watch = watching(run)
+    with pytest.raises(ConfigError, match="returned a ndarray"):
+        run.offer(EPOCH, linear_policy)
 
 
 def test_a_subject_that_does_not_act_is_refused(run):

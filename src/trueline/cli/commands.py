@@ -385,7 +385,7 @@ def sweep(
     fixed, grid = parse_grid(overrides or ())
     with stoppable(root):
         result = api.sweep(
-            recipes.split(","),
+            [recipe.strip() for recipe in recipes.split(",")],
             grid,
             seeds=seeds,
             preset=preset,

@@ -295,16 +295,18 @@ class Run:
         `subject` is only called when somebody looks. Recipes call this once an epoch. Raises ConfigError for a watcher
         that returns no mapping, or gives a number the name of one that the run measures itself.
         """
-        if self.watch is None or not (found := self.watch(step, subject())):
+        found = None if self.watch is None else self.watch(step, subject())
+        if found is None:
             return
         if not isinstance(found, Mapping):
             raise ConfigError(
                 f"the watch returned a {type(found).__name__}. Return a dict of numbers by name, or None."
             )
-        taken = sorted(self._measured & found.keys())
+        taken = sorted(name for name in found if name in self._measured or name.startswith("time/"))
         if taken:
             raise ConfigError(f"the watch returned {taken[0]!r}, which the run measures itself. Give it another name.")
-        self._write(step, as_scalars(found))
+        if found:
+            self._write(step, as_scalars(found))
 
     def add_sink(self, name: str, sink: Sink) -> None:
         """Sends metrics to one more sink, closed with the run."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from trueline.core import registry
-from trueline.core.config import Config, Harmless, build, parse_override
+from trueline.core.config import Config, Harmless, build, dotted, fields, parse_override
 from trueline.core.errors import ConfigError, Diverged
 from trueline.core.executor import Executor, executor
 from trueline.core.progress import stage
@@ -75,8 +75,10 @@ class SweepSpec(Config):
 
     def plan(self, cell: Cell) -> Plan:
         """The plan of one point of the grid."""
-        config = {key: value for key, value in self.config.items() if self._takes(cell.recipe, key)}
-        return Plan(recipe=cell.recipe, preset=self.preset, config=config).with_settings(cell.settings)
+        if len(self.recipes) == 1:
+            return Plan(recipe=cell.recipe, preset=self.preset, config=self.config).with_settings(cell.settings)
+        own = {key: value for key, value in dotted(self.config).items() if self._takes(cell.recipe, key)}
+        return Plan(recipe=cell.recipe, preset=self.preset).with_settings({**own, **cell.settings})
 
     def cells(self) -> list[Cell]:
         """Every point of the grid: the recipes one after the other, each over the settings that it has."""
@@ -88,7 +90,7 @@ class SweepSpec(Config):
 
     def left_out(self) -> dict[str, list[str]]:
         """By recipe, which of the given settings are not its own but another's."""
-        given = (*self.config, *self.grid)
+        given = (*dotted(self.config), *self.grid)
         lacks = {recipe: [key for key in given if not self._takes(recipe, key)] for recipe in self.recipes}
         return {recipe: keys for recipe, keys in lacks.items() if keys}
 
@@ -96,8 +98,20 @@ class SweepSpec(Config):
         """Whether a setting goes to a recipe; one that no recipe has goes to all, which refuse it."""
         if len(self.recipes) == 1:
             return True
-        having = [r for r in self.recipes if key.split(".")[0] in registry.load("recipe", r).Config.model_fields]
+        having = [name for name in self.recipes if _has(registry.load("recipe", name).Config, key)]
         return recipe in having or not having
+
+
+def _has(config: type[Config], key: str) -> bool:
+    """Whether a dotted key is a setting: one that is listed, or lies in a table whose keys are not known beforehand."""
+    known = {setting.key for setting in fields(config)}
+    above = [key.rsplit(".", cut)[0] for cut in range(1, key.count(".") + 1)]
+    tables = {name for name in above if any(other.startswith(f"{name}.") for other in known)}
+    return (
+        key in known
+        or any(k.startswith(f"{key}.") for k in known)
+        or any(name in known and name not in tables for name in above)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,12 +119,12 @@ class ActingSettings(Settings):
         return self.env_steps * self.num_envs
 
 
-def refuse_all_warm_up(name: str, steps: int, what: str, config: Settings) -> None:
-    """Raises ConfigError where `what` would only begin after so many `steps`, and a training has no more."""
-    if config.epochs * config.epoch_steps <= steps:
+def refuse_all_warm_up(warm_up: int, config: Settings) -> None:
+    """Raises ConfigError where learning would only begin after so many steps, and a training has fewer."""
+    if config.epochs * config.epoch_steps < warm_up:
         raise ConfigError(
-            f"total_steps is {config.total_steps:,}, all of it within {name} = {steps:,}, before which {what}. "
-            f"Give a smaller {name}, or train longer."
+            f"total_steps is {config.total_steps:,}, all of it within warm_up = {warm_up:,}, before which nothing is "
+            "learnt. Give a smaller warm_up, or train longer."
         )
 
 

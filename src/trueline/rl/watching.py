@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from trueline.core.config import Config
-from trueline.core.errors import RunError
+from trueline.core.errors import ConfigError, RunError
 from trueline.core.run import Run
 from trueline.core.streams import case_seeds
 from trueline.core.subject import Subject, save_subject
@@ -156,7 +156,10 @@ class Watching:
 
     def __call__(self, step: int, subject: Subject) -> dict[str, float]:
         """What the watch before found, and the figures of an evaluation where one is due."""
-        found = dict((self.before(step, subject) if self.before is not None else None) or {})
+        found = self.before(step, subject) if self.before is not None else {}
+        if found is not None and not isinstance(found, Mapping):
+            return found  # for the run to refuse
+        found = dict(found or {})
         epoch = step // self.epoch_steps
         if epoch % self.config.every and epoch < self.epochs:
             return found
@@ -169,6 +172,9 @@ class Watching:
             dict(zip(self.limits, self._bounds(), strict=True)),
         )
         self._keep_best(step, subject, reached, figures)
+        taken = sorted(found.keys() & figures.keys())
+        if taken:
+            raise ConfigError(f"the watch returned {taken[0]!r}, which evaluations measure. Give it another name.")
         return found | figures
 
     def finish(self, step: int, subject: Subject) -> None:

@@ -26,7 +26,9 @@ def make(id: str, num_envs: int = 1, threads: int = 1, **options: Any) -> Vector
     if id in {entry.name for entry in registry.entries("env")}:
         factory = registry.load("env", id)
         _refuse_unknown(id, factory, options)
-        return factory(id, num_envs=num_envs, threads=threads, **options)
+        made: VectorEnv = factory(id, num_envs=num_envs, threads=threads, **options)
+        made.id = id  # a factory around an environment of its own may have called it by its class
+        return made
     if id in {entry.name for entry in registry.entries("multi-agent env")}:
         raise ConfigError(
             f"{id} is a world of several agents. Make it with rl.worlds.make_multi_agent or ToPettingZoo."

@@ -66,8 +66,8 @@ class InstanceGap:
     span: tuple[float, ...]  # [M]
     average: Reached  # of the last quarter of iterates
     last: Reached
-    multipliers: tuple[float, ...] | None  # [K] λ, mean over the same quarter
-    optimal_multipliers: tuple[float, ...] | None  # λ*
+    multipliers: tuple[float, ...] | None  # [K] λ per limited quantity, mean over the same quarter
+    optimal_multipliers: tuple[float, ...] | None  # λ*, in the same unit
     iterates: int
     cpu_s: float  # training and evaluation
 
@@ -205,7 +205,7 @@ def _measured(
         tuple(span.tolist()),
         reached(mixture([iterate.outcome for iterate in quarter])),
         reached(seen[-1].outcome),
-        tuple(np.mean(multipliers, axis=0).tolist()) if multipliers else None,
+        tuple((problem.unit * np.mean(multipliers, axis=0)).tolist()) if multipliers else None,
         None if optimum.multipliers is None else tuple(optimum.multipliers.tolist()),
         len(seen),
         time.process_time() - began,

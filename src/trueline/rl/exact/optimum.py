@@ -77,6 +77,11 @@ class Problem(Protocol):
         """Whether it limits more than expected costs."""
         ...
 
+    @property
+    def unit(self) -> float:
+        """How many costs a recipe counts one of the limited quantity as: its multiplier is per cost, λ* is not."""
+        ...
+
 
 # --- the two ends of the scale ---
 
@@ -117,6 +122,7 @@ class _OnExpectedCosts:
     limit: tuple[float, ...]  # d [K]
     limit_on = None
     needs_law = False
+    unit = 1.0
 
     @classmethod
     def of(cls, cmdp: Cmdp) -> Self:
@@ -241,6 +247,7 @@ class AlmostSure:
     name = "almost-sure"
     limit_on = None
     needs_law = True
+    unit = 1.0
 
     @classmethod
     def of(cls, cmdp: Cmdp) -> Self:
@@ -325,6 +332,11 @@ class Chance:
         """A chance of p."""
         return {"kind": "chance", "probability": self.probability}
 
+    @property
+    def unit(self) -> float:
+        """d/p, with 1 for a d of 0: what `augmentation/kinds.py` charges where d is passed."""
+        return (self.threshold or 1.0) / self.probability
+
     def solve(self, cmdp: Cmdp) -> Optimum:
         """Linear programme on (t, s, accumulated cost up to the first crossing of d)."""
         product = Accumulated.of(_with_one_cost(cmdp, self.name), 0, _levels(cmdp, math.floor(self.threshold) + 1))
@@ -350,6 +362,7 @@ class Cvar:
     tail: float  # d
     name = "cvar"
     needs_law = True
+    unit = 1.0
 
     @classmethod
     def of(cls, cmdp: Cmdp, alpha: float = 0.8) -> Self:

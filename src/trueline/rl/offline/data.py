@@ -351,8 +351,12 @@ def _assembled(raw: Raw, about: Mapping[str, Any], done: DoneMeans) -> OfflineDa
             raise ConfigError(f"column {name} has shape {values.shape}. Give [rows] or [rows, width].")
     n = len(found["reward"])
     found.setdefault("cost", np.zeros((n, 0)))
+    if ends:
+        found.pop("done", None)
     for name in ("terminated", "truncated", "done"):
         values = _row(found.get(name, np.zeros(n)))
+        if values.shape != (n,):
+            raise ConfigError(f"column {name} has shape {values.shape}, but there are {n} rows. Give [{n}].")
         bad = np.flatnonzero(~np.isin(values, (0, 1)))
         if len(bad):
             raise ConfigError(f"row {bad[0]}, column {name} is {values[bad[0]]}. Give 0 or 1.")

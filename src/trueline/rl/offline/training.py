@@ -57,7 +57,6 @@ from trueline.rl.training import (
     limits_of,
     limits_over,
     one_world,
-    refuse_all_warm_up,
     refuse_divergence,
     run_epochs,
     with_default,
@@ -147,10 +146,17 @@ class Offline(Settings):
     update: Cloning = Cloning()
     normalise: bool = False  # observations, by the data's statistics
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_discount_for_both(cls, given: Any) -> Any:
+        """Where there is one, it is gamma's: so it is written down as well."""
+        if not isinstance(given, Mapping) or not getattr(cls.model_fields["update"].default, "one_discount", False):
+            return given
+        return {"cost_gamma": given.get("gamma", cls.model_fields["gamma"].default), **given}
+
     @model_validator(mode="after")
     def _one_discount(self) -> Self:
-        alone = "cost_gamma" in self.model_fields_set and self.cost_gamma != self.gamma
-        if alone and getattr(self.update, "one_discount", False):
+        if getattr(self.update, "one_discount", False) and self.cost_gamma != self.gamma:
             raise ValueError(
                 f"cost_gamma is {self.cost_gamma:g}, but this update weighs one distribution, whose discount is "
                 f"gamma = {self.gamma:g}. Leave cost_gamma out."
@@ -201,8 +207,6 @@ class OfflineRecipe:
 
     def check(self, config: Offline, root: Path) -> None:
         """Raises, before a run exists, what `train` would raise at its start. `root` is the folder of runs."""
-        if isinstance(config, Constrained):
-            refuse_all_warm_up("multiplier_after", config.multiplier_after, "the multiplier does not move", config)
         _Problem.of(config, root)
 
     def limits(self, config: Offline) -> dict[str, float]:
@@ -265,9 +269,15 @@ def fitted(data: OfflineData, world: VectorEnv, actions: Units | None = None) ->
 
 
 def _in_order(data: OfflineData, world: VectorEnv) -> OfflineData:
-    """The data with the world's costs in the world's order; as they are where the file gave them no names."""
+    """The data with the world's costs in the world's order; as they are where the file gave them no names.
+
+    One cost can be mistaken for no other, whatever it is called.
+    """
     if data.costs in (world.costs, unnamed(len(data.costs))):
         return data
+    if len(data.costs) == 1:
+        stage(f"the data's cost {data.costs[0]} is taken for {world.costs[0]}")
+        return replace(data, costs=tuple(world.costs))
     if set(data.costs) != set(world.costs):
         raise ConfigError(
             f"the data's costs are {', '.join(data.costs)}, but {world.id} reports {', '.join(world.costs)}. "
@@ -370,6 +380,11 @@ class Trainer:
         self.digest = data.digest()
         if data.world not in ("", config.env):
             stage(f"the data are of {data.world}; what is learnt from them is for {config.env}")
+        if isinstance(config, Constrained) and config.epochs * config.epoch_steps <= config.multiplier_after:
+            stage(
+                f"multiplier_after is {config.multiplier_after:,}, and the training has no more steps: the multiplier "
+                "stays where it begins"
+            )
         self.recorded = data.finished().episode_return  # [E] what scores are measured by
         self._hold(data, problem.rows)
         self.total_steps = self.epoch = 0

@@ -157,7 +157,7 @@ class PlanningRecipe:
 
         `root` is the folder of runs. What depends on the inputs of a run is left to `train`.
         """
-        refuse_all_warm_up("warm_up", config.warm_up, "nothing is learnt", config)
+        refuse_all_warm_up(config.warm_up, config)
         for reference in config.layouts:
             failing_layouts(reference, root)
         with one_world(config.env, config.env_options) as world:

@@ -246,7 +246,7 @@ def _loaded(run: Path, **shown: Any) -> Evaluator:
 
 def _nested(flat: Mapping[str, Any]) -> Settings:
     nested: Settings = {}
-    for key, value in flat.items():
+    for key, value in sorted(flat.items(), key=lambda item: item[0].count(":")):  # a key within a table lies over it
         *path, last = key.split(":")
         table = nested
         for part in path:
