@@ -114,7 +114,12 @@ BY_SEED: dict[str, tuple[str, ...]] = {
 
 
 def results(folder: Path = RESULTS) -> list[ClaimResult]:
-    """The committed results, by system, scale and name."""
+    """The committed results of enough seeds for a verdict, by system, scale and name."""
+    return [result for result in measured(folder) if _decides(result)]
+
+
+def measured(folder: Path = RESULTS) -> list[ClaimResult]:
+    """All committed results: those of few seeds stand beside published rows and decide nothing."""
     found = [ClaimResult.from_json(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     return sorted(found, key=lambda result: (result.system, result.scale, result.name))
 
@@ -124,10 +129,10 @@ def take(runs: Path) -> None:
     TRAININGS.mkdir(exist_ok=True)
     for path in sorted(runs.glob(f"{KEPT}/*.json")):
         write_bytes(TRAININGS / path.name, path.read_bytes())
-    kept = {_key(result): result for result in results()}
+    kept = {_key(result): result for result in measured()}
     for path in sorted(runs.glob("*/artefacts/claim.json")):
         result = ClaimResult.from_json(path.read_text(encoding="utf-8"))
-        if result.estimate is not None and _decides(result):
+        if result.estimate is not None and (_decides(result) or result.scale == "published"):
             kept[_key(result)] = result
     claims = [named.claim for named in claims_of()]
     ordered = sorted(kept.values(), key=lambda result: (result.system, result.scale, result.name))
@@ -243,13 +248,13 @@ def charts() -> dict[str, tuple[str, str]]:
 
 def published() -> str:
     """Our arms beside the published rows, which decide nothing."""
-    return table(beside(result for result in results() if "arms" in result.params and "world" in result.params))
+    return table(beside(result for result in measured() if "arms" in result.params and "world" in result.params))
 
 
 def open_claims() -> str:
     """What was not attempted, system by system, with what it takes."""
     lines = ["| system | claims | scale | CPU-hours, shared trainings counted once |", "|---|---|---|---|"]
-    done = [(_key(result), result.cpu_hours) for result in results()]
+    done = [(_key(result), result.cpu_hours) for result in measured()]
     listed = sorted(claims_of(), key=lambda one: one.claim.system)
     for system, named in groupby(listed, key=lambda one: one.claim.system):
         left: dict[str, list[Claim]] = {}

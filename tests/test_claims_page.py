@@ -27,6 +27,17 @@ def test_a_page_is_that_of_the_results_and_the_registry(page):
     assert making.filled(text) == text, "run `python docs/make_claims_page.py`"
 
 
+def test_few_seeds_stand_beside_the_published_rows_and_decide_nothing():
+    decided = {(result.system, result.name) for result in making.results()}
+    few = [result for result in making.measured() if (result.system, result.name) not in decided]
+    assert few
+    for result in few:
+        assert len(result.per_seed) < making.DECIDING
+        name = making.registered()[result.system, result.name]
+        assert f"`{name}`" not in making.verdicts()
+        assert str(result.params["arms"][0]) in making.published()
+
+
 def test_figures_are_drawn_from_the_results_and_there_are_no_others():
     committed = {path.stem: path.read_text(encoding="utf-8") for path in making.FIGURES.glob("*.svg")}
     assert committed == {name: chart for name, (_, chart) in making.charts().items()}
