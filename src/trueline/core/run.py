@@ -54,6 +54,7 @@ __all__ = [
     "Run",
     "Status",
     "Watch",
+    "found_by",
     "is_locked",
     "read_config",
     "read_evidence",
@@ -71,6 +72,14 @@ Watch = Callable[[int, Subject], Mapping[str, float] | None]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("trueline", "numpy", "scipy", "torch", "mujoco", "gymnasium", "pydantic", "safetensors", "sqlalchemy")
+
+
+def found_by(watch: Watch, step: int, subject: Subject) -> dict[str, float]:
+    """The numbers that a watcher finds, {} for none.  Raises ConfigError for one that returns no mapping."""
+    found = watch(step, subject)
+    if found is not None and not isinstance(found, Mapping):
+        raise ConfigError(f"the watch returned a {type(found).__name__}. Return a dict of numbers by name, or None.")
+    return dict(found or {})
 
 
 class Run:
@@ -295,13 +304,9 @@ class Run:
         `subject` is only called when somebody looks. Recipes call this once an epoch. Raises ConfigError for a watcher
         that returns no mapping, or gives a number the name of one that the run measures itself.
         """
-        found = None if self.watch is None else self.watch(step, subject())
-        if found is None:
+        if self.watch is None:
             return
-        if not isinstance(found, Mapping):
-            raise ConfigError(
-                f"the watch returned a {type(found).__name__}. Return a dict of numbers by name, or None."
-            )
+        found = found_by(self.watch, step, subject())
         taken = sorted(name for name in found if name in self._measured or name.startswith("time/"))
         if taken:
             raise ConfigError(f"the watch returned {taken[0]!r}, which the run measures itself. Give it another name.")

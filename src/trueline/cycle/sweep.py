@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -103,15 +103,17 @@ class SweepSpec(Config):
 
 
 def _has(config: type[Config], key: str) -> bool:
-    """Whether a dotted key is a setting: one that is listed, or lies in a table whose keys are not known beforehand."""
-    known = {setting.key for setting in fields(config)}
+    """Whether a dotted key is a setting, holds some, or lies in a table whose keys are not known beforehand."""
+    known, holding = _keys(config)
     above = [key.rsplit(".", cut)[0] for cut in range(1, key.count(".") + 1)]
-    tables = {name for name in above if any(other.startswith(f"{name}.") for other in known)}
-    return (
-        key in known
-        or any(k.startswith(f"{key}.") for k in known)
-        or any(name in known and name not in tables for name in above)
-    )
+    return key in known | holding or any(name in known - holding for name in above)
+
+
+@cache  # asked for every setting at every point, and the same each time
+def _keys(config: type[Config]) -> tuple[frozenset[str], frozenset[str]]:
+    """The dotted settings of `config`, and what stands above some of them."""
+    known = frozenset(setting.key for setting in fields(config))
+    return known, frozenset(key.rsplit(".", cut)[0] for key in known for cut in range(1, key.count(".") + 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from trueline.core.config import Config
 from trueline.core.errors import ConfigError, RunError
-from trueline.core.run import Run
+from trueline.core.run import Run, found_by
 from trueline.core.streams import case_seeds
 from trueline.core.subject import Subject, save_subject
 from trueline.evidence.experiments.aggregate import Merit, merit
@@ -156,10 +156,7 @@ class Watching:
 
     def __call__(self, step: int, subject: Subject) -> dict[str, float]:
         """What the watch before found, and the figures of an evaluation where one is due."""
-        found = self.before(step, subject) if self.before is not None else {}
-        if found is not None and not isinstance(found, Mapping):
-            return found  # for the run to refuse
-        found = dict(found or {})
+        found = {} if self.before is None else found_by(self.before, step, subject)
         epoch = step // self.epoch_steps
         if epoch % self.config.every and epoch < self.epochs:
             return found

@@ -39,7 +39,6 @@ __all__ = [
     "over_tasks",
     "read_run",
     "summarise",
-    "task_of",
     "task_scores",
 ]
 
@@ -198,7 +197,7 @@ def _labelled(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return groups
 
 
-def task_of(records: Sequence[RunRecord]) -> str:
+def _task_of(records: Sequence[RunRecord]) -> str:
     """The world of a group's runs: what returns and costs may be compared within."""
     return str(records[0].settings.get("env", "")) if records else ""
 
@@ -210,7 +209,7 @@ def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confiden
     for number, (label, records) in enumerate(groups.items()):
         done = [r for r in records if r.done and math.isfinite(r.episode_return)]
         returns = [r.episode_return for r in done]
-        first = firsts.setdefault(task_of(records), returns)
+        first = firsts.setdefault(_task_of(records), returns)
         names = list(dict.fromkeys(name for r in done for name in r.costs))
         costs = {
             n: seed_interval([r.costs[n] for r in done if math.isfinite(r.costs.get(n, math.nan))], confidence)
@@ -221,7 +220,7 @@ def summarise(groups: Mapping[str, Sequence[RunRecord]], seed: int = 0, confiden
         rows.append(
             GroupRow(
                 label=label,
-                task=task_of(records),
+                task=_task_of(records),
                 seeds=len(done),
                 others=_others(records, done),
                 episode_return=seed_interval(returns, confidence),
